@@ -1,0 +1,60 @@
+"""What a state machine asks its shell to do. The machines decide, the shells act."""
+
+from dataclasses import dataclass
+
+from penstock.protocol.messages import Message
+from penstock.protocol.tickets import Ticket
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send `message` to `peer`; a RESULT's pixels go as a frame of their own."""
+
+    peer: bytes
+    message: Message
+    payload: Buffer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """A ticket's group has arrived and is whole: uint8 pixels of shape `ticket.recipe.shape` in `payload`."""
+
+    ticket: Ticket
+    payload: Buffer
+    producer: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Dial another rank of the run."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that an operator wants to read in the log."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The machine cannot go on; the shell raises RunError with this text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every rank has said BYE, or has refused this producer; the shell ends."""
+
+    reason: str
+    rejected: bool = False
+
+
+Action = Send | Deliver | Connect | Note | Fail | Finished

@@ -1,0 +1,71 @@
+"""Every error that Penstock raises on purpose, so that a user meets one clear line and a caller can catch by kind.
+
+PenstockError                 a line for the user, and the exit status of a program that ends by it
+├── ConfigError               a configuration, flag or path that cannot be used
+├── EndpointError             an address that cannot be bound or reached
+├── ModelError                a generator that cannot be loaded or cannot serve the run
+├── RejectedError             a rank refused this producer, or this producer refused a rank
+├── StarvedError              a wait for groups, for a producer or for a trainer ran out
+├── RunError                  a run that cannot go on: its folder, its checkpoint, its numbers
+└── MessageError              bytes from the wire that are not a message of this protocol
+    └── VersionError          a message of another protocol version
+"""
+
+
+class PenstockError(Exception):
+    """Base of all errors with a message meant for the user: what, where, and what to do, in one line."""
+
+    exit_code = 1
+
+
+class ConfigError(PenstockError):
+    """A configuration file, flag or path that cannot be used."""
+
+    exit_code = 2
+
+
+class EndpointError(PenstockError):
+    """An address that cannot be parsed, bound or connected to."""
+
+
+class ModelError(PenstockError):
+    """A generator that cannot be loaded, or that cannot make what the run asks for."""
+
+
+class RejectedError(PenstockError):
+    """A rank refused this producer at HELLO."""
+
+
+class StarvedError(PenstockError):
+    """A bounded wait for groups, for a producer or for a trainer ran out."""
+
+
+class RunError(PenstockError):
+    """A run that cannot start or go on: its folder is taken, its checkpoint is broken, its loss is not a number."""
+
+
+class MessageError(PenstockError):
+    """Bytes from the wire that are not a message of this protocol.
+
+    Attributes:
+        reason: a short stable word (`truncated`, `unknown_field`, ...) that metrics count by.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class VersionError(MessageError):
+    """A message of another protocol version.
+
+    Attributes:
+        theirs: the version that the message states.
+    """
+
+    def __init__(self, theirs: object, ours: int) -> None:
+        super().__init__(
+            "version",
+            f"the other side speaks protocol version {theirs!r}, this side {ours}; install the same penstock on both",
+        )
+        self.theirs = theirs

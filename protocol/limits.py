@@ -1,0 +1,35 @@
+"""Limits on everything that comes from the wire, checked before anything is allocated for it.
+
+msgpack stays within `max_*_len` only if it is told to: eight MiB of empty maps became 579 MiB without.
+"""
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+
+MAX_HEADER_BYTES: Final = 1 << 20
+"""Bytes of one msgpack header. A TICKETS message with 64 long prompts fits; anything larger is hostile or broken."""
+
+MAX_GROUP_BYTES: Final = 1 << 30
+"""Bytes of one group's raw buffer: 64 images of 2048² fit with room to spare."""
+
+MAX_PROMPT_BYTES: Final = 8192
+"""UTF-8 bytes of one prompt."""
+
+MAX_STRING_BYTES: Final = 8192
+"""UTF-8 bytes of any other string in a header."""
+
+MAX_LIST_LENGTH: Final = 4096
+"""Entries of any list or map in a header: held tickets, tickets in one message, ranks of a run."""
+
+MAX_NESTING: Final = 6
+"""Levels of maps and lists in a header."""
+
+MAX_IMAGES_PER_GROUP: Final = 1024
+"""Images of one group (m)."""
+
+MAX_IMAGE_SIDE: Final = 8192
+"""Pixels of one side of an image."""
+
+MAX_INT: Final = (1 << 63) - 1
+"""Largest integer in a header: what fits a signed 64-bit field in any language."""

@@ -1,0 +1,219 @@
+"""Sockets under the state machines: one ROUTER on each rank, one DEALER per rank on each producer.
+
+One DEALER connected to two ROUTERs sends replies to the wrong one, so a producer holds one for each rank. Every send is
+non-blocking and says whether it went: a ROUTER drops silently at its high-water mark unless it is made to complain. Pixels
+are not copied on either side.
+"""
+
+import ipaddress
+import threading
+from collections.abc import Iterable
+from typing import Self
+
+import zmq
+
+from penstock.protocol.actions import Buffer
+from penstock.protocol.errors import EndpointError
+from penstock.protocol.limits import MAX_GROUP_BYTES
+
+_LINGER_MS = 1000
+"""How long a closing socket may still deliver, so that a BYE arrives and a shutdown stays bounded."""
+_HIGH_WATER_MESSAGES = 1024
+"""Messages queued per peer and direction. Credits, counted in bytes, bound memory long before this does."""
+
+
+def check_endpoint(endpoint: str, *, insecure: bool) -> str:
+    """`endpoint` if it is `tcp://HOST:PORT` or `ipc://PATH` and stays on this machine, or if `insecure` allows more.
+
+    Raises EndpointError. Port 0 asks for a free one.
+    """
+    scheme, _, rest = endpoint.partition("://")
+    if scheme == "ipc" and rest:
+        return endpoint
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or not host or not port.isdigit() or int(port) > 65535:
+        raise EndpointError(f"{endpoint!r} is not an address; write tcp://HOST:PORT (port 0 for a free one) or ipc://PATH")
+    if not insecure and not _is_loopback(host.strip("[]")):
+        raise EndpointError(
+            f"{endpoint} can be reached from other machines and this link has no keys; "
+            "bind to 127.0.0.1, or pass --stream.insecure on a network that you trust"
+        )
+    return endpoint
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def next_endpoint(endpoint: str, rank: int) -> str:
+    """Address for `rank` when rank 0 binds `endpoint`: the port counts up, a free port stays free, an ipc path gets a suffix."""
+    if rank == 0:
+        return endpoint
+    if endpoint.startswith("ipc://"):
+        return f"{endpoint}.{rank}"
+    host, _, port = endpoint.rpartition(":")
+    return f"{host}:{int(port) + rank if int(port) else 0}"
+
+
+class Waker:
+    """Lets one thread wake another out of its poll. Any thread may call `wake`; one polls `socket`."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        address = f"inproc://waker-{id(self)}"
+        self.socket = context.socket(zmq.PULL)
+        self.socket.bind(address)
+        self._bell = context.socket(zmq.PUSH)
+        self._bell.setsockopt(zmq.SNDHWM, 8)
+        self._bell.connect(address)
+        self._lock = threading.Lock()
+
+    def wake(self) -> None:
+        """Wake the polling thread; does nothing where it has not woken from the last calls yet."""
+        with self._lock:
+            if not self._bell.closed:
+                try:
+                    self._bell.send(b"", zmq.NOBLOCK)
+                except zmq.Again:
+                    return
+
+    def drain(self) -> None:
+        """Forget the calls so far; for the polling thread."""
+        while self.socket.poll(0):
+            self.socket.recv(zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Close both ends."""
+        with self._lock:
+            self._bell.close(linger=0)
+        self.socket.close(linger=0)
+
+
+def _configure(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    socket.setsockopt(zmq.LINGER, _LINGER_MS)
+    socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
+    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_GROUP_BYTES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
+    # Only where asked for: with it an IPv4 address is reported as [::ffff:127.0.0.1].
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+
+
+class RankSocket:
+    """The ROUTER that a rank binds.
+
+    Raises EndpointError where the address is taken, malformed or beyond loopback without `insecure`.
+    """
+
+    def __init__(self, endpoint: str, *, insecure: bool = False) -> None:
+        check_endpoint(endpoint, insecure=insecure)
+        self._context = zmq.Context()
+        self.waker = Waker(self._context)
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        _configure(self._socket, endpoint)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        try:
+            self._socket.bind(endpoint.replace(":0", ":*") if endpoint.endswith(":0") else endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            if error.errno == zmq.EADDRINUSE:
+                raise EndpointError(
+                    f"{endpoint} is in use by another program; choose another address with --stream.endpoint "
+                    "(port 0 takes a free one)"
+                ) from error
+            raise EndpointError(f"cannot bind {endpoint}: {error}") from error
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self.waker.socket, zmq.POLLIN)
+
+    def recv(self, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
+        """The next message as (peer, its frames, not copied), or None after `timeout_ms` or a wake."""
+        ready = dict(self._poller.poll(timeout_ms))
+        if self.waker.socket in ready:
+            self.waker.drain()
+        if self._socket not in ready:
+            return None
+        identity, *frames = self._socket.recv_multipart(copy=False)
+        return identity.bytes, [frame.buffer for frame in frames]
+
+    def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
+        """Send without waiting; False where the peer is gone or its queue is full."""
+        try:
+            self._socket.send_multipart([peer, header] if payload is None else [peer, header, payload], zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Close within the linger time; nothing is left behind."""
+        self.waker.close()
+        self._socket.close(linger=_LINGER_MS)
+        self._context.term()
+
+
+class ProducerSockets:
+    """The DEALERs of a producer, one for each rank, named by their endpoint."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+        self.waker = Waker(self._context)
+        self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
+        self._peers: dict[zmq.Socket[bytes], bytes] = {}
+        self._poller = zmq.Poller()
+        self._poller.register(self.waker.socket, zmq.POLLIN)
+
+    def connect(self, endpoint: str) -> None:
+        """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address."""
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        _configure(socket, endpoint)
+        # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            socket.close(linger=0)
+            raise EndpointError(f"cannot connect to {endpoint!r}: {error}; write tcp://HOST:PORT or ipc://PATH") from error
+        self._sockets[endpoint.encode()] = socket
+        self._peers[socket] = endpoint.encode()
+        self._poller.register(socket, zmq.POLLIN)
+
+    def recv(self, timeout_ms: int) -> Iterable[tuple[bytes, list[memoryview]]]:
+        """One message from every rank that has sent one, as (peer, frames); none after `timeout_ms` or a wake."""
+        ready = dict(self._poller.poll(timeout_ms))
+        if self.waker.socket in ready:
+            self.waker.drain()
+        for socket, peer in list(self._peers.items()):
+            if socket in ready:
+                yield peer, [frame.buffer for frame in socket.recv_multipart(copy=False)]
+
+    def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
+        """Send without waiting and, from 64 KiB, without a copy; False where the rank is away or the queue is full."""
+        try:
+            self._sockets[peer].send_multipart([header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close within the linger time; nothing is left behind."""
+        self.waker.close()
+        for socket in self._sockets.values():
+            socket.close(linger=_LINGER_MS)
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,158 @@
+"""Recipes and tickets: what is made, and where it stands in the stream.
+
+The ticket fixes the content, not the worker: whoever holds it makes the same group. So the same run gives the same
+stream whatever the fleet's size and luck, and no image need be stored, because its ticket can make it again.
+"""
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass, field, replace
+from math import isfinite
+
+from penstock.protocol.limits import MAX_IMAGE_SIDE, MAX_IMAGES_PER_GROUP, MAX_INT, MAX_PROMPT_BYTES
+
+
+def normalise_prompt(text: str) -> str:
+    """The form in which two prompts count as one: NFKC, case folded, runs of white space made one space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def prompt_id(text: str) -> int:
+    """Stable identity of a prompt and the label of its images: 63 bits of BLAKE2b of its normalised text.
+
+    Returns an int in [0, 2**63), equal on every machine and in every life of a run.
+    """
+    return _hash63("prompt", normalise_prompt(text))
+
+
+def group_seed(run_seed: int, prompt: int, index: int) -> int:
+    """Seed of the group at global `index` for the prompt with id `prompt`; int in [0, 2**63).
+
+    The global index stands in it because a prompt that occurs twice must give different images.
+    """
+    return _hash63("group", run_seed, prompt, index)
+
+
+def image_seed(seed: int, image: int) -> int:
+    """Seed of image number `image` of the group with seed `seed`; int in [0, 2**63). One generator per image."""
+    return _hash63("image", seed, image)
+
+
+def _hash63(*parts: str | int) -> int:
+    text = "\x1f".join(str(part) for part in parts)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=b"penstock").digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _require(ok: bool, rule: str, value: object) -> None:
+    if not ok:
+        raise ValueError(f"{rule}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All that determines a group's pixels. Raises ValueError where a value breaks its rule."""
+
+    prompt: str
+    """The caption as the text encoder reads it."""
+    seed: int
+    """The group's seed; image i is drawn from `image_seed(seed, i)`."""
+    num_images: int
+    """m: images of the group, each other's positives."""
+    guidance_scale: float
+    """Classifier-free guidance weight w; 1 is none."""
+    num_inference_steps: int
+    """Denoising steps."""
+    scheduler: str
+    """Class name of a diffusers scheduler, or `default` for the generator's own."""
+    height: int
+    """Pixels kept, after the resize."""
+    width: int
+    """Pixels kept, after the resize."""
+    model_digest: str
+    """Hex digest of the generator's weights and configuration."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.prompt.strip()), "prompt must not be empty", self.prompt[:40])
+        size = len(self.prompt.encode("utf-8", "surrogatepass"))
+        _require(size <= MAX_PROMPT_BYTES, f"prompt must be at most {MAX_PROMPT_BYTES} bytes of UTF-8", size)
+        _require(0 <= self.seed <= MAX_INT, f"seed must be in [0, {MAX_INT}]", self.seed)
+        _require(
+            1 <= self.num_images <= MAX_IMAGES_PER_GROUP,
+            f"num_images must be in [1, {MAX_IMAGES_PER_GROUP}]",
+            self.num_images,
+        )
+        _require(
+            isfinite(self.guidance_scale) and self.guidance_scale >= 0,
+            "guidance_scale must be a finite number >= 0",
+            self.guidance_scale,
+        )
+        _require(
+            1 <= self.num_inference_steps <= 10_000,
+            "num_inference_steps must be in [1, 10000]",
+            self.num_inference_steps,
+        )
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            _require(1 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [1, {MAX_IMAGE_SIDE}]", side)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the group's uint8 buffer: (m, H, W, 3)."""
+        return (self.num_images, self.height, self.width, 3)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the group's uint8 buffer."""
+        return self.num_images * self.height * self.width * 3
+
+    @property
+    def image_seeds(self) -> tuple[int, ...]:
+        """One seed per image, length m."""
+        return tuple(image_seed(self.seed, image) for image in range(self.num_images))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A recipe plus its place in the stream: a request for one group, made by the rank that owns its index."""
+
+    index: int
+    """Global index of the group in the run; belongs to rank `index % world_size`."""
+    rank: int
+    """The rank that asks, and to which the group goes."""
+    attempt: int = 0
+    """How many times the ticket was handed out before; a result of an earlier attempt is refused."""
+    need_by_step: int = 0
+    """Optimizer step at which the group is wanted; a producer serves the earliest first."""
+    recipe: Recipe = field()
+
+    def __post_init__(self) -> None:
+        for name in ("index", "rank", "attempt", "need_by_step"):
+            value = getattr(self, name)
+            _require(0 <= value <= MAX_INT, f"{name} must be in [0, {MAX_INT}]", value)
+
+    def again(self) -> "Ticket":
+        """The same ticket for its next attempt."""
+        return replace(self, attempt=self.attempt + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What makes two engines interchangeable: equal manifests promise equal bits for equal tickets."""
+
+    model: str
+    """Name of the generator as a person would say it; not part of the promise."""
+    model_digest: str
+    """Hex digest of its weights and configuration."""
+    scheduler: str
+    """Class name of its own scheduler."""
+    dtype: str
+    """Arithmetic of the denoiser: `float32`, `bfloat16` or `float16`."""
+    backend: str
+    """How it is run: `eager`, ..."""
+    device: str
+    """Class of the device: `cpu`, or the name of the GPU."""
+    batch_images: int
+    """Images in every batch; tails are padded to it."""
+    versions: dict[str, str]
+    """Versions of the libraries that touch the pixels."""
