@@ -1,16 +1,16 @@
 """Messages to bytes and back: one msgpack map per message, checked field by field against the message's own types.
 
-A decoder that builds objects from bytes it does not trust must refuse early and say why. So: sizes and nesting are limited
-before anything is allocated; extension types, timestamps, NaN, duplicate and unknown keys are refused; every error names the
-field, what was expected and what came. Wire format: docs/protocol.md.
+A decoder that builds objects from bytes it does not trust must refuse early and say why. So: sizes and nesting are
+limited before anything is allocated; extension types, timestamps, NaN, duplicate and unknown keys are refused;
+every error names the field, what was expected and what came. Wire format: docs/protocol.md.
 """
 
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from math import isfinite
-from typing import Any, NoReturn
+from typing import Any
 
 import msgpack
 
@@ -21,11 +21,10 @@ from penstock.protocol.limits import (
     MAX_LIST_LENGTH,
     MAX_NESTING,
     MAX_STRING_BYTES,
+    MAX_VALUES,
     PROTOCOL_VERSION,
 )
 from penstock.protocol.messages import MESSAGE_TYPES, Header, Message, Reject
-
-_ENVELOPE = ("v", "t", "run", "inc", "seq")
 
 
 def encode(message: Message, header: Header) -> bytes:
@@ -48,22 +47,29 @@ def decode(frame: bytes | memoryview) -> tuple[Header, Message]:
         MessageError: anything else that is not a message; `reason` names the kind of fault.
     """
     envelope = _unpack(frame)
-    for key in _ENVELOPE:
-        if key not in envelope:
-            raise MessageError("missing_field", f"the header has no {key!r}")
+    _require_keys(envelope, ("v", "t"))
     kind = envelope.pop("t")
     version = envelope.pop("v")
-    cls = MESSAGE_TYPES.get(kind) if isinstance(kind, str) else None
-    if version != PROTOCOL_VERSION and cls is not Reject:
+    if type(version) is not int or version != PROTOCOL_VERSION:
+        if kind == Reject.kind and "reason" in envelope:
+            return Header(), Reject(reason=_string(envelope["reason"], "REJECT.reason"))
         raise VersionError(version, PROTOCOL_VERSION)
+    cls = MESSAGE_TYPES.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise MessageError("unknown_type", f"no message has the type {kind!r:.40}")
+    _require_keys(envelope, ("run", "inc", "seq"))
     header = Header(
         run=_string(envelope.pop("run"), "run"),
         incarnation=_integer(envelope.pop("inc"), "inc"),
         seq=_integer(envelope.pop("seq"), "seq"),
     )
-    return header, typing.cast(Message, _build(cls, envelope, str(kind)))
+    return header, typing.cast(Message, _build(cls, envelope, cls.kind))
+
+
+def _require_keys(envelope: dict[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        if key not in envelope:
+            raise MessageError("missing_field", f"the header has no {key!r}")
 
 
 def _plain(value: Any) -> Any:
@@ -81,14 +87,13 @@ def _plain(value: Any) -> Any:
 def _unpack(frame: bytes | memoryview) -> dict[str, Any]:
     if len(frame) > MAX_HEADER_BYTES:
         raise MessageError("oversize", f"header of {len(frame)} bytes, the limit is {MAX_HEADER_BYTES}")
-    _check_nesting(frame)
+    _check_structure(frame)
     try:
         value = msgpack.unpackb(
             frame,
             raw=False,
             strict_map_key=True,
             object_pairs_hook=_unique,
-            ext_hook=_refuse_extension,
             max_str_len=MAX_STRING_BYTES,
             max_bin_len=0,
             max_array_len=MAX_LIST_LENGTH,
@@ -117,35 +122,43 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _refuse_extension(code: int, data: bytes) -> NoReturn:
-    raise MessageError("extension_type", f"extension type {code} is not allowed")
-
-
-def _check_nesting(frame: bytes | memoryview) -> None:
-    """Refuse nesting beyond MAX_NESTING without building anything, by walking the container headers."""
-    unpacker = msgpack.Unpacker(
-        max_buffer_size=MAX_HEADER_BYTES, max_array_len=MAX_LIST_LENGTH, max_map_len=MAX_LIST_LENGTH, strict_map_key=False
-    )
+def _check_structure(frame: bytes | memoryview) -> None:
+    """Refuse depth, floods and extension types without building anything, by walking the headers of the values."""
+    unpacker = msgpack.Unpacker(max_buffer_size=MAX_HEADER_BYTES, strict_map_key=False)
     unpacker.feed(frame)
     open_items = [1]
+    num_values = 0
     try:
         while open_items:
             if open_items[-1] == 0:
                 open_items.pop()
                 continue
             open_items[-1] -= 1
-            first = frame[unpacker.tell()] if unpacker.tell() < len(frame) else -1
-            if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
-                open_items.append(2 * unpacker.read_map_header())
-            elif 0x90 <= first <= 0x9F or first in (0xDC, 0xDD):
-                open_items.append(unpacker.read_array_header())
+            at = unpacker.tell()
+            first = frame[at] if at < len(frame) else -1
+            if 0x80 <= first <= 0x9F or 0xDC <= first <= 0xDF:
+                open_items.append(_read_container(unpacker, is_map=first <= 0x8F or first >= 0xDE))
+                num_values += open_items[-1]
+            elif 0xC7 <= first <= 0xC9 or 0xD4 <= first <= 0xD8:
+                raise MessageError("extension_type", f"the extension type at byte {at} is not allowed")
             else:
                 unpacker.skip()
             if len(open_items) > MAX_NESTING + 1:
                 raise MessageError("nesting", f"more than {MAX_NESTING} levels of maps and lists")
+            if num_values > MAX_VALUES:
+                raise MessageError("too_many_values", f"more than {MAX_VALUES} keys and values in one header")
     except (msgpack.UnpackException, ValueError) as error:
         where = f"at byte {unpacker.tell()} of {len(frame)}"
         raise MessageError("truncated" if isinstance(error, msgpack.OutOfData) else "malformed", where) from error
+
+
+def _read_container(unpacker: msgpack.Unpacker, *, is_map: bool) -> int:
+    """The number of values that a map's or list's header announces, keys included."""
+    length: int = unpacker.read_map_header() if is_map else unpacker.read_array_header()
+    if length > MAX_LIST_LENGTH:
+        what = "map" if is_map else "list"
+        raise MessageError("too_long", f"a {what} of {length} entries, the limit is {MAX_LIST_LENGTH}")
+    return 2 * length if is_map else length
 
 
 # --- plain values to messages, by the dataclass's own types -----------------------------------------------------------

@@ -10,6 +10,9 @@ PROTOCOL_VERSION: Final = 1
 MAX_HEADER_BYTES: Final = 1 << 20
 """Bytes of one msgpack header. A TICKETS message with 64 long prompts fits; anything larger is hostile or broken."""
 
+MAX_TICKETS_PER_MESSAGE: Final = 64
+"""Tickets in one message; more go in several."""
+
 MAX_GROUP_BYTES: Final = 1 << 30
 """Bytes of one group's raw buffer: 64 images of 2048² fit with room to spare."""
 
@@ -21,6 +24,9 @@ MAX_STRING_BYTES: Final = 8192
 
 MAX_LIST_LENGTH: Final = 4096
 """Entries of any list or map in a header: held tickets, tickets in one message, ranks of a run."""
+
+MAX_VALUES: Final = 1 << 15
+"""Keys and values in one header, counted over all levels: lists of lists of empty maps cost 64 times their bytes."""
 
 MAX_NESTING: Final = 6
 """Levels of maps and lists in a header."""

@@ -49,7 +49,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """The rank refuses a producer, by name and for good. Its three fields never change between protocol versions."""
+    """The rank refuses a producer, by name and for good. Its `v`, `t` and `reason` stand in every protocol version."""
 
     kind: ClassVar[str] = "REJECT"
     reason: str
@@ -137,6 +137,5 @@ class Bye:
 Message = Hello | Welcome | Reject | Ready | Tickets | Started | Heartbeat | Result | Ack | Nack | Bye
 
 MESSAGE_TYPES: dict[str, type[Message]] = {
-    cls.kind: cls
-    for cls in (Hello, Welcome, Reject, Ready, Tickets, Started, Heartbeat, Result, Ack, Nack, Bye)
+    cls.kind: cls for cls in (Hello, Welcome, Reject, Ready, Tickets, Started, Heartbeat, Result, Ack, Nack, Bye)
 }

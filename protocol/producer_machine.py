@@ -1,8 +1,8 @@
 """The producer's side of the protocol: which ranks it serves, which tickets it holds, which groups are on their way.
 
-A pure state machine: events and the time in, actions out. A link to a rank goes HELLO → READY and back to HELLO when the
-rank falls silent; BYE or REJECT ends it. Held tickets are served earliest `need_by_step` first across all ranks, so no rank
-starves another. Times are seconds on the caller's monotonic clock.
+A pure state machine: events and the time in, actions out. A link to a rank goes HELLO → READY and back to HELLO
+when the rank falls silent; BYE or REJECT ends it. Held tickets are served earliest `need_by_step` first across all
+ranks, so no rank starves another. Times are seconds on the caller's monotonic clock.
 """
 
 from dataclasses import dataclass, field
@@ -43,6 +43,7 @@ class Link:
     state: LinkState = LinkState.HELLO
     run: str = ""
     incarnation: int = 0
+    rank: int = -1
     heartbeat_s: float = 1.0
     lease_s: float = 10.0
     said_at: float = float("-inf")
@@ -111,8 +112,9 @@ class ProducerMachine:
     def take(self, max_images: int) -> tuple[list[HeldTicket], list[Action]]:
         """Begin the most urgent tickets that fit one batch of `max_images` images and can share it.
 
-        Tickets share a batch where all but prompt, seed and place agree. A group larger than a batch goes alone. Nothing
-        begins while more finished bytes than the credit wait for their ranks: a slow link holds the engine back.
+        Tickets share a batch where all but prompt, seed and place agree. A group larger than a batch goes alone.
+        Nothing begins while more finished bytes than the credit wait for their ranks: a slow link holds the engine
+        back.
         """
         if not self._queue or self.unacknowledged_bytes >= self.credit_bytes:
             return [], []
@@ -205,10 +207,18 @@ class ProducerMachine:
             return []
         if isinstance(message, Reject):
             self._end(peer)
-            return [Note(f"{link.endpoint} refused: {message.reason}", warning=True), *self._finished(message.reason, True)]
+            return [
+                Note(f"{link.endpoint} refused: {message.reason}", warning=True),
+                *self._finished(message.reason, True),
+            ]
         if isinstance(message, Welcome):
             return self._on_welcome(peer, link, header, message, now)
-        if link.state is not LinkState.READY or (header.run, header.incarnation) != (link.run, link.incarnation):
+        if link.state is not LinkState.READY:
+            return []
+        if isinstance(message, Nack) and _asks_for_hello(message) and header.incarnation > link.incarnation:
+            self._restart(peer)
+            return [Note(f"{link.endpoint} has begun another life")]
+        if (header.run, header.incarnation) != (link.run, link.incarnation):
             return []
         link.heard_at = now
         match message:
@@ -222,7 +232,7 @@ class ProducerMachine:
                 link.sent.pop((message.index, message.attempt), None)
             case Nack():
                 link.sent.pop((message.index, message.attempt), None)
-                if message.index == -1 and message.retryable:
+                if _asks_for_hello(message):
                     self._restart(peer)
                 return [Note(f"{link.endpoint} dropped a message: {message.reason}", warning=True)]
             case Bye():
@@ -235,13 +245,16 @@ class ProducerMachine:
             # The answer to a second HELLO: the rank has forgotten what it gave us.
             self._restart(peer)
         link.state = LinkState.READY
-        link.run, link.incarnation = header.run, header.incarnation
+        link.run, link.incarnation, link.rank = header.run, header.incarnation, welcome.rank
         link.heartbeat_s, link.lease_s = welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000
         link.heard_at = now
         actions: list[Action] = [Note(f"serves rank {welcome.rank} of {welcome.world_size} at {link.endpoint}")]
         actions.append(Send(peer, Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes)))
+        # By rank, not by address: one host has several names.
+        life = (header.run, header.incarnation)
+        served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}
         for rank, endpoint in enumerate(welcome.endpoints):
-            if rank != welcome.rank:
+            if rank not in served:
                 actions += self.connect(endpoint)
         return actions
 
@@ -265,6 +278,10 @@ class ProducerMachine:
         if any(link.state is not LinkState.ENDED for link in self.links.values()):
             return []
         return [Finished(reason, rejected)]
+
+
+def _asks_for_hello(nack: Nack) -> bool:
+    return nack.index == -1 and nack.retryable
 
 
 def _batch_key(ticket: Ticket) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 from penstock.protocol.actions import Action, Buffer, Deliver, Fail, Note, Send
 from penstock.protocol.errors import MessageError, VersionError
-from penstock.protocol.limits import PROTOCOL_VERSION
+from penstock.protocol.limits import MAX_LIST_LENGTH, MAX_TICKETS_PER_MESSAGE, PROTOCOL_VERSION
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -57,7 +57,7 @@ class Patience:
     lease_s: float = 10.0
     """How long a ticket stays with a producer that does not name it."""
     max_attempts: int = 5
-    """Hand-outs of one ticket before the run stops and says why."""
+    """Failures of one ticket before the run stops and says why."""
     max_bad_results: int = 3
     """Broken groups in a row before a producer is refused."""
 
@@ -84,6 +84,8 @@ class _Entry:
     state: TicketState = TicketState.PLANNED
     holder: bytes | None = None
     named_at: float = 0.0
+    failures: int = 0
+    """Attempts that went wrong. Fewer than all attempts: a producer that leaves is nobody's fault."""
 
 
 class RankMachine:
@@ -155,7 +157,11 @@ class RankMachine:
             peer.held_bytes += entry.ticket.recipe.nbytes
             entry.state, entry.holder, entry.named_at = TicketState.ISSUED, identity, now
             given.setdefault(identity, []).append(entry.ticket)
-        return [Send(identity, Tickets(tickets=tuple(tickets))) for identity, tickets in given.items()]
+        return [
+            Send(identity, Tickets(tickets=tuple(tickets[start : start + MAX_TICKETS_PER_MESSAGE])))
+            for identity, tickets in given.items()
+            for start in range(0, len(tickets), MAX_TICKETS_PER_MESSAGE)
+        ]
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass: leases that nobody named run out, silent producers are suspected, then forgotten."""
@@ -204,7 +210,9 @@ class RankMachine:
             peer.state = PeerState.READY
         match message:
             case Ready():
-                peer.credit_groups, peer.credit_bytes = message.credit_groups, message.credit_bytes
+                # A heartbeat must be able to name all that a producer holds.
+                peer.credit_groups = min(message.credit_groups, MAX_LIST_LENGTH)
+                peer.credit_bytes = message.credit_bytes
                 peer.state = PeerState.READY
                 return self.issue(now)
             case Started():
@@ -234,7 +242,9 @@ class RankMachine:
                 f"{message.producer} serves {manifest.model} with digest {manifest.model_digest[:12]}, "
                 f"this run wants digest {self.model_digest[:12]}"
             )
-            return [Send(identity, Reject(reason=reason)), Note(f"refused a producer: {reason}", warning=True)]
+            refused: list[Action] = [Send(identity, Reject(reason=reason))]
+            refused.append(Note(f"refused a producer: {reason}", warning=True))
+            return refused + (self._forget(identity, "changed its model") if identity in self.peers else [])
         actions = self._forget(identity, "said HELLO again") if identity in self.peers else []
         self.peers[identity] = Peer(message.producer, manifest, last_heard=now)
         welcome = Welcome(
@@ -249,7 +259,9 @@ class RankMachine:
     def _on_result(self, identity: bytes, peer: Peer, result: Result, payload: Buffer | None) -> list[Action]:
         entry = self._table.get(result.index)
         if entry is None or entry.holder != identity or entry.ticket.attempt != result.attempt:
-            return self._nack(identity, result.index, result.attempt, "stale: not held by you any more", retryable=False)
+            return self._nack(
+                identity, result.index, result.attempt, "stale: not held by you any more", retryable=False
+            )
         fault = _fault(entry.ticket, result, payload)
         if payload is None or fault is not None:
             peer.bad_results += 1
@@ -304,8 +316,9 @@ class RankMachine:
         entry.ticket = entry.ticket.again()
         entry.state = TicketState.PLANNED
         heapq.heappush(self._planned, entry.ticket.index)
-        if blame and entry.ticket.attempt >= self.patience.max_attempts:
-            text = f"ticket {entry.ticket.index} ({entry.ticket.recipe.prompt!r:.60}) failed {entry.ticket.attempt} times"
+        entry.failures += blame
+        if blame and entry.failures >= self.patience.max_attempts:
+            text = f"ticket {entry.ticket.index} ({entry.ticket.recipe.prompt!r:.60}) failed {entry.failures} times"
             return [Fail(f"{text}; the last time {why}")]
         return [Note(f"ticket {entry.ticket.index} goes back to the plan: {why}", warning=blame)]
 

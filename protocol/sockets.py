@@ -1,8 +1,8 @@
 """Sockets under the state machines: one ROUTER on each rank, one DEALER per rank on each producer.
 
-One DEALER connected to two ROUTERs sends replies to the wrong one, so a producer holds one for each rank. Every send is
-non-blocking and says whether it went: a ROUTER drops silently at its high-water mark unless it is made to complain. Pixels
-are not copied on either side.
+One DEALER connected to two ROUTERs sends replies to the wrong one, so a producer holds one for each rank. Every
+send is non-blocking and says whether it went: a ROUTER drops silently at its high-water mark unless it is made to
+complain. Pixels are not copied on either side.
 """
 
 import ipaddress
@@ -32,7 +32,9 @@ def check_endpoint(endpoint: str, *, insecure: bool) -> str:
         return endpoint
     host, _, port = rest.rpartition(":")
     if scheme != "tcp" or not host or not port.isdigit() or int(port) > 65535:
-        raise EndpointError(f"{endpoint!r} is not an address; write tcp://HOST:PORT (port 0 for a free one) or ipc://PATH")
+        raise EndpointError(
+            f"{endpoint!r} is not an address; write tcp://HOST:PORT (port 0 for a free one) or ipc://PATH"
+        )
     if not insecure and not _is_loopback(host.strip("[]")):
         raise EndpointError(
             f"{endpoint} can be reached from other machines and this link has no keys; "
@@ -51,7 +53,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def next_endpoint(endpoint: str, rank: int) -> str:
-    """Address for `rank` when rank 0 binds `endpoint`: the port counts up, a free port stays free, an ipc path gets a suffix."""
+    """Address for `rank` where rank 0 binds `endpoint`: the port counts up, 0 stays 0, an ipc path gets a suffix."""
     if rank == 0:
         return endpoint
     if endpoint.startswith("ipc://"):
@@ -156,7 +158,9 @@ class RankSocket:
         return True
 
     def close(self) -> None:
-        """Close within the linger time; nothing is left behind."""
+        """Close within the linger time; nothing is left behind. Does nothing the second time."""
+        if self._context.closed:
+            return
         self.waker.close()
         self._socket.close(linger=_LINGER_MS)
         self._context.term()
@@ -183,7 +187,9 @@ class ProducerSockets:
             socket.connect(endpoint)
         except zmq.ZMQError as error:
             socket.close(linger=0)
-            raise EndpointError(f"cannot connect to {endpoint!r}: {error}; write tcp://HOST:PORT or ipc://PATH") from error
+            raise EndpointError(
+                f"cannot connect to {endpoint!r}: {error}; write tcp://HOST:PORT or ipc://PATH"
+            ) from error
         self._sockets[endpoint.encode()] = socket
         self._peers[socket] = endpoint.encode()
         self._poller.register(socket, zmq.POLLIN)
@@ -200,7 +206,9 @@ class ProducerSockets:
     def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
         """Send without waiting and, from 64 KiB, without a copy; False where the rank is away or the queue is full."""
         try:
-            self._sockets[peer].send_multipart([header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False)
+            self._sockets[peer].send_multipart(
+                [header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False
+            )
         except zmq.Again:
             return False
         return True

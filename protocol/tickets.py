@@ -44,6 +44,15 @@ def _hash63(*parts: str | int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def _is_text(text: str) -> bool:
+    """Whether no half of a surrogate pair stands alone in `text`: such a string cannot travel."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _require(ok: bool, rule: str, value: object) -> None:
     if not ok:
         raise ValueError(f"{rule}, got {value!r}")
@@ -74,7 +83,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(bool(self.prompt.strip()), "prompt must not be empty", self.prompt[:40])
-        size = len(self.prompt.encode("utf-8", "surrogatepass"))
+        _require(_is_text(self.prompt), "prompt must be encodable as UTF-8", self.prompt[:40])
+        size = len(self.prompt.encode())
         _require(size <= MAX_PROMPT_BYTES, f"prompt must be at most {MAX_PROMPT_BYTES} bytes of UTF-8", size)
         _require(0 <= self.seed <= MAX_INT, f"seed must be in [0, {MAX_INT}]", self.seed)
         _require(

@@ -1,0 +1,61 @@
+# Daily work. `make help` lists the targets; `make demo` is all a first visitor needs.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+PY := .venv/bin/python
+STAMP := .venv/.installed
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --progress-bar off
+# One thread a process: with more, processes that share two cores run many times slower.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+help:  ## list the targets
+	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## create .venv and install everything; does nothing where that is done
+
+# Repeated only when what is to be installed has changed.
+$(STAMP): pyproject.toml constraints.txt
+	@python=""; \
+	for name in "$${PYTHON:-python3.11}" python3; do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$name"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11 or newer is needed, as python3.11 or python3 (or: make setup PYTHON=/path/to/python)." >&2; exit 1; \
+	fi; \
+	if [ ! -x $(PY) ]; then \
+	  echo "Making .venv with $$("$$python" --version)"; \
+	  "$$python" -m venv .venv || { rm -rf .venv; echo "No virtual environment: install Python's venv module." >&2; exit 1; }; \
+	fi
+	@echo "Installing into .venv (once; about two minutes, longer on a slow line)"
+	@if [ -t 1 ]; then show='\r  %-60s'; else show='  %s\n'; fi; \
+	{ $(PIP_INSTALL) -c constraints.txt -e '.[dev]' 2>.venv/install.log || { cat .venv/install.log >&2; exit 1; }; } \
+	| while IFS= read -r line; do case "$$line" in \
+	    Collecting*) name=$${line#Collecting }; printf "$$show" "$${name%%[ <>=!~;\[]*}";; \
+	    Installing\ collected*) printf "$$show" "unpacking";; \
+	    Successfully*) printf "$$show" "done"; if [ -t 1 ]; then echo; fi;; \
+	  esac; done
+	@touch $(STAMP)
+
+demo: setup  ## the whole way of the data on this machine, in minutes; results in runs/demo
+	@.venv/bin/penstock demo --overwrite
+
+test: setup  ## all tests that need no GPU, in at most eight minutes
+	@$(ONE_THREAD) $(PY) -m pytest -q --session-timeout=480
+
+lint: setup  ## style, format and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: setup  ## every benchmark; results in runs/bench
+	@mkdir -p runs/bench
+	@for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(ONE_THREAD) $(PY) "$$script" --json "runs/bench/$$(basename "$$script" .py).json"; \
+	done
+
+clean:  ## remove caches and build products; keeps .venv and runs
+	@rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./.venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

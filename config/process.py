@@ -1,0 +1,110 @@
+"""The edge of a process: what every program of Penstock does around its `main`.
+
+Errors meant for the user become one line and their exit status; Ctrl-C and SIGTERM end quietly, after all
+`finally` blocks and context managers have run; only a defect shows a traceback.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from penstock.protocol.errors import PenstockError
+
+UNTIL_STDIN_CLOSES = "PENSTOCK_UNTIL_STDIN_CLOSES"
+"""Set in the environment of a process that must end when its standard input closes."""
+
+_HARD_EXIT_S = 4.0
+"""Longest time between the parent's end and this process's own."""
+
+EXIT_DEFECT = 70
+"""EX_SOFTWARE of sysexits.h: an error that is ours, not the user's."""
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP, raised in the main thread as Ctrl-C is; no `Exception`, so that nothing swallows it.
+
+    Attributes:
+        signum: the signal's number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and end the process: what it returns; 130 by Ctrl-C, 143 by SIGTERM, 70 by a defect."""
+    for number in TERMINATING:
+        # Where it is ignored, as SIGHUP under nohup, it is to be survived.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _raise_terminated)
+    if os.environ.pop(UNTIL_STDIN_CLOSES, ""):
+        end_with_stdin()
+    code = _exit_code(main)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (`penstock doctor | head`); the interpreter would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def configure_logging(role: str, level: str = "INFO") -> None:
+    """Send this process's log to stderr, each line marked with its role: `producer 3`, `rank 0`.
+
+    Raises:
+        ValueError: `level` is not a level of `logging`.
+    """
+    handler = _CurrentStderr()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {role} %(levelname)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def end_with_stdin() -> None:
+    """From now on end this process when its standard input closes: its parent has gone, however it went."""
+    threading.Thread(target=_watch_stdin, name="penstock-parent", daemon=True).start()
+
+
+def _watch_stdin() -> None:
+    # Not through `sys.stdin`, whose lock would be held at the interpreter's end.
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(_HARD_EXIT_S)
+    os._exit(128 + signal.SIGTERM)
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or 0
+    except PenstockError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Terminated as error:
+        return 128 + error.signum
+    except Exception:
+        traceback.print_exc()
+        return EXIT_DEFECT
+
+
+def _raise_terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    for number in TERMINATING:  # the first one is being obeyed: let the clean-up finish
+        signal.signal(number, signal.SIG_IGN)
+    raise Terminated(signum)
+
+
+class _CurrentStderr(logging.Handler):
+    """Writes to what `sys.stderr` is now, so that a live progress line can lift log lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        print(self.format(record), file=sys.stderr, flush=True)

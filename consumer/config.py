@@ -1,0 +1,234 @@
+"""Configuration of a training run. What is made stands here, because the trainer writes the tickets."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from penstock.config.rules import require
+from penstock.kernels.augment_recipe import AugmentRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsConfig:
+    """Where the captions come from."""
+
+    source: str = "toyworld"
+    """`toyworld`: captions of handwritten digits; or the path of a text file with one caption a line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorConfig:
+    """What producers make: every ticket's recipe."""
+
+    images_per_group: int = 4
+    """m: images made for one prompt, each other's positives. More of them mean fewer prompts in a batch."""
+    guidance_scale: float = 2.0
+    """Classifier-free guidance weight. Low keeps a prompt's images diverse; StableRep found 2 to 3 best."""
+    num_inference_steps: int = 50
+    """Denoising steps. More cost time and add detail."""
+    scheduler: str = "default"
+    """Class name of a diffusers scheduler, or `default` for the generator's own."""
+    height: int = 256
+    """Pixels kept, after the resize."""
+    width: int = 256
+    """Pixels kept, after the resize."""
+    model_digest: str = "first"
+    """Digest that a producer's model must have, as `penstock produce` logs it; `first` takes the first producer's."""
+
+    def __post_init__(self) -> None:
+        require(self.images_per_group >= 1, "images_per_group must be >= 1", self.images_per_group)
+        require(self.guidance_scale >= 0, "guidance_scale must be >= 0", self.guidance_scale)
+        require(self.num_inference_steps >= 1, "num_inference_steps must be >= 1", self.num_inference_steps)
+        require(self.height >= 8 and self.width >= 8, "height and width must be >= 8", (self.height, self.width))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """How groups reach a rank."""
+
+    endpoint: str = "tcp://127.0.0.1:5599"
+    """Address that rank 0 binds; rank r takes the port r higher. Port 0 takes a free one."""
+    insecure: bool = False
+    """Allow an address beyond loopback although the link has no keys. Only on a network that you trust."""
+    window_groups: int = 64
+    """Groups a rank has asked for or holds unused at a time. More hides slow producers and takes more memory."""
+    producer_timeout_s: float = 120.0
+    """Seconds without a producer, or without a group, before the run stops."""
+    heartbeat_s: float = 1.0
+    """Seconds between a producer's heartbeats."""
+    lease_s: float = 10.0
+    """Seconds that a ticket stays with a producer that does not name it. Higher tolerates worse links."""
+
+    def __post_init__(self) -> None:
+        require(self.window_groups >= 1, "window_groups must be >= 1", self.window_groups)
+        require(self.producer_timeout_s > 0, "producer_timeout_s must be > 0", self.producer_timeout_s)
+        require(self.heartbeat_s > 0, "heartbeat_s must be > 0", self.heartbeat_s)
+        require(
+            self.lease_s >= 3 * self.heartbeat_s,
+            f"lease_s must be at least three heartbeats ({3 * self.heartbeat_s:g} s)",
+            self.lease_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservoirConfig:
+    """How often a group is used."""
+
+    reuse: int = 1
+    """e: optimizer steps that use each group. More hides slow producers and trains longer on fewer images."""
+    capacity_groups: int = 512
+    """Groups in memory over all ranks. More mixes older with newer ones; must hold at least one batch."""
+
+    def __post_init__(self) -> None:
+        require(self.reuse >= 1, "reuse must be >= 1", self.reuse)
+        require(self.capacity_groups >= 1, "capacity_groups must be >= 1", self.capacity_groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The encoder, a Vision Transformer, and the projection head behind it."""
+
+    patch_size: int = 16
+    """Pixels of a patch's side. Smaller sees more and costs more."""
+    hidden_size: int = 768
+    """Width of the encoder."""
+    num_layers: int = 12
+    """Depth of the encoder."""
+    num_heads: int = 12
+    """Attention heads; divides hidden_size."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights. Narrow encoders want more, about hidden_size ** -0.5."""
+    positions: Literal["random", "sincos"] = "random"
+    """Where the position embeddings start: `sincos` knows the grid from the first step."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """How attention is computed; `eager` is faster for short sequences in bfloat16 on a CPU."""
+    head_hidden_size: int = 4096
+    """Width of the projection head's two hidden layers."""
+    head_out_size: int = 256
+    """Dimensions in which the loss compares images."""
+    head_norm_output: bool = False
+    """BatchNorm behind the head, as in MoCo v3. Narrow encoders start faster with it; StableRep has none."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.hidden_size % self.num_heads == 0,
+            f"hidden_size must be a multiple of num_heads ({self.num_heads})",
+            self.hidden_size,
+        )
+        require(self.initializer_range > 0, "initializer_range must be > 0", self.initializer_range)
+        require(
+            self.positions == "random" or self.hidden_size % 4 == 0,
+            "positions sincos needs a hidden_size that is a multiple of 4",
+            self.hidden_size,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """What is optimised."""
+
+    name: Literal["stablerep"] = "stablerep"
+    """`stablerep`: multi-positive contrastive loss over images of the same prompt."""
+    temperature: float = 0.1
+    """Of the softmax over similarities. Lower weighs the nearest images more."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "temperature must be > 0", self.temperature)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW as StableRep uses it."""
+
+    base_lr: float = 2e-4
+    """Learning rate for 512 images a step; the rate used is base_lr · images / 512."""
+    weight_decay: float = 0.1
+    """Not applied to biases and norms."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's moments."""
+    warmup_steps: int = 1000
+    """Steps of linear warm-up, at most a fifth of the run; the rest is cosine decay to zero."""
+    max_grad_norm: float = 0.0
+    """Gradients are clipped to this norm; 0 leaves them as they are."""
+
+    def __post_init__(self) -> None:
+        require(self.base_lr > 0, "base_lr must be > 0", self.base_lr)
+        require(self.warmup_steps >= 0, "warmup_steps must be >= 0", self.warmup_steps)
+        require(self.max_grad_norm >= 0, "max_grad_norm must be >= 0", self.max_grad_norm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """The online evaluation on real images."""
+
+    data: Literal["toyworld", "none"] = "none"
+    """`toyworld`: handwriting that no prompt, generator or trainer has seen."""
+    every_steps: int = 100
+    """Steps between two evaluations."""
+    k: int = 20
+    """Neighbours that vote."""
+    temperature: float = 0.07
+    """Of the votes' weights, exp(cosine / temperature)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig:
+    """Producers that this run starts itself, on this machine, and ends with it."""
+
+    local_producers: int = 0
+    """How many; 0 expects you to start them with `penstock produce --connect ADDRESS`."""
+    local_producer_config: str = "demo"
+    """Their `--config`: a preset's name or a path."""
+
+    def __post_init__(self) -> None:
+        require(self.local_producers >= 0, "local_producers must be >= 0", self.local_producers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Trains a Vision Transformer on images that producers make while it trains."""
+
+    run_dir: Path = Path("runs/train")
+    """Folder of the run: summary, ledger, checkpoint, encoder, one picture."""
+    overwrite: bool = False
+    """Delete what the run folder holds, if it holds a run."""
+    resume: bool = False
+    """Go on from the run folder's checkpoint."""
+    seed: int = 0
+    """Decides prompts, noise, weights and augmentations."""
+    max_steps: int = 1000
+    """Optimizer steps."""
+    groups_per_step: int = 64
+    """Prompts in a batch, over all ranks; a multiple of the number of ranks."""
+    checkpoint_every_steps: int = 500
+    """Steps between two checkpoints; the last step always writes one."""
+    mixed_precision: Literal["no", "auto", "bf16", "fp16"] = "no"
+    """Arithmetic of the forward pass; `auto` is bf16 where the hardware multiplies it, else no."""
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    reservoir: ReservoirConfig = field(default_factory=ReservoirConfig)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+
+    def __post_init__(self) -> None:
+        require(self.max_steps >= 1, "max_steps must be >= 1", self.max_steps)
+        require(
+            self.groups_per_step >= 2, "groups_per_step must be >= 2: one prompt has no negatives", self.groups_per_step
+        )
+        require(self.checkpoint_every_steps >= 1, "checkpoint_every_steps must be >= 1", self.checkpoint_every_steps)
+        require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")
+        require(
+            self.reservoir.capacity_groups >= self.groups_per_step,
+            f"reservoir.capacity_groups must be at least groups_per_step ({self.groups_per_step})",
+            self.reservoir.capacity_groups,
+        )
+        require(
+            self.augment.size % self.model.patch_size == 0,
+            f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
+            self.augment.size,
+        )

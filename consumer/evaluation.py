@@ -1,0 +1,91 @@
+"""The online evaluation: kNN on real handwriting that no prompt, no generator and no trainer has seen.
+
+During training the validation scans vote for each other, renders of one scan never for a sibling, so that whoever
+stops or selects by the curve has not looked at the test scans. Those are read before and after training, and for
+the pixel floor.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import ViTModel
+
+from penstock.consumer.config import EvaluationConfig
+from penstock.consumer.knn import encode, knn_accuracy, pixel_features
+from penstock.kernels.augment_recipe import AugmentRecipe
+from penstock.toyworld.evaluation import LabelledImages, evaluation_sets
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """images: uint8 [N, H, W, 3]; labels, scan_ids: int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+    scan_ids: Tensor
+
+    @classmethod
+    def of(cls, arrays: LabelledImages) -> "Labelled":
+        """The arrays as tensors."""
+        return cls(*(torch.tensor(array) for array in (arrays.images, arrays.labels, arrays.scan_ids)))
+
+
+class ToyWorldEvaluation:
+    """kNN of an encoder on held-out handwriting.
+
+    Args:
+        config: k and temperature.
+        recipe: how images are resized and normalised for the encoder.
+    """
+
+    def __init__(self, config: EvaluationConfig, recipe: AugmentRecipe) -> None:
+        sets = evaluation_sets()
+        self._config = config
+        self._recipe = recipe
+        self._bank = Labelled.of(sets.bank)
+        self._queries = Labelled.of(sets.queries)
+        self._raw_bank = Labelled.of(sets.raw_bank)
+        self._raw_queries = Labelled.of(sets.raw_queries)
+
+    def validation(self, encoder: ViTModel) -> float:
+        """Accuracy among the validation scans, each left out for its own renders; 0 .. 1."""
+        features = self._features(encoder, self._bank)
+        ids = self._bank.scan_ids
+        return self._vote(features, self._bank, features, self._bank, exclude=(ids, ids))
+
+    def test(self, encoder: ViTModel) -> float:
+        """Accuracy of rendered test scans against rendered validation scans; 0 .. 1."""
+        features = self._features(encoder, self._bank), self._features(encoder, self._queries)
+        return self._vote(features[0], self._bank, features[1], self._queries)
+
+    def raw_test(self, encoder: ViTModel) -> float:
+        """The same on the scans merely enlarged, which no renderer has touched; 0 .. 1."""
+        features = self._features(encoder, self._raw_bank), self._features(encoder, self._raw_queries)
+        return self._vote(features[0], self._raw_bank, features[1], self._raw_queries)
+
+    def pixels(self) -> float:
+        """Accuracy of mean-subtracted pixels in the encoder's place on the rendered test scans; 0 .. 1."""
+        features = pixel_features(self._bank.images), pixel_features(self._queries.images)
+        return self._vote(features[0], self._bank, features[1], self._queries)
+
+    def _features(self, encoder: ViTModel, data: Labelled) -> Tensor:
+        return encode(encoder, data.images, self._recipe)
+
+    def _vote(
+        self,
+        bank: Tensor,
+        bank_data: Labelled,
+        queries: Tensor,
+        query_data: Labelled,
+        exclude: tuple[Tensor, Tensor] | None = None,
+    ) -> float:
+        return knn_accuracy(
+            bank,
+            bank_data.labels,
+            queries,
+            query_data.labels,
+            k=self._config.k,
+            temperature=self._config.temperature,
+            exclude=exclude,
+        )

@@ -1,0 +1,141 @@
+"""Feeds one rank: from the stream into the reservoir, from the reservoir into batches.
+
+It also keeps the cursor of the stream at the optimizer step, not at prefetch: which of the rank's groups have
+entered the reservoir, and how often those in it have been used. That is all that is needed to go on without loss or
+repetition.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from penstock.consumer.batch import Batch, collate
+from penstock.consumer.ledger import Ledger
+from penstock.consumer.prompts import TicketWriter, owned_indices
+from penstock.consumer.reservoir import Reservoir
+from penstock.consumer.stream import Group, GroupStream
+from penstock.protocol.errors import RunError
+from penstock.protocol.tickets import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class FeedState:
+    """Where a rank stands in the stream: part of a checkpoint."""
+
+    rank: int
+    world_size: int
+    cursor: int
+    """The lowest owned index that has not entered the reservoir."""
+    entered: list[int]
+    """Indices beyond the cursor that have entered, because groups come in any order."""
+    kept: list[tuple[int, int]]
+    """(index, uses) of the groups in the reservoir."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "FeedState":
+        """From `to_json`."""
+        return cls(**{**value, "kept": [(index, uses) for index, uses in value["kept"]]})
+
+
+class Feed:
+    """Batches for one rank.
+
+    Args:
+        stream: started.
+        writer: writes the tickets that the stream asks for.
+        reservoir: this rank's, empty.
+        ledger: this rank's.
+        rank, world_size: which indices are ours.
+        groups_per_batch: groups in this rank's share of a batch.
+        window_groups: groups asked for and unused at a time.
+        resume: where an earlier life stood.
+        pin_memory: whether batches go to a GPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: GroupStream,
+        writer: TicketWriter,
+        reservoir: Reservoir,
+        ledger: Ledger,
+        rank: int,
+        world_size: int,
+        groups_per_batch: int,
+        window_groups: int,
+        resume: FeedState | None,
+        pin_memory: bool,
+    ) -> None:
+        if resume is not None and (resume.rank, resume.world_size) != (rank, world_size):
+            raise RunError(
+                f"the checkpoint was written by rank {resume.rank} of {resume.world_size}, this is rank {rank} of "
+                f"{world_size}; resume with --num_processes {resume.world_size}"
+            )
+        self._stream = stream
+        self._writer = writer
+        self._reservoir = reservoir
+        self._ledger = ledger
+        self._rank, self._world_size = rank, world_size
+        self._groups_per_batch = groups_per_batch
+        self._pin_memory = pin_memory
+        self._cursor = resume.cursor if resume else rank
+        self._entered = set(resume.entered) if resume else set[int]()
+        self._returning = dict(resume.kept) if resume else dict[int, int]()
+        self.wait_s = 0.0
+        """Seconds that `batch` has waited for groups."""
+        self.bytes_used = 0
+        """Bytes of pixels handed to training, echoes included."""
+        stream.ask(self._tickets(), window_groups)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of optimizer step `step`. Waits where groups are lacking. Raises StarvedError."""
+        while not self._reservoir.full and (group := self._stream.poll()):
+            self._enter(group)
+        start = time.perf_counter()
+        while self._returning or len(self._reservoir) < self._groups_per_batch:
+            self._enter(self._stream.get())
+        self.wait_s += time.perf_counter() - start
+        batch = collate(self._reservoir.draw(self._groups_per_batch, step), pin_memory=self._pin_memory)
+        self.bytes_used += batch.images.numel()
+        self._ledger.step(step, batch.indices)
+        return batch
+
+    @property
+    def state(self) -> FeedState:
+        """Where the rank stands after the last batch."""
+        return FeedState(
+            rank=self._rank,
+            world_size=self._world_size,
+            cursor=self._cursor,
+            entered=sorted(self._entered),
+            kept=[(group.ticket.index, uses) for group, uses in self._reservoir.contents],
+        )
+
+    def newest(self, num_groups: int) -> list[Group]:
+        """Groups of the reservoir with different prompts, the newest first."""
+        by_prompt = {group.ticket.recipe.prompt: group for group, _ in self._reservoir.contents}
+        return sorted(by_prompt.values(), key=lambda group: -group.ticket.index)[:num_groups]
+
+    def _tickets(self) -> Iterator[Ticket]:
+        """First what an earlier life had in its reservoir, then what has never entered."""
+        for index in list(self._returning):
+            yield self._writer.write(index, self._rank)
+        entered = frozenset(self._entered)
+        for index in owned_indices(self._rank, self._world_size, self._cursor):
+            if index not in entered:
+                yield self._writer.write(index, self._rank)
+
+    def _enter(self, group: Group) -> None:
+        index = group.ticket.index
+        self._reservoir.put(group, uses=self._returning.pop(index, 0))
+        self._ledger.group(group)
+        if index >= self._cursor:
+            self._entered.add(index)
+        while self._cursor in self._entered:
+            self._entered.remove(self._cursor)
+            self._cursor += self._world_size

@@ -1,0 +1,58 @@
+"""The ledger: what every step trained on, in about 100 bytes a group where the pixels are 100 KB and more.
+
+One append-only file of JSON lines for each rank. The first line holds what all recipes share; a `group` line gives
+what a ticket adds, so that recipe and pixels can be made again; a `step` line lists the groups that a step used.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from penstock.consumer.stream import Group
+
+
+class Ledger:
+    """Appends to one rank's ledger file.
+
+    Args:
+        path: opened for appending; begun if it is new.
+        common: what all recipes of the run share; the first line of a new file.
+    """
+
+    def __init__(self, path: Path, common: dict[str, Any]) -> None:
+        is_new = not path.exists()
+        self._file = path.open("a", encoding="utf-8")
+        if is_new:
+            self._append({"run": common})
+
+    def group(self, group: Group) -> None:
+        """A group has come and may be used from now on."""
+        ticket = group.ticket
+        self._append(
+            {
+                "group": ticket.index,
+                "prompt": ticket.recipe.prompt,
+                "seed": ticket.recipe.seed,
+                "attempt": ticket.attempt,
+                "producer": group.producer,
+            }
+        )
+
+    def step(self, step: int, indices: Sequence[int]) -> None:
+        """Optimizer step `step` uses the groups at these global indices. What came so far is on disk afterwards."""
+        self._append({"step": step, "groups": list(indices)})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

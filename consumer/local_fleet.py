@@ -1,0 +1,85 @@
+"""Producers on this machine that a run starts itself, so that one command does everything.
+
+They are ordinary `penstock produce` processes. Each ends when its standard input closes, so none outlives the run,
+however the run ends.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Self
+
+from penstock.config.process import UNTIL_STDIN_CLOSES
+from penstock.consumer.config import FleetConfig
+from penstock.consumer.run_folder import RunFolder
+from penstock.protocol.errors import RunError
+
+_log = logging.getLogger(__name__)
+
+_END_S = 3.0
+"""How long the producers may take to end before they are killed."""
+
+
+class LocalFleet:
+    """Starts `config.local_producers` producers that connect to `endpoint`; ends them on exit."""
+
+    def __init__(self, config: FleetConfig, endpoint: str, folder: RunFolder) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._logs: list[Path] = []
+        self._lost: set[int] = set()
+        for number in range(config.local_producers):
+            command = [sys.executable, "-m", "penstock.producer", "--config", config.local_producer_config]
+            command += ["--connect", endpoint, "--name", f"local-{number}"]
+            log = folder.producer_log(number)
+            with log.open("wb") as output:
+                self._processes.append(self._start(command, output))
+            self._logs.append(log)
+
+    @staticmethod
+    def _start(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C reaches the trainer, which ends its producers in order.
+        return subprocess.Popen(
+            command,
+            env=os.environ | {UNTIL_STDIN_CLOSES: "1"},
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def check(self) -> None:
+        """Say which producers have ended. Raises RunError when none is left."""
+        for number, process in enumerate(self._processes):
+            if process.poll() is not None and number not in self._lost:
+                self._lost.add(number)
+                _log.warning(
+                    "producer local-%d ended with status %d: %s", number, process.returncode, self._last(number)
+                )
+        if self._processes and len(self._lost) == len(self._processes):
+            raise RunError(f"every local producer has ended; the last line of {self._logs[-1]}: {self._last(-1)}")
+
+    def _last(self, number: int) -> str:
+        lines = self._logs[number].read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "(it wrote nothing)"
+
+    def close(self) -> None:
+        """End all of them: ask by closing their input, then kill what is left."""
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        deadline = time.monotonic() + _END_S
+        for process in self._processes:
+            try:
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

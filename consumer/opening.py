@@ -1,0 +1,49 @@
+"""What a rank opens before torch is loaded: prompts, address, run folder, and the producers that it starts itself.
+
+Loading torch takes seconds, here and in every producer; what can fail at once fails before, and the producers load
+theirs meanwhile.
+"""
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from penstock.consumer import run_folder
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.local_fleet import LocalFleet
+from penstock.consumer.prompts import PromptSource, open_source
+from penstock.protocol.sockets import RankSocket, next_endpoint
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What `open_run` has opened."""
+
+    prompts: PromptSource
+    socket: RankSocket
+    """Bound; producers that dial it wait until the stream starts."""
+    fleet: LocalFleet | None
+    """The producers that this rank started."""
+
+
+def open_run(config: TrainConfig, rank: int, stack: ExitStack) -> Opening:
+    """Open what needs no torch, `stack` closes it; rank 0 also prepares the run folder and starts local producers.
+
+    Raises:
+        ConfigError: the prompts cannot be read.
+        EndpointError: the address is taken or not allowed.
+        RunError: the run folder is taken, or there is nothing to resume.
+    """
+    prompts = open_source(config.prompts.source, config.seed)
+    # The address before the folder: a port in use must not cost an earlier run.
+    socket = RankSocket(next_endpoint(config.stream.endpoint, rank), insecure=config.stream.insecure)
+    stack.callback(socket.close)
+    if rank != 0:
+        return Opening(prompts, socket, None)
+    folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
+    _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
+    if not config.fleet.local_producers:
+        return Opening(prompts, socket, None)
+    return Opening(prompts, socket, stack.enter_context(LocalFleet(config.fleet, socket.endpoint, folder)))

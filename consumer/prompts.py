@@ -1,0 +1,108 @@
+"""Prompt sources, and the sampler that makes tickets of them.
+
+A source is indexed, not iterated: the global index decides the prompt, so that any rank, any life of a run and any
+producer agree on what stands where. Rank r of w owns the indices ≡ r (mod w).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.protocol.errors import ConfigError
+from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
+from penstock.toyworld.captions import Captioner
+
+
+class PromptSource(Protocol):
+    """An endless, indexed source of captions."""
+
+    def prompt(self, index: int) -> str:
+        """The caption at global `index` >= 0: a pure function of the source, the seed and the index."""
+
+
+class ToyWorldPrompts:
+    """Captions of handwritten digits, drawn independently for each index."""
+
+    def __init__(self, seed: int) -> None:
+        self._captioner = Captioner(seed)
+
+    def prompt(self, index: int) -> str:
+        """The caption at `index`."""
+        return self._captioner.prompt(index).text
+
+
+class TextFilePrompts:
+    """Captions of a text file, one a line, in a new order every epoch.
+
+    Raises ConfigError where the file is missing, not UTF-8, or has no caption.
+    """
+
+    def __init__(self, path: Path, seed: int) -> None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ConfigError(f"prompts.source: cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"prompts.source: {path} is not UTF-8 at byte {error.start}") from error
+        self._prompts: list[str] = [line.strip() for line in lines if line.strip()]
+        if not self._prompts:
+            raise ConfigError(f"prompts.source: {path} has no captions; write one a line")
+        self._seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def prompt(self, index: int) -> str:
+        """The caption at `index`; index // N is the epoch."""
+        epoch, position = divmod(index, len(self._prompts))
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts))
+            self._epoch = epoch
+        return self._prompts[int(self._order[position])]
+
+
+def open_source(source: str, seed: int) -> PromptSource:
+    """The source that `prompts.source` names. Raises ConfigError where there is none."""
+    return ToyWorldPrompts(seed) if source == "toyworld" else TextFilePrompts(Path(source), seed)
+
+
+class TicketWriter:
+    """Writes the ticket of any global index."""
+
+    def __init__(self, source: PromptSource, config: TrainConfig, model_digest: str) -> None:
+        self._source = source
+        self._generator: GeneratorConfig = config.generator
+        self._seed = config.seed
+        self._model_digest = model_digest
+        self._capacity_groups = config.reservoir.capacity_groups
+        self._fresh_per_step = config.groups_per_step / config.reservoir.reuse
+
+    def write(self, index: int, rank: int) -> Ticket:
+        """The ticket for the group at global `index`, asked for by `rank`."""
+        prompt = self._source.prompt(index)
+        recipe = Recipe(
+            prompt=prompt,
+            seed=group_seed(self._seed, prompt_id(prompt), index),
+            num_images=self._generator.images_per_group,
+            guidance_scale=self._generator.guidance_scale,
+            num_inference_steps=self._generator.num_inference_steps,
+            scheduler=self._generator.scheduler,
+            height=self._generator.height,
+            width=self._generator.width,
+            model_digest=self._model_digest,
+        )
+        return Ticket(index=index, rank=rank, need_by_step=self._need_by_step(index), recipe=recipe)
+
+    def _need_by_step(self, index: int) -> int:
+        """The first step that can lack the group: the reservoir is filled, then refilled as groups are used up."""
+        return max(0, int((index - self._capacity_groups) / self._fresh_per_step))
+
+
+def owned_indices(rank: int, world_size: int, start: int) -> Iterator[int]:
+    """The indices >= `start` that `rank` owns, in order, without end."""
+    index = start + (rank - start) % world_size
+    while True:
+        yield index
+        index += world_size

@@ -1,0 +1,25 @@
+"""What ranks tell each other outside of training: addresses, a digest, counts. Tensors only, no pickle."""
+
+import torch
+from accelerate import Accelerator
+
+_STRING_BYTES = 256
+
+
+def gather_strings(accelerator: Accelerator, text: str) -> tuple[str, ...]:
+    """Every rank's `text`, by rank; at most 256 bytes of UTF-8 each."""
+    encoded = text.encode()
+    if len(encoded) > _STRING_BYTES:
+        raise ValueError(f"text must be at most {_STRING_BYTES} bytes, got {len(encoded)}")
+    row = torch.zeros(1, _STRING_BYTES, dtype=torch.uint8, device=accelerator.device)
+    row[0, : len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
+    rows: torch.Tensor = accelerator.gather(row)
+    return tuple(bytes(row.tolist()).rstrip(b"\0").decode() for row in rows.cpu())
+
+
+def sum_over_ranks(accelerator: Accelerator, values: list[float]) -> list[float]:
+    """Each value's sum over all ranks."""
+    totals: torch.Tensor = accelerator.reduce(
+        torch.tensor(values, dtype=torch.float64, device=accelerator.device), reduction="sum"
+    )
+    return [float(total) for total in totals]

@@ -1,0 +1,90 @@
+"""The run folder: what a run leaves behind. It holds no image but one picture for people.
+
+A folder is never overwritten or continued by accident: a run needs an empty one, or `--overwrite`, or `--resume`.
+"""
+
+import json
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.protocol.errors import RunError
+
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".npy", ".npz", ".tar"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run, and its identity."""
+
+    path: Path
+    run_id: str
+    incarnation: int
+
+    @property
+    def summary(self) -> Path:
+        """What the run did, as JSON."""
+        return self.path / "summary.json"
+
+    @property
+    def picture(self) -> Path:
+        """The one picture: prompts with their groups, and the curves."""
+        return self.path / "picture.png"
+
+    @property
+    def encoder(self) -> Path:
+        """The trained encoder, an ordinary Hugging Face folder."""
+        return self.path / "encoder"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "checkpoint"
+
+    def ledger(self, rank: int) -> Path:
+        """What each step of `rank` trained on."""
+        return self.path / f"ledger-{rank}.jsonl"
+
+    def producer_log(self, number: int) -> Path:
+        """Output of a producer that the run started itself."""
+        return self.path / f"producer-{number}.log"
+
+    def image_bytes(self) -> int:
+        """Bytes of image files in the folder, the one picture apart."""
+        files = (path for path in self.path.rglob("*") if path.suffix in _IMAGE_SUFFIXES and path != self.picture)
+        return sum(path.stat().st_size for path in files)
+
+
+def prepare(path: Path, *, overwrite: bool, resume: bool) -> RunFolder:
+    """Make the folder ready for a new life of a run and write down who it is. For rank 0.
+
+    Raises RunError where the folder is taken, or where there is nothing to resume.
+    """
+    identity = path / "run.json"
+    if resume:
+        if not (path / "checkpoint" / "feed-0.json").is_file():
+            raise RunError(f"{path} has no checkpoint to resume; leave --resume out to begin a new run")
+        run_id = str(json.loads(identity.read_text())["run_id"])
+    else:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            _clear(path, identity, overwrite)
+        path.mkdir(parents=True, exist_ok=True)
+        run_id = secrets.token_hex(8)
+    identity.write_text(json.dumps({"run_id": run_id, "incarnation": time.time_ns()}, indent=2) + "\n")
+    return read(path)
+
+
+def _clear(path: Path, identity: Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise RunError(f"{path} is not empty; pass --overwrite, --resume, or another --run-dir")
+    if not identity.is_file():
+        raise RunError(f"{path} holds something that is not a run (no run.json); --overwrite does not delete that")
+    shutil.rmtree(path)
+
+
+def read(path: Path) -> RunFolder:
+    """The folder that rank 0 has prepared."""
+    identity = json.loads((path / "run.json").read_text())
+    return RunFolder(path, identity["run_id"], identity["incarnation"])

@@ -1,0 +1,260 @@
+"""The rank's stream: tickets out, groups in.
+
+A thread owns the socket and the state machine; the training loop takes finished groups from a queue. Asked-for and
+unused groups together never exceed the window, so that a slow trainer holds the fleet back and memory stays
+bounded.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.consumer.config import StreamConfig
+from penstock.protocol.actions import Action, Deliver, Fail, Note, Send
+from penstock.protocol.codec import decode, encode
+from penstock.protocol.errors import MessageError, RunError, StarvedError
+from penstock.protocol.messages import Header
+from penstock.protocol.rank_machine import RankMachine
+from penstock.protocol.sockets import RankSocket
+from penstock.protocol.tickets import Ticket
+
+_log = logging.getLogger(__name__)
+
+_POLL_MS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The m images made for one ticket."""
+
+    ticket: Ticket
+    images: NDArray[np.uint8]
+    """uint8 [m, H, W, 3], a view of the frame that came off the wire."""
+    producer: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStats:
+    """What has come so far. Counts since the stream's start."""
+
+    groups: int
+    images: int
+    image_bytes: int
+    producers: int
+    """Producers connected now."""
+    producers_seen: int
+    """Most producers connected at a time."""
+    waiting_groups: int
+    """Tickets whose group has not come."""
+    buffered_groups: int
+    """Groups that came and are not yet taken."""
+    rejects: int
+    """Messages dropped."""
+
+
+class GroupStream:
+    """Groups of one rank, in the order in which they arrive.
+
+    Args:
+        socket: bound; owned by the stream from `start` on.
+        machine: the rank's state machine; owned by the stream from `start` on.
+        config: window and waits.
+        watch: called every second of a wait; raises where waiting longer is vain.
+    """
+
+    def __init__(
+        self,
+        socket: RankSocket,
+        machine: RankMachine,
+        config: StreamConfig,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._socket = socket
+        self._machine = machine
+        self._config = config
+        self._watch = watch
+        self._tickets: Iterator[Ticket] = iter(())
+        self._window_groups = 0
+        self._buffered: deque[Group] = deque()
+        self._changed = threading.Condition()
+        """Guards the buffer, the counts and the machine; notified when a group or a producer comes."""
+        self._seq: dict[bytes, int] = {}
+        self._images = self._groups = self._image_bytes = self._producers_seen = 0
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._progress_at = time.monotonic()
+        self._thread = threading.Thread(target=self._talk, name="penstock-stream", daemon=True)
+
+    # --- training thread ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Answer producers from now on."""
+        self._progress_at = time.monotonic()
+        self._thread.start()
+
+    def ask(self, tickets: Iterator[Ticket], window_groups: int) -> None:
+        """Ask for `tickets`, one after another, as far as the window of asked-for and unused groups allows."""
+        with self._changed:
+            self._tickets = tickets
+            self._window_groups = window_groups
+        self._socket.waker.wake()
+
+    def wait_for_model(self) -> str:
+        """The digest of the fleet's model, once the first producer has come. Raises StarvedError."""
+        with self._changed:
+            while self._machine.model_digest is None:
+                self._wait()
+            return self._machine.model_digest
+
+    def require_model(self, digest: str) -> None:
+        """Accept only producers of this model; before `start`."""
+        self._machine.model_digest = digest
+
+    def get(self) -> Group:
+        """The next group; waits for it. Raises StarvedError, or RunError where the stream cannot go on."""
+        with self._changed:
+            while not self._buffered:
+                self._wait()
+        group = self.poll()
+        if group is None:
+            raise RunError("the stream has two readers")
+        return group
+
+    def poll(self) -> Group | None:
+        """The next group if it is there."""
+        with self._changed:
+            self._raise_error()
+            if not self._buffered:
+                return None
+            group = self._buffered.popleft()
+        self._socket.waker.wake()
+        return group
+
+    @property
+    def stats(self) -> StreamStats:
+        """Counts so far."""
+        with self._changed:
+            return StreamStats(
+                groups=self._groups,
+                images=self._images,
+                image_bytes=self._image_bytes,
+                producers=len(self._machine.peers),
+                producers_seen=self._producers_seen,
+                waiting_groups=self._machine.num_waiting,
+                buffered_groups=len(self._buffered),
+                rejects=self._machine.rejects.total(),
+            )
+
+    def close(self, reason: str) -> None:
+        """Say BYE to every producer and close the socket, within its linger time. Does nothing the second time."""
+        with self._changed:
+            if self._stopping:
+                return
+            self._stopping = True
+        self._socket.waker.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout=3)
+        for action in self._machine.close(reason):
+            self._perform(action)
+        self._socket.close()
+
+    def _wait(self) -> None:
+        """Wait for a change, as long as the configuration allows; holds the lock."""
+        self._raise_error()
+        self._watch()
+        silent_s = time.monotonic() - self._progress_at
+        if silent_s > self._config.producer_timeout_s:
+            raise StarvedError(self._why_starved(silent_s))
+        self._changed.wait(timeout=1)
+
+    def _why_starved(self, silent_s: float) -> str:
+        names = sorted(peer.name for peer in self._machine.peers.values())
+        if names:
+            return (
+                f"rank {self._machine.rank} has had no group for {silent_s:.0f} s, though {len(names)} producers are "
+                f"connected ({', '.join(names[:4])}); see their logs, "
+                "or raise stream.producer_timeout_s for a slow model"
+            )
+        came = "no producer is left" if self._producers_seen else "no producer came"
+        return (
+            f"{came} in {silent_s:.0f} s; start one: penstock produce --connect {self._socket.endpoint} "
+            "(--help lists its settings)"
+        )
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # --- stream thread ------------------------------------------------------------------------------------------------
+
+    def _talk(self) -> None:
+        try:
+            while not self._stopping:
+                received = self._socket.recv(_POLL_MS)
+                with self._changed:
+                    now = time.monotonic()
+                    if received is not None:
+                        for action in self._hear(*received, now):
+                            self._perform(action)
+                    self._top_up()
+                    for action in self._machine.tick(now):
+                        self._perform(action)
+        except BaseException as error:  # noqa: BLE001 - a thread's edge: the training thread raises it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _top_up(self) -> None:
+        """Plan tickets until the window is full."""
+        while self._machine.num_waiting + len(self._buffered) < self._window_groups:
+            ticket = next(self._tickets, None)
+            if ticket is None:
+                return
+            self._machine.plan(ticket)
+
+    def _hear(self, identity: bytes, frames: Sequence[memoryview], now: float) -> Sequence[Action]:
+        payload = frames[1] if len(frames) == 2 else None
+        try:
+            if len(frames) not in (1, 2):
+                raise MessageError("frame_count", f"a message has 1 or 2 frames, got {len(frames)}")
+            header, message = decode(frames[0])
+        except MessageError as error:
+            return self._machine.on_garbage(identity, error)
+        return self._machine.on_message(identity, header, message, payload, now)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Send():
+                self._send(action)
+            case Deliver():
+                self._deliver(action)
+            case Note():
+                _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
+                self._producers_seen = max(self._producers_seen, len(self._machine.peers))
+                self._changed.notify_all()
+            case Fail():
+                raise RunError(action.text)
+            case _:
+                raise TypeError(f"a rank does not know the action {action!r}")
+
+    def _send(self, action: Send) -> None:
+        """Send, or drop where the peer is away: leases and heartbeats mend what is lost."""
+        seq = self._seq.get(action.peer, 0)
+        header = Header(run=self._machine.run_id, incarnation=self._machine.incarnation, seq=seq)
+        if self._socket.send(action.peer, encode(action.message, replace(header, seq=seq))):
+            self._seq[action.peer] = seq + 1
+
+    def _deliver(self, action: Deliver) -> None:
+        pixels = np.frombuffer(action.payload, dtype=np.uint8).reshape(action.ticket.recipe.shape)
+        self._buffered.append(Group(action.ticket, pixels, action.producer))
+        self._groups += 1
+        self._images += len(pixels)
+        self._image_bytes += pixels.nbytes
+        self._progress_at = time.monotonic()
+        self._changed.notify_all()

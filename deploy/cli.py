@@ -1,0 +1,87 @@
+"""The command `penstock`: finds the verb and hands the rest to it. Imports nothing that is slow to load."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+
+from penstock.config import process
+from penstock.protocol.errors import ConfigError
+
+USAGE = """\
+usage: penstock VERB [ARGUMENTS]
+
+Stream synthetic images from Stable Diffusion producers to Vision Transformer trainers while both run.
+
+verbs:
+  demo      train a small encoder on a small generator's images, here and now, in minutes
+  produce   make images for a run: connects to its trainer and works on the tickets it gives
+  train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
+  doctor    say what is installed, what works on this machine, and what to do about the rest
+
+  penstock VERB --help    the verb's settings
+  penstock --version      the version
+"""
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from penstock.deploy import demo
+
+    return demo.main(argv)
+
+
+def _produce(argv: Sequence[str]) -> int:
+    from penstock.producer.__main__ import main as produce
+
+    return produce(argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    from penstock.consumer.__main__ import main as train
+
+    return train(argv)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from penstock.deploy import doctor
+
+    return doctor.main(argv)
+
+
+VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "demo": _demo,
+    "produce": _produce,
+    "train": _train,
+    "doctor": _doctor,
+}
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    process.run(lambda: dispatch(sys.argv[1:]))
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the verb that `argv` begins with and return its exit status.
+
+    Raises:
+        ConfigError: no such verb.
+    """
+    if not argv:
+        print(USAGE, end="", file=sys.stderr)
+        return 2
+    verb, *rest = argv
+    if verb in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if verb == "--version":
+        print(f"penstock {metadata.version('penstock')}")
+        return 0
+    if verb not in VERBS:
+        raise ConfigError(f"no such verb: {verb}{_nearest(verb)} (see penstock --help)")
+    return VERBS[verb](rest)
+
+
+def _nearest(verb: str) -> str:
+    from penstock.config.strict_yaml import did_you_mean  # reads yaml: only for a mistake
+
+    return did_you_mean(verb, VERBS)

@@ -1,0 +1,62 @@
+"""`penstock demo`: the whole way of the data on this machine, by `accelerate launch` as any run takes it."""
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from penstock.config.load import load_config
+from penstock.consumer.config import TrainConfig
+from penstock.deploy.launch import run_group
+from penstock.protocol.errors import PenstockError
+
+DESCRIPTION = "Train a small Vision Transformer on images that a small Stable Diffusion makes meanwhile."
+
+# Everything that a user's Accelerate configuration would otherwise decide. One thread a process: with more,
+# two processes on two cores run many times slower than with one each.
+LAUNCH = (
+    *("-m", "accelerate.commands.launch", "--quiet", "--cpu"),
+    *("--num_processes", "1", "--num_machines", "1", "--num_cpu_threads_per_process", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    *("-m", "penstock.consumer"),
+)
+
+TRY_NEXT = """
+Try next:
+  penstock demo --overwrite --generator.guidance-scale 1   # images that heed their prompt less
+  penstock train --help                                    # every setting
+  python -c "from transformers import AutoModel; AutoModel.from_pretrained('{encoder}')"
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo, with `argv` as further flags of the trainer, and say where its results lie."""
+    named = any(word.partition("=")[0] == "--config" for word in argv)
+    argv = list(argv) if named else ["--config", "demo", *argv]
+    # Read here as well as in the trainer, so that a mistake or --help costs no start of the trainer.
+    config = load_config(TrainConfig, argv, preset_dir=_preset_dir(), prog="penstock demo", description=DESCRIPTION)
+    code = run_group(command(argv))
+    if code == 0:
+        print(farewell(config.run_dir))
+    return code
+
+
+def command(argv: Sequence[str]) -> list[str]:
+    """The launch of a trainer of one process with the arguments `argv`."""
+    return [sys.executable, *LAUNCH, *argv]
+
+
+def farewell(run_dir: Path) -> str:
+    """Where the results of a finished run lie, and what to try next."""
+    results = [("summary", run_dir / "summary.json")]
+    results += [("picture", path) for path in sorted(run_dir.glob("*.png"))]
+    results += [("encoder", run_dir / "encoder")]
+    lines = [f"{name:8} {path}" for name, path in results if path.exists()]
+    return "\n".join(lines) + "\n" + TRY_NEXT.rstrip("\n").format(encoder=run_dir / "encoder")
+
+
+def _preset_dir() -> Path:
+    spec = find_spec("penstock.consumer")
+    if spec is None or spec.origin is None:
+        raise PenstockError("penstock.consumer is not installed; run `make setup`")
+    return Path(spec.origin).parent / "presets"

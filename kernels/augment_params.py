@@ -1,0 +1,171 @@
+"""The random numbers of an augmentation, drawn apart from the pixels so that a view can be made again.
+
+Each sample's numbers come from Philox4x32-10 with the run's seed as key and (sample id, echo, view) as
+counter, so they depend neither on rank nor on the place in the batch. They are drawn on the host in float64,
+whatever device the images are on. The distributions are torchvision's (`RandomResizedCrop.get_params`,
+`ColorJitter.get_params`).
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from penstock.kernels.augment_recipe import AugmentRecipe
+from penstock.kernels.philox import philox4x32, to_uniform, words_of
+
+_CROP_TRIES = 10
+
+# Columns of a sample's uniform numbers. Runs are replayed from them: new draws go to the end, none ever
+# moves.
+_AREA = slice(0, 10)
+_RATIO = slice(10, 20)
+_TOP, _LEFT, _JITTER = 20, 21, 22
+_FACTORS = slice(23, 27)
+_ORDER = slice(27, 31)
+_GRAYSCALE, _BLUR, _SIGMA, _FLIP = 31, 32, 33, 34
+_NUM_BLOCKS = 9
+_BLOCK_BITS, _VIEW_BITS = 8, 24
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentParams:
+    """What `augment` does to each of B samples. All tensors are `[B]` on the host unless said otherwise."""
+
+    recipe: AugmentRecipe
+    top: Tensor
+    """int64, first row of the crop."""
+    left: Tensor
+    """int64, first column of the crop."""
+    crop_height: Tensor
+    """int64, rows of the crop."""
+    crop_width: Tensor
+    """int64, columns of the crop."""
+    color_factors: Tensor
+    """float32 `[B, 4]`: brightness, contrast, saturation (neutral at 1), turn of hue (neutral at 0)."""
+    color_order: Tensor
+    """int64 `[B, 4]`: indices into `color_factors` in the order of their use."""
+    grayscale: Tensor
+    """bool."""
+    blur_sigma: Tensor
+    """float32, in output pixels; 0 for no blur."""
+    flip: Tensor
+    """bool."""
+
+    def __len__(self) -> int:
+        return len(self.flip)
+
+    def of(self, samples: slice) -> Self:
+        """The parameters of some of the samples."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "recipe"}
+        return replace(self, **{name: tensor[samples] for name, tensor in tensors.items()})
+
+
+def draw_params(
+    recipe: AugmentRecipe,
+    run_seed: int,
+    sample_ids: Tensor,
+    echoes: Tensor | int,
+    views: Tensor | int,
+    height: int,
+    width: int,
+) -> AugmentParams:
+    """Parameters for one view of each sample, a pure function of the arguments.
+
+    Args:
+        run_seed: 0 .. 2**64 - 1.
+        sample_ids: int64 `[B]`, any values; names an image through the whole run.
+        echoes: int64 `[B]` or one number, 0 .. 2**32 - 1; how often the image was used before.
+        views: int64 `[B]` or one number, 0 .. 2**24 - 1; which of several crops of one use.
+        height, width: of the images to be augmented.
+
+    Raises:
+        ValueError: a value outside its range, or ids that are not int64 `[B]`.
+    """
+    uniform = _uniform(run_seed, sample_ids, echoes, views)
+    top, left, crop_height, crop_width = _draw_crop(recipe, uniform, height, width)
+    factors, order = _draw_color(recipe, uniform)
+    low, high = recipe.blur_sigma
+    sigma = low + (high - low) * uniform[:, _SIGMA]
+    return AugmentParams(
+        recipe=recipe,
+        top=top,
+        left=left,
+        crop_height=crop_height,
+        crop_width=crop_width,
+        color_factors=factors,
+        color_order=order,
+        grayscale=uniform[:, _GRAYSCALE] < recipe.grayscale_probability,
+        blur_sigma=sigma.where(uniform[:, _BLUR] < recipe.blur_probability, 0.0).float(),
+        flip=uniform[:, _FLIP] < recipe.flip_probability,
+    )
+
+
+def _uniform(run_seed: int, sample_ids: Tensor, echoes: Tensor | int, views: Tensor | int) -> Tensor:
+    """float64 `[B, 4 * _NUM_BLOCKS]` in (0, 1). Counter: id low, id high, echo, view with number of block."""
+    if sample_ids.dtype != torch.int64 or sample_ids.ndim != 1:
+        raise ValueError(f"sample_ids must be int64 [B], got {sample_ids.dtype} {list(sample_ids.shape)}")
+    if not 0 <= run_seed < 2**64:
+        raise ValueError(f"run_seed must lie in 0 .. 2**64 - 1, got {run_seed}")
+    sample_ids = sample_ids.cpu()
+    num_samples = len(sample_ids)
+    low, high = words_of(sample_ids)
+    block = torch.arange(_NUM_BLOCKS)
+    counter = torch.empty(num_samples, _NUM_BLOCKS, 4, dtype=torch.int64)
+    counter[..., 0] = low[:, None]
+    counter[..., 1] = high[:, None]
+    counter[..., 2] = _column("echoes", echoes, num_samples, 32)
+    counter[..., 3] = (_column("views", views, num_samples, _VIEW_BITS) << _BLOCK_BITS) | block
+    key = torch.tensor([run_seed & 0xFFFFFFFF, run_seed >> 32])
+    return to_uniform(philox4x32(counter, key)).flatten(1)
+
+
+def _column(name: str, value: Tensor | int, num_samples: int, bits: int) -> Tensor:
+    column = torch.as_tensor(value, dtype=torch.int64, device="cpu").expand(num_samples)[:, None]
+    outside = column[(column < 0) | (column >= 1 << bits)]
+    if len(outside):
+        raise ValueError(f"{name} must lie in 0 .. 2**{bits} - 1, got {int(outside[0])}")
+    return column
+
+
+def _draw_crop(recipe: AugmentRecipe, uniform: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+    """Top, left, height, width: the first of ten tries that fits, else the largest centred crop in ratio."""
+    low, high = recipe.crop_scale
+    area = height * width * (low + (high - low) * uniform[:, _AREA])
+    log_low, log_high = math.log(recipe.crop_ratio[0]), math.log(recipe.crop_ratio[1])
+    ratio = torch.exp(log_low + (log_high - log_low) * uniform[:, _RATIO])
+    tried_width = (area * ratio).sqrt().round().long()
+    tried_height = (area / ratio).sqrt().round().long()
+    fits = (tried_width > 0) & (tried_width <= width) & (tried_height > 0) & (tried_height <= height)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    fallback_height, fallback_width = _central_crop(recipe, height, width)
+    any_fits = fits.any(dim=1)
+    crop_height = tried_height.gather(1, first).squeeze(1).where(any_fits, fallback_height)
+    crop_width = tried_width.gather(1, first).squeeze(1).where(any_fits, fallback_width)
+    # A number below 1 may reach its upper end when scaled, hence the minimum.
+    top_room, left_room = height - crop_height, width - crop_width
+    top = (uniform[:, _TOP] * (top_room + 1)).long().minimum(top_room).where(any_fits, top_room // 2)
+    left = (uniform[:, _LEFT] * (left_room + 1)).long().minimum(left_room).where(any_fits, left_room // 2)
+    return top, left, crop_height, crop_width
+
+
+def _central_crop(recipe: AugmentRecipe, height: int, width: int) -> tuple[int, int]:
+    low, high = recipe.crop_ratio
+    if width / height < low:
+        return max(1, round(width / low)), width
+    if width / height > high:
+        return height, max(1, round(height * high))
+    return height, width
+
+
+def _draw_color(recipe: AugmentRecipe, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """`color_factors`, neutral for samples that are not jittered, and `color_order`."""
+    ranges = [(max(0.0, 1 - b), 1 + b) for b in (recipe.brightness, recipe.contrast, recipe.saturation)]
+    low, high = torch.tensor([*ranges, (-recipe.hue, recipe.hue)], dtype=torch.float64).unbind(1)
+    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    drawn = low + (high - low) * uniform[:, _FACTORS]
+    jittered = uniform[:, _JITTER, None] < recipe.jitter_probability
+    # The ranks of four independent numbers are a uniformly drawn permutation.
+    return drawn.where(jittered, neutral).float(), uniform[:, _ORDER].argsort(dim=1, stable=True)

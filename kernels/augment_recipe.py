@@ -1,0 +1,85 @@
+"""What an augmentation does, as plain numbers. Free of torch, so that a configuration can hold one."""
+
+from dataclasses import dataclass
+from typing import Self
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentRecipe:
+    """Crop, colour jitter, greyscale, blur, flip, normalise: the chain of StableRep's published code.
+
+    The defaults are the strong recipe at 224. Probabilities lie in 0 .. 1; 0 switches a step off.
+    """
+
+    size: int = 224
+    """Side of the output in pixels."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Range of the crop's share of the area; (1, 1) with crop_ratio (1, 1) keeps a square image whole."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height, drawn evenly in the logarithm."""
+    jitter_probability: float = 0.8
+    """Share of the samples whose colours are jittered."""
+    brightness: float = 0.4
+    """Factor from max(0, 1 - b) to 1 + b; the same holds for contrast and saturation."""
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    """Largest turn of the hue in either direction, in full circles, at most 0.5."""
+    grayscale_probability: float = 0.2
+    blur_probability: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the Gaussian's standard deviation in output pixels; 2 pixels of 224 are little, of 32 much."""
+    blur_kernel_size: int = 23
+    """Taps of the Gaussian, odd. The reference blurs without a cut; 23 holds more than 5 sigma at sigma 2."""
+    flip_probability: float = 0.5
+    """Share mirrored left to right; 0 where the side matters, as in handwriting."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from each channel in 0 .. 1, before division by `std`."""
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @classmethod
+    def strong(cls, size: int = 224) -> Self:
+        """StableRep's recipe for contrastive training, which is SimCLR's with weaker colour jitter."""
+        return cls(size=size)
+
+    @classmethod
+    def weak(cls, size: int = 224) -> Self:
+        """StableRep's weak recipe: a crop of at least half the area and nothing else."""
+        return cls(
+            size=size,
+            crop_scale=(0.5, 1.0),
+            jitter_probability=0.0,
+            grayscale_probability=0.0,
+            blur_probability=0.0,
+            flip_probability=0.0,
+        )
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be >= 1, got {self.size}")
+        for name in ("jitter_probability", "grayscale_probability", "blur_probability", "flip_probability"):
+            _require_between(name, getattr(self, name), 0.0, 1.0)
+        for name in ("brightness", "contrast", "saturation"):
+            _require_between(name, getattr(self, name), 0.0, float("inf"))
+        _require_between("hue", self.hue, 0.0, 0.5)
+        for name, limit in (("crop_scale", 1.0), ("crop_ratio", float("inf")), ("blur_sigma", float("inf"))):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= limit:
+                raise ValueError(f"{name} must hold 0 < low <= high <= {limit:g}, got ({low}, {high})")
+        if self.blur_kernel_size < 1 or self.blur_kernel_size % 2 == 0:
+            raise ValueError(f"blur_kernel_size must be odd and >= 1, got {self.blur_kernel_size}")
+        if self.blur_probability > 0 and self.blur_kernel_size // 2 >= self.size:
+            raise ValueError(
+                f"blur_kernel_size must be < 2 * size ({2 * self.size}), as edges are mirrored once, "
+                f"got {self.blur_kernel_size}"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be > 0, got {self.std}")
+
+
+def _require_between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in {low:g} .. {high:g}, got {value}")

@@ -1,0 +1,45 @@
+"""`python -m penstock.producer`, and `penstock produce`: one producer."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from penstock.config.load import load_config
+from penstock.config.process import configure_logging, run
+from penstock.producer.config import ProduceConfig, default_name
+
+_log = logging.getLogger(__name__)
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Load the model, then serve the run. Returns the exit status."""
+    config = load_config(
+        ProduceConfig,
+        argv,
+        preset_dir=PRESETS,
+        prog="penstock produce",
+        description="Make images for a run: connect to a trainer and work on the tickets that it gives.",
+    )
+    configure_logging(f"producer {config.name or default_name()}")
+    if config.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    import torch
+
+    from penstock.producer.engine import DiffusersEngine
+    from penstock.producer.service import ProducerService
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    engine = DiffusersEngine(config)
+    manifest = engine.manifest
+    _log.info("%s on %s in %s, digest %s", manifest.model, manifest.device, manifest.dtype, manifest.model_digest)
+    ProducerService(config, engine).run()
+    return 0
+
+
+if __name__ == "__main__":
+    run(lambda: main(sys.argv[1:]))

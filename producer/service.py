@@ -1,0 +1,199 @@
+"""The generate-and-send loop: one thread makes groups, one keeps the talk with the ranks alive.
+
+Generation holds the main thread for seconds at a time; leases live by heartbeats. So the sockets have a thread of their
+own, which shares the state machine with the main thread under one lock.
+"""
+
+import logging
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from penstock.producer.config import ProduceConfig, default_name
+from penstock.producer.engine import Engine, Images
+from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
+from penstock.protocol.codec import decode, encode
+from penstock.protocol.errors import MessageError, ModelError, RejectedError, StarvedError
+from penstock.protocol.messages import Header, Message, Result
+from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
+from penstock.protocol.sockets import ProducerSockets
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.05
+"""How often time passes for the state machine."""
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A message that waits for its turn. Its fences are those of the moment that it was meant for."""
+
+    peer: bytes
+    header: Header
+    message: Message
+    payload: Buffer | None
+
+
+class ProducerService:
+    """Serves the ranks of a run until they say goodbye.
+
+    Args:
+        config: the producer's settings.
+        engine: what makes the groups.
+    """
+
+    def __init__(self, config: ProduceConfig, engine: Engine) -> None:
+        self._config = config
+        self._engine = engine
+        self._machine = ProducerMachine(
+            name=config.name or default_name(),
+            manifest=engine.manifest,
+            credit_groups=config.credit_batches * config.batch_images,
+            credit_bytes=1 << 30,
+        )
+        self._sockets = ProducerSockets()
+        self._changed = threading.Condition()
+        """Guards the machine, the outbox and everything below; notified when any of them changes."""
+        self._outbox: deque[_Outgoing] = deque()
+        self._seq: dict[bytes, int] = {}
+        self._finished: Finished | None = None
+        self._io_error: BaseException | None = None
+        self._stopping = False
+        self._connected_at = time.monotonic()
+
+    def run(self) -> None:
+        """Make groups until every rank has said BYE.
+
+        Raises:
+            RejectedError: a rank refuses this producer.
+            StarvedError: no trainer for `trainer_timeout_s`.
+            EndpointError: the address is malformed.
+        """
+        with self._changed:
+            self._act(self._machine.connect(self._config.connect))
+        io_thread = threading.Thread(target=self._talk, name="penstock-io", daemon=True)
+        io_thread.start()
+        why = "stopped"
+        try:
+            while batch := self._next_batch():
+                self._make(batch)
+            why = "the run is over"
+        finally:
+            with self._changed:
+                self._act(self._machine.leave(why))
+                self._stopping = True
+            self._sockets.waker.wake()
+            io_thread.join(timeout=3)
+            self._sockets.close()
+
+    # --- main thread --------------------------------------------------------------------------------------------------
+
+    def _next_batch(self) -> Sequence[HeldTicket]:
+        """Wait for tickets and begin them; empty when the run is over."""
+        with self._changed:
+            while True:
+                if self._io_error is not None:
+                    raise self._io_error
+                if self._finished is not None:
+                    if self._finished.rejected:
+                        raise RejectedError(self._finished.reason)
+                    return []
+                batch, actions = self._machine.take(self._config.batch_images)
+                if batch:
+                    self._act(actions)
+                    self._sockets.waker.wake()
+                    return batch
+                waited_s = time.monotonic() - self._connected_at
+                if not self._machine.connected and waited_s > self._config.trainer_timeout_s:
+                    raise StarvedError(
+                        f"no trainer at {self._config.connect} for {waited_s:.0f} s; start one "
+                        "(accelerate launch consumer --config NAME), or give its address with --connect"
+                    )
+                self._changed.wait(timeout=1)
+
+    def _make(self, batch: Sequence[HeldTicket]) -> None:
+        """Make one batch and queue its groups for sending."""
+        start = time.perf_counter()
+        try:
+            groups = self._engine.generate([held.ticket for held in batch])
+        except ModelError as error:
+            with self._changed:
+                for held in batch:
+                    self._act(self._machine.fail(held, str(error)))
+            self._sockets.waker.wake()
+            return
+        seconds = (time.perf_counter() - start) / len(batch)
+        for held, images in zip(batch, groups, strict=True):
+            self._finish(held, images, seconds)
+        self._sockets.waker.wake()
+
+    def _finish(self, held: HeldTicket, images: Images, seconds: float) -> None:
+        payload = images.data.cast("B")
+        crc32 = zlib.crc32(payload)
+        with self._changed:
+            self._act(self._machine.finish(held, payload, crc32, seconds, time.monotonic()))
+
+    # --- I/O thread ---------------------------------------------------------------------------------------------------
+
+    def _talk(self) -> None:
+        try:
+            while not (self._stopping and not self._outbox):
+                self._flush()
+                for peer, frames in self._sockets.recv(timeout_ms=int(_TICK_S * 1000)):
+                    self._hear(peer, frames)
+                with self._changed:
+                    now = time.monotonic()
+                    if self._machine.connected:
+                        self._connected_at = now
+                    if not self._stopping:
+                        self._act(self._machine.tick(now))
+        except BaseException as error:  # noqa: BLE001 - a thread's edge: the main thread raises it
+            with self._changed:
+                self._io_error = error
+                self._changed.notify_all()
+
+    def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
+        try:
+            header, message = decode(frames[0])
+        except MessageError as error:
+            _log.warning("dropped a message of %s: %s", peer.decode(), error)
+            return
+        with self._changed:
+            self._act(self._machine.on_message(peer, header, message, time.monotonic()))
+            self._changed.notify_all()
+
+    def _flush(self) -> None:
+        """Send what can be sent. Only results wait for room; anything else is said again in time."""
+        with self._changed:
+            waiting, self._outbox = self._outbox, deque()
+        for out in waiting:
+            header = replace(out.header, seq=self._seq.get(out.peer, 0))
+            if self._sockets.send(out.peer, encode(out.message, header), out.payload):
+                self._seq[out.peer] = header.seq + 1
+            elif isinstance(out.message, Result) and self._still_wanted(out):
+                with self._changed:
+                    self._outbox.append(out)
+
+    def _still_wanted(self, out: _Outgoing) -> bool:
+        with self._changed:
+            return not self._stopping and self._machine.header(out.peer) == out.header
+
+    # --- both, under the lock -----------------------------------------------------------------------------------------
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    header = self._machine.header(action.peer)
+                    self._outbox.append(_Outgoing(action.peer, header, action.message, action.payload))
+                case Connect():
+                    self._sockets.connect(action.endpoint)
+                case Note():
+                    _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
+                case Finished():
+                    self._finished = action
+                case _:
+                    raise TypeError(f"a producer does not know the action {action!r}")

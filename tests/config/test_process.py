@@ -1,0 +1,98 @@
+"""The edge of a process: exit status, one line, no traceback, clean-up before the end. Real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PREAMBLE = """
+import signal, sys, time
+from penstock.config import process
+from penstock.protocol.errors import ConfigError, PenstockError
+"""
+
+
+def start(body: str) -> subprocess.Popen[str]:
+    source = f"{PREAMBLE}\ndef main():\n{body}\nprocess.run(main)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", source]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "err"),
+    [
+        ("    return None", 0, ""),
+        ("    return 3", 3, ""),
+        ("    raise PenstockError('the well is dry')", 1, "error: the well is dry\n"),
+        ("    raise ConfigError('a.yaml:1: b: unknown key')", 2, "error: a.yaml:1: b: unknown key\n"),
+        ("    raise KeyboardInterrupt", 130, ""),
+        ("    sys.exit(5)", 5, ""),
+    ],
+)
+def test_the_end_of_main_is_the_end_of_the_process(body: str, code: int, err: str) -> None:
+    child = start(body)
+    assert child.communicate(timeout=30) == ("", err)
+    assert child.returncode == code
+
+
+def test_a_defect_shows_its_traceback() -> None:
+    child = start("    return 1 / 0")
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 70
+    assert "ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_runs_the_clean_up_and_ends_quietly(number: signal.Signals, code: int) -> None:
+    child = start(
+        """
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except Exception:
+        print("swallowed")
+    finally:
+        print("cleaned", flush=True)
+"""
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(number)
+    assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == code
+
+
+def test_a_child_that_must_not_outlive_its_parent_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PENSTOCK_UNTIL_STDIN_CLOSES", "1")
+    child = start("    try:\n        time.sleep(60)\n    finally:\n        print('cleaned')")
+    assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == 143
+
+
+def test_a_child_that_watches_its_input_may_end_before_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_UNTIL_STDIN_CLOSES", "1")
+    child = start("    print('done')")
+    assert child.wait(timeout=30) == 0  # its input is still open
+    assert child.communicate(timeout=30) == ("done\n", "")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    child = start("    sys.stdin.read()\n    print('x' * 100)")
+    assert child.stdout is not None
+    child.stdout.close()
+    child.stdout = None
+    assert child.communicate("go", timeout=30) == (None, "")
+    assert child.returncode == 0
+
+
+def test_log_lines_carry_the_role() -> None:
+    configure = "    import logging\n    process.configure_logging('producer 3', 'info')\n"
+    child = start(configure + "    logging.getLogger('x').info('hi')")
+    _, err = child.communicate(timeout=30)
+    assert err.endswith(" producer 3 INFO: hi\n")

@@ -1,0 +1,149 @@
+"""Encoder and head. Statistics across ranks: tests/kernels/test_ranks.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModel, ViTModel
+
+from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder, save_encoder
+from penstock.consumer.projection_head import ViewBatchNorm
+from penstock.kernels.augment import prepare
+from penstock.kernels.augment_recipe import AugmentRecipe
+
+torch.set_num_threads(1)
+
+
+def tiny_encoder() -> ViTModel:
+    torch.manual_seed(0)
+    return build_encoder(16, 8, 12, 2, 3)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def test_encoder_has_the_asked_shape_and_no_pooler() -> None:
+    encoder = tiny_encoder()
+    assert encoder.pooler is None
+    config = encoder.config
+    assert (config.num_hidden_layers, config.num_attention_heads, config.intermediate_size) == (2, 3, 48)
+    output = encoder(pixel_values=normal(2, 3, 16, 16, dtype=torch.float32))
+    assert output.last_hidden_state.shape == (2, 1 + 4, 12)
+
+
+def test_initializer_range_sets_the_spread_of_the_weights() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(16, 8, 96, 1, 4, initializer_range=0.1)
+    weights = [module.weight for module in encoder.modules() if isinstance(module, nn.Linear)]
+    assert weights
+    for weight in weights:
+        assert weight.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_saved_encoder_reloads_as_an_ordinary_automodel(tmp_path: Path) -> None:
+    encoder, images = tiny_encoder().eval(), normal(2, 3, 16, 16, dtype=torch.float32)
+    save_encoder(encoder, tmp_path / "encoder", AugmentRecipe.weak(16))
+    loaded = AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False).eval()
+    assert isinstance(loaded, ViTModel)
+    with torch.no_grad():
+        ours, theirs = (model(pixel_values=images).last_hidden_state for model in (encoder, loaded))
+    assert torch.equal(ours, theirs)
+    plain = AutoModel.from_pretrained(tmp_path / "encoder").eval()  # brings its own pooler, which nobody reads
+    with torch.no_grad():
+        assert torch.equal(plain(pixel_values=images).last_hidden_state, ours)
+
+
+def test_saved_preprocessing_equals_prepare(tmp_path: Path) -> None:
+    recipe = AugmentRecipe.weak(16)
+    save_encoder(tiny_encoder(), tmp_path, recipe)
+    images = torch.randint(0, 256, (2, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    theirs = processor(list(images.numpy()), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(prepare(images, recipe), theirs, rtol=0, atol=1e-5)
+
+
+def test_encoder_rejects_sizes_that_do_not_divide() -> None:
+    with pytest.raises(ValueError, match="image_size must be a multiple of patch_size, got 32 and 5"):
+        build_encoder(32, 5, 96, 4, 4)
+    with pytest.raises(ValueError, match="hidden_size must be a multiple of num_heads, got 96 and 5"):
+        build_encoder(32, 8, 96, 4, 5)
+
+
+@pytest.mark.parametrize("num_views", [1, 2, 4])
+def test_view_batch_norm_equals_torchs_applied_to_each_view(num_views: int) -> None:
+    ours, torchs = ViewBatchNorm(6).double(), nn.BatchNorm1d(6).double()
+    for norm in (ours, torchs):
+        with torch.no_grad():
+            norm.weight.copy_(normal(6, seed=1))
+            norm.bias.copy_(normal(6, seed=2))
+    x = normal(5 * num_views, 6).requires_grad_()
+    upstream = normal(5 * num_views, 6, seed=3)
+    for _ in range(2):  # running statistics: one update for each view, in order
+        ours_out = ours(x, num_views)
+        torchs_out = torch.stack([torchs(x[view::num_views]) for view in range(num_views)], dim=1).flatten(0, 1)
+    parameters = [(norm.weight, norm.bias) for norm in (ours, torchs)]
+    torch.testing.assert_close(ours_out, torchs_out, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours_out, (x, *parameters[0]), upstream),
+        torch.autograd.grad(torchs_out, (x, *parameters[1]), upstream),
+        rtol=0,
+        atol=1e-12,
+    )
+    torch.testing.assert_close(ours.running_mean, torchs.running_mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.running_var, torchs.running_var, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.eval()(x, num_views), torchs.eval()(x), rtol=0, atol=1e-12)
+
+
+def test_view_batch_norm_gradcheck() -> None:
+    norm = ViewBatchNorm(3).double()
+    assert torch.autograd.gradcheck(lambda x: norm(x, 2), normal(6, 3).requires_grad_())
+
+
+def test_view_batch_norm_keeps_float32_statistics_under_autocast() -> None:
+    norm, x = ViewBatchNorm(4), 100 + normal(64, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = norm(x, 2)
+    assert output.dtype == torch.bfloat16
+    assert norm.running_mean.dtype == torch.float32
+    views = x.float().view(32, 2, 4)
+    expected = (views - views.mean(0)) / (views.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(output.float(), expected.view(64, 4), rtol=0, atol=2e-2)
+
+
+def test_head_equals_the_published_arithmetic() -> None:
+    # Reference: every view goes through Linear, BN, ReLU, Linear, BN, ReLU, Linear on its own.
+    head = ProjectionHead(5, 8, 3).double()
+    x, num_views = normal(12, 5), 3
+    published = nn.Sequential(
+        nn.Linear(5, 8),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Linear(8, 8),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    ).double()
+    for name, module in (("0", "layer1"), ("1", "bn1"), ("3", "layer2"), ("4", "bn2"), ("6", "layer3")):
+        published.get_submodule(name).load_state_dict(head.get_submodule(module).state_dict(), strict=False)
+    expected = torch.stack([published(x[view::num_views]) for view in range(num_views)], dim=1).flatten(0, 1)
+    torch.testing.assert_close(head(x, num_views), expected, rtol=0, atol=1e-12)
+
+
+def test_model_projects_the_cls_token_and_trains_every_parameter() -> None:
+    encoder, head = tiny_encoder(), ProjectionHead(12, 8, 3)
+    images = normal(8, 3, 16, 16, dtype=torch.float32)
+    output = ContrastiveModel(encoder, head)(images, num_views=2)
+    again = head(encoder(pixel_values=images).last_hidden_state[:, 0], 2)
+    torch.testing.assert_close(output, again)
+    output.square().sum().backward()
+    assert all(p.grad is not None for p in (*encoder.parameters(), *head.parameters())), "DDP forbids unused parameters"
+
+
+def test_batch_norm_rejects_what_it_cannot_normalise() -> None:
+    norm = ViewBatchNorm(4)
+    with pytest.raises(ValueError, match="whole groups of num_views, got 5 rows and num_views 2"):
+        norm(torch.zeros(5, 4), 2)
+    with pytest.raises(ValueError, match="at least 2 groups in training, got 1"):
+        norm(torch.zeros(2, 4), 2)

@@ -1,0 +1,68 @@
+"""Optimizer groups and learning rate against the rules of the published code."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder
+from penstock.consumer.optimizer import CosineSchedule, build_optimizer
+
+torch.set_num_threads(1)
+
+
+def test_decay_takes_matrices_and_tokens_and_spares_biases_and_norms() -> None:
+    model = ContrastiveModel(build_encoder(16, 8, 12, 1, 3), ProjectionHead(12, 8, 3))
+    decayed, spared = build_optimizer(model, weight_decay=0.1).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decayed_names, spared_names = ({names[p] for p in group["params"]} for group in (decayed, spared))
+    assert decayed_names | spared_names == set(names.values())
+    assert not decayed_names & spared_names
+    assert {"encoder.embeddings.cls_token", "encoder.embeddings.position_embeddings"} <= decayed_names
+    assert {"head.layer1.weight", "head.layer3.weight"} <= decayed_names
+    assert {"head.bn1.weight", "head.layer1.bias", "encoder.layernorm.weight"} <= spared_names
+    assert all("norm" not in name and "bn" not in name and "bias" not in name for name in decayed_names)
+    assert all("norm" in name or "bn" in name or "bias" in name for name in spared_names)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    head = ProjectionHead(4, 4, 2)
+    head.layer1.requires_grad_(False)
+    num_parameters = sum(len(group["params"]) for group in build_optimizer(head).param_groups)
+    assert num_parameters == 8
+
+
+def test_optimizer_is_adamw_with_the_references_betas() -> None:
+    optimizer = build_optimizer(ProjectionHead(4, 4, 2))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert all(group["betas"] == (0.9, 0.98) for group in optimizer.param_groups)
+
+
+def test_peak_learning_rate_of_the_paper() -> None:
+    # "base learning rate 2.0e-4, 8256 images": lr = 2e-4 * 8256 / 512.
+    schedule = CosineSchedule(base_lr=2e-4, images_per_step=8256, warmup_steps=10, max_steps=100)
+    assert schedule.at(10) == pytest.approx(3.225e-3)
+
+
+def test_schedule_warms_up_linearly_then_follows_half_a_cosine() -> None:
+    schedule = CosineSchedule(base_lr=1.0, images_per_step=512, warmup_steps=4, max_steps=12, min_lr=0.1)
+    assert [schedule.at(step) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert schedule.at(8) == pytest.approx(0.55)
+    assert schedule.at(6) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert schedule.at(12) == schedule.at(1000) == pytest.approx(0.1)
+    assert all(later < earlier for earlier, later in pairwise(schedule.at(step) for step in range(4, 13)))
+
+
+def test_apply_sets_the_rate_of_every_group() -> None:
+    optimizer = build_optimizer(ProjectionHead(4, 4, 2))
+    schedule = CosineSchedule(base_lr=1.0, images_per_step=256, warmup_steps=0, max_steps=4)
+    assert schedule.apply(optimizer, 2) == pytest.approx(0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(0.25)] * 2
+
+
+@pytest.mark.parametrize(("warmup_steps", "max_steps"), [(4, 4), (-1, 4), (0, 0)])
+def test_schedule_rejects_a_warmup_outside_the_run(warmup_steps: int, max_steps: int) -> None:
+    with pytest.raises(ValueError, match=r"warmup_steps must lie in 0 \.\. max_steps - 1"):
+        CosineSchedule(base_lr=1.0, images_per_step=1, warmup_steps=warmup_steps, max_steps=max_steps)

@@ -1,0 +1,483 @@
+"""The codec: what it writes it reads, and whatever else arrives ends as a MessageError with the right word.
+
+Hostile frames are built with msgpack itself or byte by byte from its specification, never with the codec.
+"""
+
+import random
+import tracemalloc
+from dataclasses import fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from penstock.protocol.codec import decode, encode
+from penstock.protocol.errors import MessageError, VersionError
+from penstock.protocol.limits import (
+    MAX_HEADER_BYTES,
+    MAX_IMAGE_SIDE,
+    MAX_IMAGES_PER_GROUP,
+    MAX_LIST_LENGTH,
+    MAX_NESTING,
+    MAX_STRING_BYTES,
+    PROTOCOL_VERSION,
+)
+from penstock.protocol.messages import (
+    MESSAGE_TYPES,
+    Ack,
+    Bye,
+    Header,
+    Heartbeat,
+    Hello,
+    Message,
+    Nack,
+    Reject,
+    Result,
+    Started,
+    Tickets,
+)
+from penstock.protocol.tickets import Manifest, Recipe, Ticket
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+NATURAL = st.integers(0, 2**63 - 1)
+SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    str: TEXT,
+    int: st.integers(-1, 2**63 - 1),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+}
+RECIPES = st.builds(
+    Recipe,
+    prompt=TEXT.filter(lambda text: bool(text.strip())),
+    seed=NATURAL,
+    num_images=st.integers(1, MAX_IMAGES_PER_GROUP),
+    guidance_scale=st.floats(0, 1e6),
+    num_inference_steps=st.integers(1, 10_000),
+    scheduler=TEXT,
+    height=st.integers(1, MAX_IMAGE_SIDE),
+    width=st.integers(1, MAX_IMAGE_SIDE),
+    model_digest=TEXT,
+)
+TICKETS = st.builds(Ticket, index=NATURAL, rank=NATURAL, attempt=NATURAL, need_by_step=NATURAL, recipe=RECIPES)
+
+
+def _strategy(hint: Any) -> st.SearchStrategy[Any]:
+    if hint is Ticket:
+        return TICKETS
+    if hint is Manifest:
+        return _instances(Manifest)
+    if get_origin(hint) is tuple:
+        return st.lists(_strategy(get_args(hint)[0]), max_size=5).map(tuple)
+    if get_origin(hint) is dict:
+        return st.dictionaries(TEXT, TEXT, max_size=4)
+    return SCALARS[hint]
+
+
+def _instances(cls: type[Any]) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(cls)
+    return st.builds(cls, **{field.name: _strategy(hints[field.name]) for field in fields(cls)})
+
+
+MESSAGES: st.SearchStrategy[Message] = st.one_of(*(_instances(cls) for cls in MESSAGE_TYPES.values()))
+HEADERS = st.builds(Header, run=TEXT, incarnation=NATURAL, seq=NATURAL)
+
+RECIPE = Recipe(
+    prompt="a red fox",
+    seed=7,
+    num_images=4,
+    guidance_scale=2.0,
+    num_inference_steps=8,
+    scheduler="default",
+    height=32,
+    width=32,
+    model_digest="ab" * 32,
+)
+EXAMPLES: list[Message] = [
+    Hello(
+        producer="p",
+        manifest=Manifest(
+            model="tiny",
+            model_digest="ab",
+            scheduler="DDIMScheduler",
+            dtype="float32",
+            backend="eager",
+            device="cpu",
+            batch_images=8,
+            versions={"torch": "2"},
+        ),
+    ),
+    Tickets(tickets=(Ticket(index=3, rank=0, recipe=RECIPE), Ticket(index=4, rank=0, recipe=RECIPE))),
+    Result(index=3, attempt=0, shape=(4, 32, 32, 3), crc32=77, seconds=0.5),
+    Heartbeat(held=(1, 2, 3)),
+    Nack(index=-1, attempt=0, reason="why", retryable=True),
+]
+
+
+def _ack(**changes: object) -> dict[str, object]:
+    """A valid ACK as plain values, changed; a value of `...` takes the key away."""
+    plain: dict[str, object] = {"v": PROTOCOL_VERSION, "t": "ACK", "run": "r", "inc": 1, "seq": 2}
+    plain |= {"index": 5, "attempt": 0}
+    return {key: value for key, value in (plain | changes).items() if value is not ...}
+
+
+def _reason(frame: bytes) -> str:
+    with pytest.raises(MessageError) as caught:
+        decode(frame)
+    text = str(caught.value)
+    assert text.startswith(f"{caught.value.reason}: ")
+    assert len(text) > len(caught.value.reason) + 5, "the error must say more than its reason word"
+    assert "\n" not in text
+    return caught.value.reason
+
+
+@given(MESSAGES, HEADERS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_message_comes_back_as_it_was(message: Message, header: Header) -> None:
+    frame = encode(message, header)
+    assert decode(frame) == (header, message)
+    assert decode(memoryview(frame)) == (header, message)
+
+
+@pytest.mark.parametrize("kind", sorted(MESSAGE_TYPES))
+def test_every_message_of_the_list_is_covered(kind: str) -> None:
+    assert MESSAGE_TYPES[kind].kind == kind
+
+
+def test_the_wire_form_is_plain_msgpack_that_any_language_reads() -> None:
+    frame = encode(Ack(index=5, attempt=0), Header(run="r", incarnation=1, seq=2))
+    assert msgpack.unpackb(frame) == _ack()
+    assert decode(msgpack.packb(_ack())) == (Header(run="r", incarnation=1, seq=2), Ack(index=5, attempt=0))
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.kind)
+def test_a_truncated_message_is_refused_at_every_length(message: Message) -> None:
+    frame = encode(message, Header(run="run", incarnation=1, seq=2))
+    for length in range(len(frame)):
+        assert _reason(frame[:length]) == "truncated"
+
+
+@pytest.mark.parametrize("tail", [b"\x00", b"\xc0", b"\xc1", b"\x80", b"xyz" * 1000])
+def test_trailing_bytes_are_refused(tail: bytes) -> None:
+    assert _reason(msgpack.packb(_ack()) + tail) == "trailing_bytes"
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        pytest.param(b"", "truncated", id="empty"),
+        pytest.param(b"\xc1", "malformed", id="the byte that msgpack never uses"),
+        pytest.param(b"\xc0", "malformed", id="nil"),
+        pytest.param(b"\x05", "malformed", id="an integer"),
+        pytest.param(msgpack.packb([1, 2]), "malformed", id="a list"),
+        pytest.param(b"\xdf\xff\xff\xff\xff", "too_long", id="map32 of 4 billion"),
+        pytest.param(b"\xdd\xff\xff\xff\xff", "too_long", id="array32 of 4 billion"),
+        pytest.param(b"\x81\xa1v\xdb\xff\xff\xff\xff", "truncated", id="str32 of 4 billion"),
+        pytest.param(b"\x80", "missing_field", id="an empty map"),
+        pytest.param(b"\x82\xa1v\x01\xa1v\x01", "duplicate_key", id="a key twice"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", "trailing_bytes", id="HTTP"),
+        pytest.param(b"\x80\x04\x95\x00", "trailing_bytes", id="a pickle"),
+    ],
+)
+def test_broken_bytes_are_refused_by_kind(frame: bytes, reason: str) -> None:
+    assert _reason(frame) == reason
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(msgpack.ExtType(5, b""), id="empty"),
+        pytest.param(msgpack.ExtType(5, b"1234"), id="fixext4"),
+        pytest.param(msgpack.ExtType(5, b"123"), id="ext8"),
+        pytest.param(msgpack.ExtType(5, b"x" * 70_000), id="ext32"),
+        pytest.param(msgpack.Timestamp(1, 0), id="timestamp 32"),
+        pytest.param(msgpack.Timestamp(1, 5), id="timestamp 64"),
+        pytest.param(msgpack.Timestamp(-1, 5), id="timestamp 96"),
+    ],
+)
+@pytest.mark.parametrize("place", ["field", "nested", "unknown field"])
+def test_extension_types_and_timestamps_are_refused_by_name(value: object, place: str) -> None:
+    changes: dict[str, object] = {
+        "field": {"index": value},
+        "nested": {"index": [{"a": value}]},
+        "unknown field": {"extra": value},
+    }[place]
+    assert _reason(msgpack.packb(_ack(**changes))) == "extension_type"
+
+
+def test_a_timestamp_as_the_whole_message_is_refused() -> None:
+    assert _reason(msgpack.packb(msgpack.Timestamp(1, 0))) == "extension_type"
+
+
+def test_a_duplicate_key_is_refused_at_any_depth_and_named() -> None:
+    versions = b"\x82\xa1a\xa1x\xa1a\xa1y"
+    frame = encode(EXAMPLES[0], Header()).replace(msgpack.packb({"torch": "2"}), versions)
+    with pytest.raises(MessageError, match=r"^duplicate_key: .*'a'"):
+        decode(frame)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "named"),
+    [
+        ({"colour": 1}, "unknown_field", "colour"),
+        ({"": 1}, "unknown_field", "''"),
+        ({"index": ...}, "missing_field", "index"),
+        ({"run": ...}, "missing_field", "run"),
+        ({"inc": ...}, "missing_field", "inc"),
+        ({"seq": ...}, "missing_field", "seq"),
+        ({"v": ...}, "missing_field", "v"),
+        ({"t": ...}, "missing_field", "t"),
+        ({"t": "ack"}, "unknown_type", "ack"),
+        ({"t": "CANCEL_ALL"}, "unknown_type", "CANCEL_ALL"),
+        ({"t": None}, "unknown_type", "None"),
+        ({"t": ["ACK"]}, "unknown_type", "ACK"),
+        ({"index": "5"}, "wrong_type", "index"),
+        ({"index": 5.0}, "wrong_type", "index"),
+        ({"index": True}, "wrong_type", "index"),
+        ({"index": None}, "wrong_type", "index"),
+        ({"index": [5]}, "wrong_type", "index"),
+        ({"index": {}}, "wrong_type", "index"),
+        ({"index": 2**63}, "bad_value", "index"),
+        ({"index": -2}, "bad_value", "index"),
+        ({"run": 5}, "wrong_type", "run"),
+        ({"run": b""}, "wrong_type", "run"),
+        ({"inc": "1"}, "wrong_type", "inc"),
+        ({"seq": False}, "wrong_type", "seq"),
+    ],
+)
+def test_a_wrong_header_or_field_is_refused_and_named(changes: dict[str, object], reason: str, named: str) -> None:
+    frame = msgpack.packb(_ack(**changes))
+    assert _reason(frame) == reason
+    with pytest.raises(MessageError, match=named):
+        decode(frame)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("seconds", float("nan"), "bad_value"),
+        ("seconds", float("inf"), "bad_value"),
+        ("seconds", float("-inf"), "bad_value"),
+        ("seconds", True, "wrong_type"),
+        ("seconds", "1.0", "wrong_type"),
+        ("shape", 4, "wrong_type"),
+        ("shape", [4, "32", 32, 3], "wrong_type"),
+        ("shape", {"0": 4}, "wrong_type"),
+        ("shape", [4, 2**63, 1, 3], "bad_value"),
+    ],
+)
+def test_a_result_with_impossible_figures_is_refused(field: str, value: object, reason: str) -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[2], Header()))
+    with pytest.raises(MessageError, match=rf"RESULT\.{field}"):
+        decode(msgpack.packb(plain | {field: value}))
+    assert _reason(msgpack.packb(plain | {field: value})) == reason
+
+
+def test_an_integer_serves_as_a_number() -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[2], Header())) | {"seconds": 3}
+    _, message = decode(msgpack.packb(plain))
+    assert isinstance(message, Result)
+    assert isinstance(message.seconds, float)
+    assert message.seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "named"),
+    [
+        ({"prompt": ""}, "bad_value", "prompt"),
+        ({"prompt": "  \t"}, "bad_value", "prompt"),
+        ({"num_images": 0}, "bad_value", "num_images"),
+        ({"num_images": MAX_IMAGES_PER_GROUP + 1}, "bad_value", "num_images"),
+        ({"height": 0}, "bad_value", "height"),
+        ({"width": MAX_IMAGE_SIDE + 1}, "bad_value", "width"),
+        ({"guidance_scale": -1.0}, "bad_value", "guidance_scale"),
+        ({"guidance_scale": float("nan")}, "bad_value", "guidance_scale"),
+        ({"num_inference_steps": 0}, "bad_value", "num_inference_steps"),
+        ({"seed": -1}, "bad_value", "seed"),
+        ({"loras": []}, "unknown_field", "loras"),
+    ],
+)
+def test_a_ticket_with_a_bad_recipe_is_refused_by_place_and_rule(
+    change: dict[str, object], reason: str, named: str
+) -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[1], Header()))
+    plain["tickets"][1]["recipe"] |= change
+    with pytest.raises(MessageError, match=rf"tickets\[1\]\.recipe.*{named}") as caught:
+        decode(msgpack.packb(plain))
+    assert caught.value.reason == reason
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, "1", None, 1.5, True, 1.0, [1]])
+def test_another_version_is_refused_with_both_versions(version: object) -> None:
+    with pytest.raises(VersionError) as caught:
+        decode(msgpack.packb(_ack(v=version)))
+    assert caught.value.theirs == version
+    assert caught.value.reason == "version"
+    assert repr(version) in str(caught.value)
+    assert str(PROTOCOL_VERSION) in str(caught.value)
+
+
+def test_another_version_is_recognised_though_it_has_another_envelope_and_other_messages() -> None:
+    with pytest.raises(VersionError):
+        decode(msgpack.packb({"v": PROTOCOL_VERSION + 1, "t": "GREETING", "fence": [1, 2]}))
+
+
+def test_reject_is_read_in_any_version() -> None:
+    plain = _ack(v=99, t="REJECT", reason="too old", index=..., attempt=...)
+    _, message = decode(msgpack.packb(plain))
+    assert message == Reject(reason="too old")
+
+
+def test_reject_of_a_later_version_is_read_without_the_fields_of_ours() -> None:
+    _, message = decode(msgpack.packb({"v": 99, "t": "REJECT", "reason": "too old", "fence": 3}))
+    assert message == Reject(reason="too old")
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def test_an_oversize_header_is_refused_unread() -> None:
+    frame = b"\xc0" * (MAX_HEADER_BYTES + 1)
+    assert _reason(frame) == "oversize"
+
+
+def test_a_long_string_is_refused_and_the_longest_allowed_passes() -> None:
+    _, message = decode(encode(Bye(reason="x" * MAX_STRING_BYTES), Header()))
+    assert message == Bye(reason="x" * MAX_STRING_BYTES)
+    assert _reason(encode(Bye(reason="x" * (MAX_STRING_BYTES + 1)), Header())) == "malformed"
+
+
+def test_a_long_list_is_refused_and_the_longest_allowed_passes() -> None:
+    held = tuple(range(MAX_LIST_LENGTH))
+    assert decode(encode(Heartbeat(held=held), Header()))[1] == Heartbeat(held=held)
+    assert _reason(encode(Heartbeat(held=(*held, 1)), Header())) == "too_long"
+
+
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa0", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01"])
+@pytest.mark.parametrize("depth", [MAX_NESTING, 50, 5_000, 100_000])
+def test_deep_nesting_is_refused(opening: bytes, depth: int) -> None:
+    # The message's own map is a level too, so MAX_NESTING further ones are one too many.
+    frame = b"\x81\xa1x" + opening * depth + b"\xc0"
+    assert _reason(frame) == "nesting"
+
+
+def test_nesting_within_the_limit_is_judged_by_its_fields() -> None:
+    frame = msgpack.packb(_ack(index=[[[[[1]]]]]))
+    assert _reason(frame) == "wrong_type"
+
+
+@pytest.mark.parametrize("place", [b"\x81\xa1t\xa2\xff\xfe", b"\x81\xa2\xc3\x28\x01", b"\x81\xa1t\xa3\xed\xa0\x80"])
+def test_text_that_is_not_utf8_is_refused(place: bytes) -> None:
+    assert _reason(place) == "not_utf8"
+
+
+def _flood(item: bytes) -> bytes:
+    """A header as large as is allowed, full of `item`, with no list longer than is allowed."""
+    inner = b"\xdc\x0f\xff" + item * 4095
+    return b"\x81\xa1x\xdc\x00\xff" + (inner * 255)[: MAX_HEADER_BYTES - 10]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"\xdd\x7f\xff\xff\xff" + b"\x80" * 100, id="array32 header"),
+        pytest.param(b"\x81\xa1v\xdf\x7f\xff\xff\xff", id="map32 header"),
+        pytest.param(b"\x81\xa1v\xdb\x7f\xff\xff\xff", id="str32 header"),
+        pytest.param(b"\x81\xa1v\xc6\x7f\xff\xff\xff", id="bin32 header"),
+        pytest.param(b"\x81\xa1v\xc9\x7f\xff\xff\xff\x01", id="ext32 header"),
+        pytest.param(b"\x81\xa1x\xdc\x10\x00" + b"\x80" * 4096, id="4096 empty maps"),
+        pytest.param(b"\x91" * 1000, id="nesting"),
+    ],
+)
+def test_a_small_hostile_header_costs_no_large_allocation(frame: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode(frame)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError):
+            decode(frame)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * MAX_HEADER_BYTES
+
+
+@pytest.mark.parametrize("item", [b"\x80", b"\x90", b"\xa0"])
+def test_a_flood_of_empty_values_costs_little_more_than_its_own_bytes(item: bytes) -> None:
+    frame = _flood(item)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError):
+            decode(frame)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MAX_HEADER_BYTES
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+
+def _decode_or_message_error(frame: bytes) -> None:
+    try:
+        header, message = decode(frame)
+    except MessageError:
+        return
+    assert isinstance(header, Header)
+    assert isinstance(message, tuple(MESSAGE_TYPES.values()))
+
+
+@given(st.binary(max_size=300))
+@example(b"\x81\xa1t\xc7\x00\xff")
+@example(b"\x81\x90\xc0")
+@example(b"\x81\xc4\x00\xc0")
+@settings(max_examples=500, deadline=None)
+def test_no_bytes_raise_anything_but_a_message_error(frame: bytes) -> None:
+    _decode_or_message_error(frame)
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), TEXT, st.binary()),
+        lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXT, inner, max_size=4)),
+        max_leaves=12,
+    ),
+    st.sampled_from(["v", "t", "run", "inc", "seq", "tickets", "held", "manifest", "extra"]),
+    st.sampled_from(EXAMPLES),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_value_in_any_place_raises_anything_but_a_message_error(value: object, key: str, message: Message) -> None:
+    plain = msgpack.unpackb(encode(message, Header()))
+    _decode_or_message_error(msgpack.packb(plain | {key: value}))
+
+
+@given(st.sampled_from(EXAMPLES), st.integers(0, 2**32))
+@settings(max_examples=500, deadline=None)
+def test_no_mutation_of_a_good_message_raises_anything_but_a_message_error(message: Message, seed: int) -> None:
+    rng = random.Random(seed)
+    frame = bytearray(encode(message, Header(run="run", incarnation=1, seq=2)))
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(frame))
+        match rng.randrange(4):
+            case 0:
+                frame[at] = rng.randrange(256)
+            case 1:
+                frame[at] ^= 1 << rng.randrange(8)
+            case 2:
+                del frame[at : at + rng.randint(1, 5)]
+                frame = frame or bytearray(b"\x00")
+            case _:
+                frame[at:at] = rng.randbytes(rng.randint(1, 5))
+    _decode_or_message_error(bytes(frame))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_started_indices_survive_in_order(seed: int) -> None:
+    rng = random.Random(seed)
+    indices = tuple(rng.randrange(2**63) for _ in range(rng.randrange(64)))
+    assert decode(encode(Started(indices=indices), Header()))[1] == Started(indices=indices)

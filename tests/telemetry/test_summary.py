@@ -1,0 +1,86 @@
+"""The file that other tools read, and a verdict that says no more than the figures do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from penstock.telemetry.summary import Knn, Summary, box, judge
+
+
+def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
+    path = tmp_path / "summary.json"
+    make_summary().write(path)
+    values = json.loads(path.read_text())
+    published = """schema_version run_id seconds producers world_size steps images_generated images_trained
+        reuse_factor producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received
+        image_bytes_written knn"""
+    assert set(values) == set(published.split())
+    assert set(values["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_summary_reads_back_as_it_was(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
+    make_summary().write(tmp_path / "summary.json")
+    assert Summary.read(tmp_path / "summary.json") == make_summary()
+
+
+def test_another_schema_version_is_refused(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
+    make_summary(schema_version=2).write(tmp_path / "summary.json")
+    with pytest.raises(ValueError, match="schema_version must be 1, got 2"):
+        Summary.read(tmp_path / "summary.json")
+
+
+def test_a_figure_that_is_not_a_number_is_not_written(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
+    path = tmp_path / "summary.json"
+    with pytest.raises(ValueError, match="JSON"):
+        make_summary(reuse_factor=float("nan")).write(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "waited", "side"),
+    [
+        (49, 0.5, "not enough data"),
+        (50, 0.5, "producers"),
+        (600, 0.05, "producers"),
+        (600, 1.0, "producers"),
+        (600, 0.049, "balanced"),
+        (600, 0.011, "balanced"),
+        (600, 0.01, "trainer"),
+        (600, 0.0, "trainer"),
+    ],
+)
+def test_the_verdict_follows_the_share_of_time_waited(
+    steps: int, waited: float, side: str, make_summary: Callable[..., Summary]
+) -> None:
+    assert judge(make_summary(steps=steps, data_wait_fraction=waited)).side == side
+
+
+def test_the_predicted_gain_is_that_of_no_wait_at_all(make_summary: Callable[..., Summary]) -> None:
+    # 100 images/s while waiting half of the time: 200 images/s, twice as fast, if it never waited.
+    verdict = judge(make_summary(data_wait_fraction=0.5, trainer_images_per_s=100.0))
+    assert verdict.next_step.endswith("at most 2.0 times as fast, 200 images/s trained.")
+
+
+def test_less_reuse_is_advised_only_where_there_is_reuse(make_summary: Callable[..., Summary]) -> None:
+    assert "reuse" in judge(make_summary()).next_step
+    assert "reuse" not in judge(make_summary(reuse_factor=1.0)).next_step
+
+
+def test_the_box_is_straight_and_says_what_happened(make_summary: Callable[..., Summary]) -> None:
+    drawn = box(make_summary(), width=80)
+    lines = drawn.splitlines()
+    assert {len(line) for line in lines} == {80}
+    words = " ".join(drawn.replace("│", " ").split())
+    for part in ("TRAINER-BOUND", "waited 0.4%", "14.7% → 88.5%", "above raw pixels 55.2%", "21.3 times"):
+        assert part in words
+    assert "\x1b" not in drawn
+
+
+def test_the_box_admits_what_was_not_measured_or_not_learned(make_summary: Callable[..., Summary]) -> None:
+    nothing = Knn(before=None, after=None, raw_scans_after=None, pixels=None, k=20, temperature=0.07)
+    assert "not measured" in box(make_summary(knn=nothing))
+    poor = Knn(before=0.1, after=0.2, raw_scans_after=0.2, pixels=0.5, k=20, temperature=0.07)
+    assert "below raw pixels 50.0%" in " ".join(box(make_summary(knn=poor)).replace("│", " ").split())
