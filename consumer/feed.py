@@ -76,12 +76,18 @@ class Feed:
                 f"the checkpoint was written by rank {resume.rank} of {resume.world_size}, this is rank {rank} of "
                 f"{world_size}; resume with --num_processes {resume.world_size}"
             )
+        if resume is not None and len(resume.kept) > reservoir.capacity_groups:
+            raise RunError(
+                f"the checkpoint keeps {len(resume.kept)} groups on this rank, the reservoir holds "
+                f"{reservoir.capacity_groups}; resume with the reservoir.capacity_groups of the run"
+            )
         self._stream = stream
         self._writer = writer
         self._reservoir = reservoir
         self._ledger = ledger
         self._rank, self._world_size = rank, world_size
         self._groups_per_batch = groups_per_batch
+        self._window_groups = window_groups
         self._pin_memory = pin_memory
         self._cursor = resume.cursor if resume else rank
         self._entered = set(resume.entered) if resume else set[int]()
@@ -90,14 +96,16 @@ class Feed:
         """Seconds that `batch` has waited for groups."""
         self.bytes_used = 0
         """Bytes of pixels handed to training, echoes included."""
-        stream.ask(self._tickets(), window_groups)
+        stream.ask(self._returning_tickets() if self._returning else self._new_tickets(), window_groups)
 
     def batch(self, step: int) -> Batch:
         """The batch of optimizer step `step`. Waits where groups are lacking. Raises StarvedError."""
+        start = time.perf_counter()
+        if self._returning:
+            self._restore()
         while not self._reservoir.full and (group := self._stream.poll()):
             self._enter(group)
-        start = time.perf_counter()
-        while self._returning or len(self._reservoir) < self._groups_per_batch:
+        while len(self._reservoir) < self._groups_per_batch:
             self._enter(self._stream.get())
         self.wait_s += time.perf_counter() - start
         batch = collate(self._reservoir.draw(self._groups_per_batch, step), pin_memory=self._pin_memory)
@@ -121,10 +129,19 @@ class Feed:
         by_prompt = {group.ticket.recipe.prompt: group for group, _ in self._reservoir.contents}
         return sorted(by_prompt.values(), key=lambda group: -group.ticket.index)[:num_groups]
 
-    def _tickets(self) -> Iterator[Ticket]:
-        """First what an earlier life had in its reservoir, then what has never entered."""
-        for index in list(self._returning):
+    def _restore(self) -> None:
+        """Fill the reservoir with what an earlier life had in it, before anything new may take its place."""
+        while self._returning:
+            self._enter(self._stream.get())
+        self._stream.ask(self._new_tickets(), self._window_groups)
+
+    def _returning_tickets(self) -> Iterator[Ticket]:
+        """What an earlier life had in its reservoir."""
+        for index in tuple(self._returning):
             yield self._writer.write(index, self._rank)
+
+    def _new_tickets(self) -> Iterator[Ticket]:
+        """What has never entered."""
         entered = frozenset(self._entered)
         for index in owned_indices(self._rank, self._world_size, self._cursor):
             if index not in entered:

@@ -5,15 +5,19 @@ what a ticket adds, so that recipe and pixels can be made again; a `step` line l
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from penstock.consumer.stream import Group
 
+_TAIL_BYTES = 1 << 20
+"""More than any line: where the last whole one is looked for."""
+
 
 class Ledger:
-    """Appends to one rank's ledger file.
+    """Appends to one rank's ledger file. A step that a resumed run repeats stands twice; the later line counts.
 
     Args:
         path: opened for appending; begun if it is new.
@@ -22,7 +26,8 @@ class Ledger:
 
     def __init__(self, path: Path, common: dict[str, Any]) -> None:
         is_new = not path.exists()
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a+b")
+        self._drop_torn_line()
         if is_new:
             self._append({"run": common})
 
@@ -49,7 +54,14 @@ class Ledger:
         self._file.close()
 
     def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        self._file.write(text.encode() + b"\n")
+
+    def _drop_torn_line(self) -> None:
+        """Cut off a last line that an earlier life was killed in."""
+        size = self._file.seek(0, os.SEEK_END)
+        start = self._file.seek(max(0, size - _TAIL_BYTES))
+        self._file.truncate(start + self._file.read().rfind(b"\n") + 1)
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ import numpy as np
 
 from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.protocol.errors import ConfigError
+from penstock.protocol.limits import MAX_PROMPT_BYTES
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
 from penstock.toyworld.captions import Captioner
 
@@ -37,17 +38,23 @@ class ToyWorldPrompts:
 class TextFilePrompts:
     """Captions of a text file, one a line, in a new order every epoch.
 
-    Raises ConfigError where the file is missing, not UTF-8, or has no caption.
+    Raises ConfigError where the file is missing, not UTF-8, has no caption or one that is too long.
     """
 
     def __init__(self, path: Path, seed: int) -> None:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # "utf-8-sig" drops the mark that some editors put first; the reader turns \r\n into \n.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except OSError as error:
             raise ConfigError(f"prompts.source: cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"prompts.source: {path} is not UTF-8 at byte {error.start}") from error
         self._prompts: list[str] = [line.strip() for line in lines if line.strip()]
+        for number, line in enumerate(lines, start=1):
+            if len(line.strip().encode()) > MAX_PROMPT_BYTES:
+                raise ConfigError(
+                    f"prompts.source: {path}:{number}: the caption is longer than {MAX_PROMPT_BYTES} bytes"
+                )
         if not self._prompts:
             raise ConfigError(f"prompts.source: {path} has no captions; write one a line")
         self._seed = seed

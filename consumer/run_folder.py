@@ -15,6 +15,10 @@ from penstock.protocol.errors import RunError
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".npy", ".npz", ".tar"}
 
 
+PREVIOUS = "checkpoint.old"
+"""Where the last checkpoint lies while the next takes its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths of one run, and its identity."""
@@ -63,17 +67,29 @@ def prepare(path: Path, *, overwrite: bool, resume: bool) -> RunFolder:
     Raises RunError where the folder is taken, or where there is nothing to resume.
     """
     identity = path / "run.json"
-    if resume:
-        if not (path / "checkpoint" / "feed-0.json").is_file():
-            raise RunError(f"{path} has no checkpoint to resume; leave --resume out to begin a new run")
-        run_id = str(json.loads(identity.read_text())["run_id"])
-    else:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            _clear(path, identity, overwrite)
-        path.mkdir(parents=True, exist_ok=True)
-        run_id = secrets.token_hex(8)
-    identity.write_text(json.dumps({"run_id": run_id, "incarnation": time.time_ns()}, indent=2) + "\n")
+    try:
+        if resume:
+            run_id = _resumed(path)
+        else:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                _clear(path, identity, overwrite)
+            path.mkdir(parents=True, exist_ok=True)
+            run_id = secrets.token_hex(8)
+        identity.write_text(json.dumps({"run_id": run_id, "incarnation": time.time_ns()}, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{path} cannot be a run folder: {error.strerror}; choose another --run-dir") from error
     return read(path)
+
+
+def _resumed(path: Path) -> str:
+    """The id of the run whose checkpoint lies in `path`."""
+    checkpoint, previous = path / "checkpoint", path / PREVIOUS
+    if previous.is_dir() and not checkpoint.exists():
+        # The run was killed between two renames.
+        previous.rename(checkpoint)
+    if not (checkpoint / "feed-0.json").is_file():
+        raise RunError(f"{path} has no checkpoint to resume; leave --resume out to begin a new run")
+    return read(path).run_id
 
 
 def _clear(path: Path, identity: Path, overwrite: bool) -> None:
@@ -85,6 +101,9 @@ def _clear(path: Path, identity: Path, overwrite: bool) -> None:
 
 
 def read(path: Path) -> RunFolder:
-    """The folder that rank 0 has prepared."""
-    identity = json.loads((path / "run.json").read_text())
-    return RunFolder(path, identity["run_id"], identity["incarnation"])
+    """The folder that rank 0 has prepared. Raises RunError where its identity is missing or broken."""
+    try:
+        identity = json.loads((path / "run.json").read_text())
+        return RunFolder(path, str(identity["run_id"]), int(identity["incarnation"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}/run.json is missing or broken; begin a new run in another --run-dir") from error

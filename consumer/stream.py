@@ -27,6 +27,8 @@ from penstock.protocol.tickets import Ticket
 _log = logging.getLogger(__name__)
 
 _POLL_MS = 50
+_FAREWELL_S = 1.0
+"""How long a closing stream waits for the producers to answer its BYE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,9 @@ class GroupStream:
     def wait_for_model(self) -> str:
         """The digest of the fleet's model, once the first producer has come. Raises StarvedError."""
         with self._changed:
+            asked_at = time.monotonic()
             while self._machine.model_digest is None:
-                self._wait()
+                self._wait(asked_at)
             return self._machine.model_digest
 
     def require_model(self, digest: str) -> None:
@@ -119,8 +122,9 @@ class GroupStream:
     def get(self) -> Group:
         """The next group; waits for it. Raises StarvedError, or RunError where the stream cannot go on."""
         with self._changed:
+            asked_at = time.monotonic()
             while not self._buffered:
-                self._wait()
+                self._wait(asked_at)
         group = self.poll()
         if group is None:
             raise RunError("the stream has two readers")
@@ -152,7 +156,7 @@ class GroupStream:
             )
 
     def close(self, reason: str) -> None:
-        """Say BYE to every producer and close the socket, within its linger time. Does nothing the second time."""
+        """Say BYE to every producer, wait a moment for theirs, and close the socket. Does nothing the second time."""
         with self._changed:
             if self._stopping:
                 return
@@ -162,13 +166,22 @@ class GroupStream:
             self._thread.join(timeout=3)
         for action in self._machine.close(reason):
             self._perform(action)
+        # Their BYE says that ours was read: a connection that ends takes with it what is unread.
+        deadline = time.monotonic() + _FAREWELL_S
+        while self._machine.num_listening and time.monotonic() < deadline:
+            received = self._socket.recv(_POLL_MS)
+            if received is not None:
+                self._hear(*received, time.monotonic())
         self._socket.close()
 
-    def _wait(self) -> None:
-        """Wait for a change, as long as the configuration allows; holds the lock."""
+    def _wait(self, asked_at: float) -> None:
+        """Wait for a change, as long as the configuration allows; holds the lock.
+
+        A full window brings no groups either: what counts is the time since somebody has waited for one.
+        """
         self._raise_error()
         self._watch()
-        silent_s = time.monotonic() - self._progress_at
+        silent_s = time.monotonic() - max(asked_at, self._progress_at)
         if silent_s > self._config.producer_timeout_s:
             raise StarvedError(self._why_starved(silent_s))
         self._changed.wait(timeout=1)

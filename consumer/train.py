@@ -14,9 +14,10 @@ from transformers import ViTModel
 from transformers.utils import logging as transformers_logging
 
 from penstock.consumer import checkpoint, run_folder
+from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation import ToyWorldEvaluation
-from penstock.consumer.feed import Feed, FeedState
+from penstock.consumer.feed import Feed
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.meter import Meter, Totals
 from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder, save_encoder
@@ -166,9 +167,8 @@ class Trainer:
             return None
         return ToyWorldEvaluation(self._config.evaluation, self._config.augment)
 
-    def _open_feed(self, resume: FeedState | None) -> Feed:
+    def _open_feed(self, digest: str, resume: Checkpoint | None) -> Feed:
         config = self._config
-        digest = self._agree_on_model()
         common = {
             "run_id": self._folder.run_id,
             "rank": self._rank,
@@ -194,14 +194,19 @@ class Trainer:
             world_size=self._world_size,
             groups_per_batch=config.groups_per_step // self._world_size,
             window_groups=max(1, config.stream.window_groups // self._world_size),
-            resume=resume,
+            resume=resume.feed if resume else None,
             pin_memory=self._accelerator.device.type == "cuda",
         )
 
-    def _agree_on_model(self) -> str:
+    def _agree_on_model(self, resume: Checkpoint | None) -> str:
         """Rank 0 waits for the first producer; the others accept only its model."""
         digest = self._stream.wait_for_model() if self._accelerator.is_main_process else ""
         digest = gather_strings(self._accelerator, digest)[0]
+        if resume and digest != resume.model_digest:
+            raise RunError(
+                f"the run used the generator with digest {resume.model_digest[:12]}, the first producer serves "
+                f"{digest[:12]}; start producers of the first"
+            )
         if not self._accelerator.is_main_process:
             self._stream.require_model(digest)
             self._stream.start()
@@ -211,10 +216,10 @@ class Trainer:
 
     def run(self) -> None:
         """Train, evaluate and write what the run leaves behind."""
-        first_step, resume = 0, None
-        if self._config.resume:
-            first_step, resume = checkpoint.load(self._accelerator, self._folder)
-        feed = self._open_feed(resume)
+        resume = checkpoint.load(self._accelerator, self._folder, self._config) if self._config.resume else None
+        first_step = resume.step if resume else 0
+        digest = self._agree_on_model(resume)
+        feed = self._open_feed(digest, resume)
         meter = Meter(self._accelerator, self._stream, feed, self._images_per_step)
         before = self._evaluation.test(self._encoder) if self._evaluation else None
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
@@ -228,7 +233,7 @@ class Trainer:
             if done % _REPORT_EVERY_STEPS == 0 or done == self._config.max_steps:
                 self._report(done, loss, meter.totals(), progress)
             if done % self._config.checkpoint_every_steps == 0 or done == self._config.max_steps:
-                checkpoint.save(self._accelerator, self._folder, done, feed.state)
+                checkpoint.save(self._accelerator, self._folder, self._config, Checkpoint(done, digest, feed.state))
         totals = meter.totals()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         self._stream.close("the run is over")

@@ -237,7 +237,10 @@ class ProducerMachine:
                 return [Note(f"{link.endpoint} dropped a message: {message.reason}", warning=True)]
             case Bye():
                 self._end(peer)
-                return [Note(f"{link.endpoint} said goodbye: {message.reason}"), *self._finished(message.reason, False)]
+                # The rank waits for the answer before it hangs up: a connection that ends takes what is unread with it.
+                farewell: list[Action] = [Send(peer, Bye(reason="the rank left"))]
+                farewell.append(Note(f"{link.endpoint} said goodbye: {message.reason}"))
+                return farewell + self._finished(message.reason, False)
         return []
 
     def _on_welcome(self, peer: bytes, link: Link, header: Header, welcome: Welcome, now: float) -> list[Action]:

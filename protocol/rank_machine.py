@@ -123,6 +123,7 @@ class RankMachine:
         """Leases that ran out."""
         self._table: dict[int, _Entry] = {}
         self._planned: list[int] = []
+        self._closing = False
 
     # --- what the stream asks -----------------------------------------------------------------------------------------
 
@@ -136,6 +137,11 @@ class RankMachine:
         """Live attempts: tickets that some producer holds."""
         return sum(len(peer.held) for peer in self.peers.values())
 
+    @property
+    def num_listening(self) -> int:
+        """Producers that have not fallen silent."""
+        return sum(peer.state is not PeerState.SUSPECT for peer in self.peers.values())
+
     def plan(self, ticket: Ticket) -> None:
         """Add a ticket to what is wanted. It is handed out by the next `issue`."""
         if ticket.index in self._table:
@@ -146,7 +152,7 @@ class RankMachine:
     def issue(self, now: float) -> list[Action]:
         """Hand planned tickets, lowest index first, to the producers with the most room."""
         given: dict[bytes, list[Ticket]] = {}
-        while self._planned:
+        while self._planned and not self._closing:
             entry = self._table[self._planned[0]]
             identity = self._roomiest(entry.ticket.recipe.nbytes)
             if identity is None:
@@ -180,7 +186,8 @@ class RankMachine:
         return actions + self.issue(now)
 
     def close(self, reason: str) -> list[Action]:
-        """Say BYE to every producer."""
+        """Say BYE to every producer. No ticket is handed out any more."""
+        self._closing = True
         return [Send(identity, Bye(reason=reason)) for identity in self.peers]
 
     # --- what the wire says -------------------------------------------------------------------------------------------

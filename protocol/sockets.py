@@ -8,6 +8,7 @@ complain. Pixels are not copied on either side.
 import ipaddress
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Self
 
 import zmq
@@ -31,7 +32,7 @@ def check_endpoint(endpoint: str, *, insecure: bool) -> str:
     if scheme == "ipc" and rest:
         return endpoint
     host, _, port = rest.rpartition(":")
-    if scheme != "tcp" or not host or not port.isdigit() or int(port) > 65535:
+    if scheme != "tcp" or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise EndpointError(
             f"{endpoint!r} is not an address; write tcp://HOST:PORT (port 0 for a free one) or ipc://PATH"
         )
@@ -116,6 +117,7 @@ class RankSocket:
     def __init__(self, endpoint: str, *, insecure: bool = False) -> None:
         check_endpoint(endpoint, insecure=insecure)
         self._context = zmq.Context()
+        self.endpoint = ""
         self.waker = Waker(self._context)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         _configure(self._socket, endpoint)
@@ -164,6 +166,9 @@ class RankSocket:
         self.waker.close()
         self._socket.close(linger=_LINGER_MS)
         self._context.term()
+        if self.endpoint.startswith("ipc://") and not self.endpoint.startswith("ipc://@"):
+            # ZeroMQ leaves it.
+            Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
 class ProducerSockets:

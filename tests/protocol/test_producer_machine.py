@@ -143,6 +143,7 @@ def test_bye_of_one_rank_leaves_the_other_served() -> None:
     first = machine.on_message(R0, HEADER, Bye(reason="over"), 0.0)
     assert not any(isinstance(action, Finished) for action in first)
     assert _indices(machine.take(100)[0]) == [1]
+    assert [(a.peer, type(a.message)) for a in first if isinstance(a, Send)] == [(R0, Bye)], "so it may hang up"
     last = machine.on_message(R1, HEADER, Bye(reason="over"), 0.0)
     assert [a for a in last if isinstance(a, Finished)] == [Finished("over", rejected=False)]
 

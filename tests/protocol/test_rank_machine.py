@@ -502,6 +502,19 @@ def test_close_says_bye_to_everybody() -> None:
     assert _sent(actions, Bye, ANN) == _sent(actions, Bye, BOB) == [Bye(reason="over")]
 
 
+def test_nothing_is_handed_out_after_close() -> None:
+    machine = _machine()
+    machine.plan(_ticket(0))
+    _join(machine, ANN, groups=1)
+    _join(machine, BOB, groups=1)
+    machine.plan(_ticket(1))
+    machine.close("over")
+    assert machine.num_listening == 2
+    assert _given(_say(machine, ANN, Bye(reason="the rank left"))) == []
+    assert _given(machine.tick(1.0)) == []
+    assert machine.num_listening == 1
+
+
 # --- fences and nonsense -----------------------------------------------------------------------------
 
 

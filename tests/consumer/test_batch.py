@@ -1,0 +1,96 @@
+"""Collating: one order of rows for pixels, labels and names, and one copy of the pixels."""
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.consumer import batch as batch_module
+from penstock.consumer.batch import collate
+from penstock.consumer.reservoir import Use
+from penstock.consumer.stream import Group
+from penstock.protocol.tickets import Recipe, Ticket, prompt_id
+
+torch.set_num_threads(1)
+
+RECIPE = Recipe(
+    prompt="a red fox",
+    seed=7,
+    num_images=3,
+    guidance_scale=2.0,
+    num_inference_steps=8,
+    scheduler="default",
+    height=4,
+    width=5,
+    model_digest="d1",
+)
+
+
+def _use(index: int, prompt: str, echo: int = 0, shape: tuple[int, int, int] = (3, 4, 5)) -> Use:
+    num_images, height, width = shape
+    recipe = replace(RECIPE, prompt=prompt, num_images=num_images, height=height, width=width)
+    pixels = np.random.default_rng(index).integers(0, 256, recipe.shape, dtype=np.uint8)
+    pixels.flags.writeable = False
+    return Use(Group(Ticket(index=index, rank=0, recipe=recipe), pixels, "ann"), echo)
+
+
+def test_rows_are_in_one_order_for_pixels_labels_and_names() -> None:
+    uses = [_use(9, "a dog", echo=2), _use(4, "a fox"), _use(7, "A  DOG", echo=1)]
+    batch = collate(uses, pin_memory=False)
+    assert batch.images.shape == (9, 4, 5, 3)
+    assert batch.images.dtype == torch.uint8
+    for row in range(9):
+        group, image = divmod(row, 3)
+        assert np.array_equal(batch.images[row].numpy(), uses[group].group.images[image])
+    assert batch.indices == (9, 4, 7)
+    assert batch.prompt_ids.tolist() == [prompt_id("a dog"), prompt_id("a fox"), prompt_id("a dog")]
+    assert batch.echoes.tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
+    assert {t.dtype for t in (batch.prompt_ids, batch.sample_ids, batch.echoes)} == {torch.int64}
+
+
+def test_no_two_images_of_a_run_share_a_name() -> None:
+    uses = [_use(index, "a fox", shape=(1024, 1, 1)) for index in (0, 1, 2, 3)]
+    names = collate(uses, pin_memory=False).sample_ids
+    assert len(set(names.tolist())) == 4 * 1024
+    again = collate(list(reversed(uses)), pin_memory=False).sample_ids
+    assert torch.equal(again.reshape(4, 1024).flip(0).flatten(), names), "a name does not depend on the row"
+
+
+def test_labels_keep_all_63_bits() -> None:
+    label = collate([_use(0, "a fox")], pin_memory=False).prompt_ids.item()
+    assert label == prompt_id("a fox")
+    assert label != int(float(label)), "this one would not survive a float"
+
+
+def test_pixels_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    uses = [_use(index, "a fox", shape=(4, 128, 128)) for index in range(8)]
+    nbytes = sum(use.group.images.nbytes for use in uses)
+    stack = np.stack
+    stacked: list[int] = []
+
+    def counted(arrays: list[np.ndarray], out: np.ndarray) -> np.ndarray:
+        stacked.append(sum(array.nbytes for array in arrays))
+        assert all(array.base is None or array is use.group.images for array, use in zip(arrays, uses, strict=True))
+        return stack(arrays, out=out)
+
+    monkeypatch.setattr(batch_module.np, "stack", counted)
+    tracemalloc.start()
+    try:
+        batch = collate(uses, pin_memory=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert stacked == [nbytes]
+    # Torch's own buffer is not traced: whatever numpy allocated beside it would be a second copy.
+    assert peak < nbytes // 4
+    assert batch.images.is_contiguous()
+    assert batch.images.numel() == nbytes
+
+
+def test_a_batch_on_its_own_device_is_not_copied() -> None:
+    batch = collate([_use(0, "a fox")], pin_memory=False)
+    moved = batch.to(torch.device("cpu"))
+    assert moved.images.data_ptr() == batch.images.data_ptr()
+    assert moved.indices == batch.indices

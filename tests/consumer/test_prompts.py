@@ -1,0 +1,151 @@
+"""Prompt sources and the tickets made of them: what stands where in the stream."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.consumer.config import GeneratorConfig, ReservoirConfig, TrainConfig
+from penstock.consumer.prompts import TextFilePrompts, TicketWriter, open_source, owned_indices
+from penstock.protocol.errors import ConfigError
+from penstock.protocol.tickets import group_seed, prompt_id
+
+
+def _file(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "captions.txt"
+    path.write_bytes(content)
+    return path
+
+
+def _all(path: Path, count: int, seed: int = 0) -> list[str]:
+    source = TextFilePrompts(path, seed)
+    return [source.prompt(index) for index in range(count)]
+
+
+def test_each_caption_comes_once_an_epoch_in_a_new_order(tmp_path: Path) -> None:
+    captions = [f"caption {number}" for number in range(40)]
+    path = _file(tmp_path, "\n".join(captions).encode())
+    prompts = _all(path, 120)
+    epochs = [prompts[start : start + 40] for start in (0, 40, 80)]
+    assert all(sorted(epoch) == sorted(captions) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != captions
+
+
+def test_the_index_decides_whatever_was_asked_before(tmp_path: Path) -> None:
+    path = _file(tmp_path, b"a\nb\nc\nd\ne\n")
+    expected = _all(path, 50)
+    source = TextFilePrompts(path, 0)
+    assert [source.prompt(index) for index in reversed(range(50))] == expected[::-1]
+    assert [source.prompt(index) for index in (49, 0, 25, 0)] == [expected[i] for i in (49, 0, 25, 0)]
+
+
+def test_another_seed_is_another_order(tmp_path: Path) -> None:
+    path = _file(tmp_path, "\n".join(map(str, range(40))).encode())
+    assert _all(path, 40, seed=0) != _all(path, 40, seed=1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a fox\na dog\n",
+        b"a fox\r\na dog\r\n",
+        b"a fox\ra dog",
+        b"\xef\xbb\xbfa fox\na dog",
+        b"\n\n  a fox \t\n \na dog\n\n",
+    ],
+    ids=["unix", "windows", "old mac", "byte order mark", "blank lines"],
+)
+def test_lines_are_read_as_every_editor_writes_them(content: bytes, tmp_path: Path) -> None:
+    assert sorted(_all(_file(tmp_path, content), 2)) == ["a dog", "a fox"]
+
+
+def test_only_line_ends_end_a_caption(tmp_path: Path) -> None:
+    caption = "a fox\u2028in two\x0cparts\x85or more"
+    assert _all(_file(tmp_path, caption.encode()), 1) == [caption]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no captions"),
+        (b" \n\t\n", "no captions"),
+        (b"\xef\xbb\xbf", "no captions"),
+        (b"a fox\n\xff\xfe", "not UTF-8 at byte 6"),
+        (b"a fox\n" + b"x" * 8193, ":2: the caption is longer than 8192 bytes"),
+    ],
+)
+def test_a_file_that_cannot_serve_is_refused_in_one_line(content: bytes, words: str, tmp_path: Path) -> None:
+    path = _file(tmp_path, content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        open_source(str(path), 0)
+    assert str(path) in str(caught.value)
+    assert "prompts.source" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "."])
+def test_a_missing_file_or_a_folder_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prompts\.source: cannot read"):
+        open_source(str(tmp_path / name), 0)
+
+
+def test_toyworld_is_a_source_of_its_own() -> None:
+    source = open_source("toyworld", 3)
+    assert source.prompt(7) == open_source("toyworld", 3).prompt(7)
+    assert all("handwritten" in source.prompt(index) for index in range(20))
+
+
+@given(st.integers(1, 9), st.integers(0, 100))
+def test_the_ranks_own_every_index_once(world_size: int, start: int) -> None:
+    taken = []
+    for rank in range(world_size):
+        owned = owned_indices(rank, world_size, start)
+        mine = [next(owned) for _ in range(10)]
+        assert all(index % world_size == rank and index >= start for index in mine)
+        taken += mine
+    assert sorted(taken) == list(range(start, start + 10 * world_size))
+
+
+def _writer(tmp_path: Path, reuse: int = 1) -> TicketWriter:
+    path = _file(tmp_path, b"a fox\nA  fox\na dog\n")
+    config = TrainConfig(
+        seed=11,
+        groups_per_step=4,
+        generator=GeneratorConfig(images_per_group=3, guidance_scale=1.5, num_inference_steps=2, height=16, width=24),
+        reservoir=ReservoirConfig(reuse=reuse, capacity_groups=8),
+    )
+    return TicketWriter(open_source(str(path), 11), config, "digest")
+
+
+def test_a_ticket_carries_the_configuration_and_its_own_seed(tmp_path: Path) -> None:
+    writer = _writer(tmp_path)
+    for index in range(9):
+        ticket = writer.write(index, index % 3)
+        assert (ticket.index, ticket.rank, ticket.attempt) == (index, index % 3, 0)
+        recipe = ticket.recipe
+        assert recipe.shape == (3, 16, 24, 3)
+        assert (recipe.guidance_scale, recipe.num_inference_steps, recipe.scheduler) == (1.5, 2, "default")
+        assert recipe.model_digest == "digest"
+        assert recipe.seed == group_seed(11, prompt_id(recipe.prompt), index)
+
+
+def test_equal_prompts_share_a_label_and_no_image(tmp_path: Path) -> None:
+    writer = _writer(tmp_path)
+    tickets = [writer.write(index, 0) for index in range(30)]
+    foxes = [ticket for ticket in tickets if "fox" in ticket.recipe.prompt]
+    assert len({prompt_id(ticket.recipe.prompt) for ticket in foxes}) == 1
+    seeds = [seed for ticket in tickets for seed in ticket.recipe.image_seeds]
+    assert len(set(seeds)) == len(seeds)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 400))
+def test_a_group_is_wanted_when_the_reservoir_first_lacks_it(reuse: int, index: int) -> None:
+    config = TrainConfig(groups_per_step=4, reservoir=ReservoirConfig(reuse=reuse, capacity_groups=8))
+    writer = TicketWriter(open_source("toyworld", 0), config, "digest")
+    step = writer.write(index, 0).need_by_step
+    assert step >= 0
+    assert step <= writer.write(index + 1, 0).need_by_step
+    # Before step s at most s·4/reuse groups were used up, so a group beyond 8 + s·4/reuse had no place yet.
+    assert index <= 8 + (step + 1) * 4 / reuse
