@@ -25,10 +25,9 @@ class Ledger:
     """
 
     def __init__(self, path: Path, common: dict[str, Any]) -> None:
-        is_new = not path.exists()
         self._file = path.open("a+b")
         self._drop_torn_line()
-        if is_new:
+        if self._file.seek(0, os.SEEK_END) == 0:
             self._append({"run": common})
 
     def group(self, group: Group) -> None:
