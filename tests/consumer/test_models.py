@@ -147,3 +147,24 @@ def test_batch_norm_rejects_what_it_cannot_normalise() -> None:
         norm(torch.zeros(5, 4), 2)
     with pytest.raises(ValueError, match="at least 2 groups in training, got 1"):
         norm(torch.zeros(2, 4), 2)
+
+
+def test_a_normed_output_has_zero_mean_and_unit_variance_in_every_view() -> None:
+    torch.manual_seed(0)
+    head = ProjectionHead(8, 16, 4, norm_output=True).train()
+    views = head(torch.randn(32 * 3, 8), 3).reshape(32, 3, 4)
+    assert views.mean(dim=0).abs().max() < 1e-5
+    assert views.var(dim=0, unbiased=False).sub(1).abs().max() < 1e-2
+    assert head.bn3 is not None
+    assert ProjectionHead(8, 16, 4).bn3 is None
+
+
+def test_both_attentions_compute_the_same_features() -> None:
+    torch.manual_seed(0)
+    fused = build_encoder(16, 8, 16, 2, 2, attention="sdpa").eval()
+    plain = build_encoder(16, 8, 16, 2, 2, attention="eager").eval()
+    plain.load_state_dict(fused.state_dict())
+    pixels = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(
+        plain(pixel_values=pixels).last_hidden_state, fused(pixel_values=pixels).last_hidden_state, atol=1e-5, rtol=0
+    )

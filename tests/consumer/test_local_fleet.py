@@ -1,0 +1,116 @@
+"""Local producers: they end with the fleet within its bound, whatever they do, and their end is noticed."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import psutil
+import pytest
+
+from penstock.consumer import run_folder
+from penstock.consumer.config import FleetConfig
+from penstock.consumer.local_fleet import LocalFleet
+from penstock.protocol.errors import RunError
+
+WAIT_S = 20.0
+GOOD = "import sys; print('up', flush=True); sys.stdin.read()"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+DEAD = "import sys; print('loading'); sys.exit('error: no such folder')"
+
+StartFleet = Callable[[str, int], LocalFleet]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartFleet]:
+    """Start a fleet of processes that run a script in a producer's place."""
+    script = ""
+    fleets: list[LocalFleet] = []
+    real = LocalFleet._start
+
+    def start_stub(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+        assert command[1:3] == ["-m", "penstock.producer"]
+        assert command[command.index("--connect") + 1] == "tcp://127.0.0.1:1"
+        return real([sys.executable, "-c", script], output)
+
+    monkeypatch.setattr(LocalFleet, "_start", staticmethod(start_stub))
+
+    def start_fleet(program: str, count: int) -> LocalFleet:
+        nonlocal script
+        script = program
+        folder = run_folder.prepare(tmp_path / "run", overwrite=False, resume=False)
+        fleet = LocalFleet(FleetConfig(local_producers=count), "tcp://127.0.0.1:1", folder)
+        fleets.append(fleet)
+        return fleet
+
+    yield start_fleet
+    for fleet in fleets:
+        for process in fleet._processes:
+            process.kill()
+        fleet.close()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _up(tmp_path: Path, count: int) -> bool:
+    logs = [tmp_path / "run" / f"producer-{number}.log" for number in range(count)]
+    return all(log.exists() and "up" in log.read_text() for log in logs)
+
+
+def test_producers_end_with_the_fleet(start: StartFleet, tmp_path: Path) -> None:
+    with start(GOOD, 2) as fleet:
+        _until(lambda: _up(tmp_path, 2))
+        fleet.check()
+        processes = fleet._processes
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3
+    assert [process.returncode for process in processes] == [0, 0]
+    assert not any(psutil.pid_exists(process.pid) for process in processes)
+
+
+def test_producers_that_do_not_listen_are_killed_within_five_seconds(start: StartFleet, tmp_path: Path) -> None:
+    fleet = start(STUBBORN, 2)
+    _until(lambda: _up(tmp_path, 2))
+    begun = time.monotonic()
+    fleet.close()
+    assert time.monotonic() - begun < 5
+    assert all(process.returncode == -9 for process in fleet._processes)
+
+
+def test_the_end_of_one_producer_is_logged_with_its_last_words(
+    start: StartFleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = start(GOOD, 2)
+    _until(lambda: _up(tmp_path, 2))
+    fleet._processes[1].kill()
+    fleet._processes[1].wait()
+    fleet.check()
+    fleet.check()
+    warnings = [record.getMessage() for record in caplog.records if "local-1" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "-9" in warnings[0]
+    assert "up" in warnings[0]
+
+
+def test_the_end_of_all_producers_ends_the_run_with_their_last_words(start: StartFleet) -> None:
+    fleet = start(DEAD, 2)
+    for process in fleet._processes:
+        process.wait(WAIT_S)
+    with pytest.raises(RunError, match=r"every local producer has ended.*error: no such folder"):
+        fleet.check()
+
+
+def test_a_fleet_closes_twice(start: StartFleet, tmp_path: Path) -> None:
+    fleet = start(GOOD, 1)
+    _until(lambda: _up(tmp_path, 1))
+    fleet.close()
+    fleet.close()
