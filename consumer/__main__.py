@@ -1,6 +1,5 @@
 """`accelerate launch consumer`, `python -m penstock.consumer` and `penstock train`: one rank of a run."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,10 +27,10 @@ def main(argv: Sequence[str]) -> int:
     )
     if num_ranks := cpu_ranks.missing():
         return cpu_ranks.run(num_ranks, argv)
-    rank = int(os.environ.get("RANK", "0"))
+    rank, world_size = cpu_ranks.place()
     configure_logging(f"rank {rank}")
     with ExitStack() as stack:
-        opening = open_run(config, rank, stack)
+        opening = open_run(config, rank, world_size, stack)
         from penstock.consumer.train import train
 
         train(config, rank, opening, stack, started)

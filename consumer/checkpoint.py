@@ -28,6 +28,8 @@ class Checkpoint:
     """Optimizer steps done."""
     model_digest: str
     """Digest of the generator whose images the run uses."""
+    prompts_digest: str
+    """Digest of the captions that the run uses."""
     feed: FeedState
     """This rank's place in the stream."""
 
@@ -43,6 +45,7 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
         "settings": _fixed_settings(config),
         "step": checkpoint.step,
         "model_digest": checkpoint.model_digest,
+        "prompts_digest": checkpoint.prompts_digest,
         "feed": checkpoint.feed.to_json(),
     }
     (unfinished / f"feed-{checkpoint.feed.rank}.json").write_text(json.dumps(state) + "\n")
@@ -73,7 +76,7 @@ def load(accelerator: Accelerator, folder: RunFolder, config: TrainConfig) -> Ch
     if state["step"] >= config.max_steps:
         raise RunError(f"{folder.checkpoint} is at step {state['step']} already; raise --max-steps to go on")
     accelerator.load_state(str(folder.checkpoint))
-    return Checkpoint(state["step"], state["model_digest"], FeedState.from_json(state["feed"]))
+    return Checkpoint(state["step"], state["model_digest"], state["prompts_digest"], FeedState.from_json(state["feed"]))
 
 
 def _fixed_settings(config: TrainConfig) -> dict[str, Any]:

@@ -1,11 +1,20 @@
 """Configuration of a training run. What is made stands here, because the trainer writes the tickets."""
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Literal
 
 from penstock.config.rules import require
 from penstock.kernels.augment_recipe import AugmentRecipe
+from penstock.protocol.limits import (
+    MAX_GROUP_BYTES,
+    MAX_IMAGE_SIDE,
+    MAX_IMAGES_PER_GROUP,
+    MAX_INFERENCE_STEPS,
+    MAX_NAME_LENGTH,
+)
+from penstock.protocol.tickets import is_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +45,34 @@ class GeneratorConfig:
     """Digest that a producer's model must have, as `penstock produce` logs it; `first` takes the first producer's."""
 
     def __post_init__(self) -> None:
-        require(self.images_per_group >= 1, "images_per_group must be >= 1", self.images_per_group)
-        require(self.guidance_scale >= 0, "guidance_scale must be >= 0", self.guidance_scale)
-        require(self.num_inference_steps >= 1, "num_inference_steps must be >= 1", self.num_inference_steps)
-        require(self.height >= 8 and self.width >= 8, "height and width must be >= 8", (self.height, self.width))
+        require(
+            1 <= self.images_per_group <= MAX_IMAGES_PER_GROUP,
+            f"images_per_group must be in [1, {MAX_IMAGES_PER_GROUP}]",
+            self.images_per_group,
+        )
+        require(0 <= self.guidance_scale < inf, "guidance_scale must be a finite number >= 0", self.guidance_scale)
+        require(
+            1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
+            f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
+            self.num_inference_steps,
+        )
+        require(1 <= len(self.scheduler) <= MAX_NAME_LENGTH, "scheduler must be a class name", self.scheduler)
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            require(8 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [8, {MAX_IMAGE_SIDE}]", side)
+        require(
+            self.group_bytes <= MAX_GROUP_BYTES, f"a group must have at most {MAX_GROUP_BYTES} bytes", self.group_bytes
+        )
+        require(
+            self.model_digest == "first" or is_digest(self.model_digest),
+            "model_digest must be `first` or hexadecimal digits",
+            self.model_digest,
+        )
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of one group's pixels."""
+        return self.images_per_group * self.height * self.width * 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +84,8 @@ class StreamConfig:
     insecure: bool = False
     """Allow an address beyond loopback although the link has no keys. Only on a network that you trust."""
     window_groups: int = 64
-    """Groups a rank has asked for or holds unused at a time. More hides slow producers and takes more memory."""
+    """Groups asked for or waiting to enter the reservoir, over all ranks. More hides slow producers and takes memory;
+    below two batches of every producer, producers idle or make padding."""
     producer_timeout_s: float = 120.0
     """Seconds without a producer, or without a group, before the run stops."""
     heartbeat_s: float = 1.0
@@ -61,8 +95,9 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         require(self.window_groups >= 1, "window_groups must be >= 1", self.window_groups)
-        require(self.producer_timeout_s > 0, "producer_timeout_s must be > 0", self.producer_timeout_s)
-        require(self.heartbeat_s > 0, "heartbeat_s must be > 0", self.heartbeat_s)
+        require(0 < self.producer_timeout_s < inf, "producer_timeout_s must be > 0", self.producer_timeout_s)
+        require(0.01 <= self.heartbeat_s <= 3600, "heartbeat_s must be in [0.01, 3600]", self.heartbeat_s)
+        require(self.lease_s <= 86400, "lease_s must be at most 86400", self.lease_s)
         require(
             self.lease_s >= 3 * self.heartbeat_s,
             f"lease_s must be at least three heartbeats ({3 * self.heartbeat_s:g} s)",
@@ -110,6 +145,8 @@ class ModelConfig:
     """BatchNorm behind the head, as in MoCo v3. Narrow encoders start faster with it; StableRep has none."""
 
     def __post_init__(self) -> None:
+        for name in ("patch_size", "hidden_size", "num_layers", "num_heads", "head_hidden_size", "head_out_size"):
+            require(getattr(self, name) >= 1, f"{name} must be >= 1", getattr(self, name))
         require(
             self.hidden_size % self.num_heads == 0,
             f"hidden_size must be a multiple of num_heads ({self.num_heads})",
@@ -133,7 +170,7 @@ class ObjectiveConfig:
     """Of the softmax over similarities. Lower weighs the nearest images more."""
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, "temperature must be > 0", self.temperature)
+        require(0 < self.temperature < inf, "temperature must be > 0", self.temperature)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +189,9 @@ class OptimizerConfig:
     """Gradients are clipped to this norm; 0 leaves them as they are."""
 
     def __post_init__(self) -> None:
-        require(self.base_lr > 0, "base_lr must be > 0", self.base_lr)
+        require(0 < self.base_lr < inf, "base_lr must be > 0", self.base_lr)
+        require(0 <= self.weight_decay < inf, "weight_decay must be >= 0", self.weight_decay)
+        require(all(0 <= beta < 1 for beta in self.betas), "betas must be in [0, 1)", self.betas)
         require(self.warmup_steps >= 0, "warmup_steps must be >= 0", self.warmup_steps)
         require(self.max_grad_norm >= 0, "max_grad_norm must be >= 0", self.max_grad_norm)
 
@@ -169,6 +208,11 @@ class EvaluationConfig:
     """Neighbours that vote."""
     temperature: float = 0.07
     """Of the votes' weights, exp(cosine / temperature)."""
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 1, "every_steps must be >= 1", self.every_steps)
+        require(self.k >= 1, "k must be >= 1", self.k)
+        require(0 < self.temperature < inf, "temperature must be > 0", self.temperature)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +260,7 @@ class TrainConfig:
     fleet: FleetConfig = field(default_factory=FleetConfig)
 
     def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed must be in [0, 2**32)", self.seed)
         require(self.max_steps >= 1, "max_steps must be >= 1", self.max_steps)
         require(
             self.groups_per_step >= 2, "groups_per_step must be >= 2: one prompt has no negatives", self.groups_per_step

@@ -24,13 +24,23 @@ _END_S = 4.0
 """How long the ranks may take to end before they are killed."""
 
 
+_RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+_WORLD_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def place() -> tuple[int, int]:
+    """This process's rank and the number of ranks, as torchrun or MPI put them into the environment; (0, 1) alone."""
+    rank = next((int(os.environ[name]) for name in _RANK if name in os.environ), 0)
+    return rank, next((int(os.environ[name]) for name in _WORLD_SIZE if name in os.environ), 1)
+
+
 def missing() -> int:
     """How many ranks this process must start; 0 where it is a rank itself or the only one asked for.
 
     Raises ConfigError where more were asked for in a way that cannot be read.
     """
     env = os.environ
-    is_rank = any(name in env for name in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"))
+    is_rank = any(name in env for name in _RANK)
     if is_rank or env.get("ACCELERATE_USE_CPU") != "True" or "MASTER_ADDR" not in env:
         return 0
     launcher = psutil.Process().parent()
@@ -66,7 +76,8 @@ def run(num_ranks: int, argv: Sequence[str]) -> int:
     try:
         for rank in range(num_ranks):
             rank_env = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(subprocess.Popen(command, env=rank_env, stdin=subprocess.PIPE))
+            # A session of its own: Ctrl-C reaches this process alone, which then ends its ranks once.
+            ranks.append(subprocess.Popen(command, env=rank_env, stdin=subprocess.PIPE, start_new_session=True))
         return _wait(ranks)
     finally:
         _end(ranks)

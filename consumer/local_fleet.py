@@ -15,7 +15,6 @@ from typing import IO, Self
 from penstock.config.process import UNTIL_STDIN_CLOSES
 from penstock.consumer.config import FleetConfig
 from penstock.consumer.run_folder import RunFolder
-from penstock.protocol.errors import RunError
 
 _log = logging.getLogger(__name__)
 
@@ -50,16 +49,17 @@ class LocalFleet:
             start_new_session=True,
         )
 
-    def check(self) -> None:
-        """Say which producers have ended. Raises RunError when none is left."""
+    def check(self) -> str | None:
+        """Log which producers have ended since the last call; why none of them will come, if all have."""
         for number, process in enumerate(self._processes):
             if process.poll() is not None and number not in self._lost:
                 self._lost.add(number)
                 _log.warning(
                     "producer local-%d ended with status %d: %s", number, process.returncode, self._last(number)
                 )
-        if self._processes and len(self._lost) == len(self._processes):
-            raise RunError(f"every local producer has ended; the last line of {self._logs[-1]}: {self._last(-1)}")
+        if len(self._lost) < len(self._processes):
+            return None
+        return f"every local producer has ended; the last line of {self._logs[-1]}: {self._last(-1)}"
 
     def _last(self, number: int) -> str:
         lines = self._logs[number].read_text(errors="replace").strip().splitlines()

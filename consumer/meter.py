@@ -15,10 +15,12 @@ class Totals:
     """Counts over all ranks since the start of this life."""
 
     images_made: int
+    images_made_in_loop: int
+    """Those that came after the loop began: what the rate is made of."""
     images_trained: int
     bytes_received: int
     producers: int
-    """Producers connected now, as the rank with the most sees them."""
+    """Producers connected to this rank now."""
     producers_seen: int
     loop_s: float
     """Time since the loop began."""
@@ -27,8 +29,8 @@ class Totals:
 
     @property
     def made_per_s(self) -> float:
-        """Images made per second."""
-        return self.images_made / self.loop_s if self.loop_s else 0.0
+        """Images made per second of the loop."""
+        return self.images_made_in_loop / self.loop_s if self.loop_s else 0.0
 
     @property
     def trained_per_s(self) -> float:
@@ -50,10 +52,12 @@ class Meter:
         self._feed = feed
         self._images_per_step = images_per_step
         self._steps = 0
+        self._images_before = 0
         self._begun = time.perf_counter()
 
     def begin(self) -> None:
         """The loop starts now."""
+        self._images_before = self._stream.stats.images
         self._begun = time.perf_counter()
 
     def step(self) -> None:
@@ -63,11 +67,12 @@ class Meter:
     def totals(self) -> Totals:
         """Counts over all ranks. All ranks call it together."""
         stats = self._stream.stats
-        mine = [float(stats.images), float(stats.image_bytes), self._feed.wait_s]
-        images, image_bytes, wait_s = sum_over_ranks(self._accelerator, mine)
+        mine = [stats.images, stats.images - self._images_before, stats.image_bytes, self._feed.wait_s]
+        images, images_in_loop, image_bytes, wait_s = sum_over_ranks(self._accelerator, mine)
         loop_s = time.perf_counter() - self._begun
         return Totals(
             images_made=int(images),
+            images_made_in_loop=int(images_in_loop),
             images_trained=self._steps * self._images_per_step,
             bytes_received=int(image_bytes),
             producers=stats.producers,

@@ -12,6 +12,7 @@ from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts import PromptSource, open_source
+from penstock.protocol.errors import ConfigError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
 _log = logging.getLogger(__name__)
@@ -28,17 +29,25 @@ class Opening:
     """The producers that this rank started."""
 
 
-def open_run(config: TrainConfig, rank: int, stack: ExitStack) -> Opening:
+def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) -> Opening:
     """Open what needs no torch, `stack` closes it; rank 0 also prepares the run folder and starts local producers.
 
     Raises:
-        ConfigError: the prompts cannot be read.
+        ConfigError: the prompts cannot be read, or the batch cannot be divided among the ranks.
         EndpointError: the address is taken or not allowed.
         RunError: the run folder is taken, or there is nothing to resume.
     """
+    if config.groups_per_step % world_size:
+        raise ConfigError(
+            f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
+        )
     prompts = open_source(config.prompts.source, config.seed)
-    # The address before the folder: a port in use must not cost an earlier run.
-    socket = RankSocket(next_endpoint(config.stream.endpoint, rank), insecure=config.stream.insecure)
+    # All that can be refused comes before the folder: a port in use must not cost an earlier run.
+    socket = RankSocket(
+        next_endpoint(config.stream.endpoint, rank),
+        insecure=config.stream.insecure,
+        group_bytes=config.generator.group_bytes,
+    )
     stack.callback(socket.close)
     if rank != 0:
         return Opening(prompts, socket, None)

@@ -4,6 +4,7 @@ A source is indexed, not iterated: the global index decides the prompt, so that 
 producer agree on what stands where. Rank r of w owns the indices ≡ r (mod w).
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,10 @@ from penstock.toyworld.captions import Captioner
 class PromptSource(Protocol):
     """An endless, indexed source of captions."""
 
+    @property
+    def digest(self) -> str:
+        """Changes where the captions do; a run is resumed only with the same."""
+
     def prompt(self, index: int) -> str:
         """The caption at global `index` >= 0: a pure function of the source, the seed and the index."""
 
@@ -29,6 +34,7 @@ class ToyWorldPrompts:
 
     def __init__(self, seed: int) -> None:
         self._captioner = Captioner(seed)
+        self.digest = f"toyworld {seed}"
 
     def prompt(self, index: int) -> str:
         """The caption at `index`."""
@@ -57,6 +63,7 @@ class TextFilePrompts:
                 )
         if not self._prompts:
             raise ConfigError(f"prompts.source: {path} has no captions; write one a line")
+        self.digest = hashlib.sha256("\n".join(self._prompts).encode()).hexdigest()
         self._seed = seed
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)

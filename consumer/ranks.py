@@ -1,5 +1,7 @@
 """What ranks tell each other outside of training: addresses, a digest, counts. Tensors only, no pickle."""
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import Accelerator
 
@@ -17,9 +19,9 @@ def gather_strings(accelerator: Accelerator, text: str) -> tuple[str, ...]:
     return tuple(bytes(row.tolist()).rstrip(b"\0").decode() for row in rows.cpu())
 
 
-def sum_over_ranks(accelerator: Accelerator, values: list[float]) -> list[float]:
+def sum_over_ranks(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
     """Each value's sum over all ranks."""
     totals: torch.Tensor = accelerator.reduce(
-        torch.tensor(values, dtype=torch.float64, device=accelerator.device), reduction="sum"
+        torch.tensor(list(values), dtype=torch.float64, device=accelerator.device), reduction="sum"
     )
     return [float(total) for total in totals]

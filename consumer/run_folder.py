@@ -4,6 +4,7 @@ A folder is never overwritten or continued by accident: a run needs an empty one
 """
 
 import json
+import re
 import secrets
 import shutil
 import time
@@ -17,6 +18,12 @@ _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".npy", ".n
 
 PREVIOUS = "checkpoint.old"
 """Where the last checkpoint lies while the next takes its place."""
+
+
+_OWN = re.compile(
+    r"run\.json|summary\.json(\.tmp)?|picture\.png|encoder|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl|producer-\d+\.log"
+)
+"""What a run writes; nothing else is ever deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,9 @@ class RunFolder:
 
     def image_bytes(self) -> int:
         """Bytes of image files in the folder, the one picture apart."""
-        files = (path for path in self.path.rglob("*") if path.suffix in _IMAGE_SUFFIXES and path != self.picture)
+        files = (
+            path for path in self.path.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES and path != self.picture
+        )
         return sum(path.stat().st_size for path in files)
 
 
@@ -75,9 +84,13 @@ def prepare(path: Path, *, overwrite: bool, resume: bool) -> RunFolder:
                 _clear(path, identity, overwrite)
             path.mkdir(parents=True, exist_ok=True)
             run_id = secrets.token_hex(8)
-        identity.write_text(json.dumps({"run_id": run_id, "incarnation": time.time_ns()}, indent=2) + "\n")
+        incarnation = time.time_ns()
+        if resume:
+            # The clock may have been set back between two lives.
+            incarnation = max(incarnation, read(path).incarnation + 1)
+        identity.write_text(json.dumps({"run_id": run_id, "incarnation": incarnation}, indent=2) + "\n")
     except OSError as error:
-        raise RunError(f"{path} cannot be a run folder: {error.strerror}; choose another --run-dir") from error
+        raise RunError(f"{path} cannot be a run folder: {error.strerror or error}; choose another --run-dir") from error
     return read(path)
 
 
@@ -97,7 +110,14 @@ def _clear(path: Path, identity: Path, overwrite: bool) -> None:
         raise RunError(f"{path} is not empty; pass --overwrite, --resume, or another --run-dir")
     if not identity.is_file():
         raise RunError(f"{path} holds something that is not a run (no run.json); --overwrite does not delete that")
-    shutil.rmtree(path)
+    strangers = sorted(entry.name for entry in path.iterdir() if not _OWN.fullmatch(entry.name))
+    if strangers:
+        raise RunError(f"{path} holds {strangers[0]!r}, which no run writes; move it, or choose another --run-dir")
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def read(path: Path) -> RunFolder:

@@ -19,7 +19,7 @@ from penstock.consumer.config import StreamConfig
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError, StarvedError
-from penstock.protocol.messages import Header
+from penstock.protocol.messages import Header, Result
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Ticket
@@ -67,7 +67,7 @@ class GroupStream:
         socket: bound; owned by the stream from `start` on.
         machine: the rank's state machine; owned by the stream from `start` on.
         config: window and waits.
-        watch: called every second of a wait; raises where waiting longer is vain.
+        watch: called every second of a wait; says why no producer can be hoped for, or None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class GroupStream:
         socket: RankSocket,
         machine: RankMachine,
         config: StreamConfig,
-        watch: Callable[[], None] = lambda: None,
+        watch: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._socket = socket
         self._machine = machine
@@ -180,7 +180,9 @@ class GroupStream:
         A full window brings no groups either: what counts is the time since somebody has waited for one.
         """
         self._raise_error()
-        self._watch()
+        hopeless = self._watch()
+        if hopeless and not self._machine.peers:
+            raise StarvedError(hopeless)
         silent_s = time.monotonic() - max(asked_at, self._progress_at)
         if silent_s > self._config.producer_timeout_s:
             raise StarvedError(self._why_starved(silent_s))
@@ -237,6 +239,8 @@ class GroupStream:
             if len(frames) not in (1, 2):
                 raise MessageError("frame_count", f"a message has 1 or 2 frames, got {len(frames)}")
             header, message = decode(frames[0])
+            if payload is not None and not isinstance(message, Result):
+                raise MessageError("frame_count", f"{message.kind} has one frame, got 2")
         except MessageError as error:
             return self._machine.on_garbage(identity, error)
         return self._machine.on_message(identity, header, message, payload, now)

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -33,7 +35,7 @@ from penstock.kernels.augment import augment
 from penstock.kernels.augment_params import draw_params
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.rank_machine import Patience, RankMachine
-from penstock.telemetry.machine import bf16_instructions
+from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.picture import History, draw
 from penstock.telemetry.progress import Progress, Snapshot
 from penstock.telemetry.summary import Knn, Summary, box
@@ -43,6 +45,8 @@ _log = logging.getLogger(__name__)
 _REPORT_EVERY_STEPS = 10
 """Steps between two looks at loss and counts. Each look waits for the device and for the other ranks."""
 _PICTURED_GROUPS = 6
+_PEER_GONE = re.compile(r"[Gg]loo|NCCL|Connection (closed|reset) by peer")
+"""How torch.distributed reports, as a plain RuntimeError, that a rank has gone away."""
 
 
 @dataclass(slots=True)
@@ -65,17 +69,23 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
         PenstockError: anything that the user can mend; see `penstock.protocol.errors`.
     """
     transformers_logging.disable_progress_bar()
-    accelerator = Accelerator(mixed_precision=_precision(config.mixed_precision))
+    if config.fleet.local_producers and "OMP_NUM_THREADS" not in os.environ:
+        # Processes that share cores and threads run many times slower.
+        torch.set_num_threads(max(1, usable_cores() - config.fleet.local_producers))
+    try:
+        accelerator = Accelerator(mixed_precision=_precision(config.mixed_precision))
+    except ValueError as error:
+        raise ConfigError(f"mixed_precision {config.mixed_precision} is not possible here: {error}") from error
     if accelerator.process_index != rank:
         raise RunError(
             f"the launcher says rank {rank}, Accelerate says {accelerator.process_index}; set RANK for each process"
         )
-    if config.groups_per_step % accelerator.num_processes:
-        raise ConfigError(
-            f"groups_per_step must be a multiple of the number of ranks ({accelerator.num_processes}), "
-            f"got {config.groups_per_step}"
-        )
-    Trainer(config, accelerator, opening, stack, started).run()
+    try:
+        Trainer(config, accelerator, opening, stack, started).run()
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _PEER_GONE.search(str(error)):
+            raise
+        raise RunError("another rank has ended; its own message says why") from error
     accelerator.end_training()
 
 
@@ -217,11 +227,13 @@ class Trainer:
     def run(self) -> None:
         """Train, evaluate and write what the run leaves behind."""
         resume = checkpoint.load(self._accelerator, self._folder, self._config) if self._config.resume else None
+        if resume and resume.prompts_digest != self._prompts.digest:
+            raise RunError(f"the captions of {self._config.prompts.source} are not those that the run began with")
         first_step = resume.step if resume else 0
         digest = self._agree_on_model(resume)
         feed = self._open_feed(digest, resume)
         meter = Meter(self._accelerator, self._stream, feed, self._images_per_step)
-        before = self._evaluation.test(self._encoder) if self._evaluation else None
+        before = self._evaluation.test(self._encoder) if self._evaluation and not resume else None
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
         meter.begin()
         for step in range(first_step, self._config.max_steps):
@@ -230,17 +242,25 @@ class Trainer:
             done = step + 1
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
                 self._curves.knn.append((done, self._evaluation.validation(self._encoder)))
-            if done % _REPORT_EVERY_STEPS == 0 or done == self._config.max_steps:
+            is_last = done == self._config.max_steps
+            saves = is_last or done % self._config.checkpoint_every_steps == 0
+            if saves or done % _REPORT_EVERY_STEPS == 0:
+                # Before the save: weights that are no numbers must not replace a good checkpoint.
                 self._report(done, loss, meter.totals(), progress)
-            if done % self._config.checkpoint_every_steps == 0 or done == self._config.max_steps:
-                checkpoint.save(self._accelerator, self._folder, self._config, Checkpoint(done, digest, feed.state))
+            if saves:
+                checkpoint.save(
+                    self._accelerator,
+                    self._folder,
+                    self._config,
+                    Checkpoint(done, digest, self._prompts.digest, feed.state),
+                )
         totals = meter.totals()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         self._stream.close("the run is over")
         if progress:
             progress.close()
         if self._accelerator.is_main_process:
-            self._leave_behind(feed, totals, before)
+            self._leave_behind(feed, totals, before, self._config.max_steps - first_step)
 
     def _step(self, feed: Feed, step: int) -> Tensor:
         """One optimizer step; returns its loss, on the device."""
@@ -251,8 +271,7 @@ class Trainer:
         params = draw_params(self._config.augment, self._config.seed, batch.sample_ids, batch.echoes, 0, height, width)
         views = augment(batch.images, params)
         num_views = self._config.generator.images_per_group
-        with self._accelerator.autocast():
-            embeddings = self._model(views, num_views)
+        embeddings = self._model(views, num_views)
         loss = self._objective(embeddings, batch.prompt_ids)
         self._schedule.apply(self._optimizer, step)
         self._accelerator.backward(loss)
@@ -292,15 +311,15 @@ class Trainer:
 
     # --- what is left behind ------------------------------------------------------------------------------------------
 
-    def _leave_behind(self, feed: Feed, totals: Totals, before: float | None) -> None:
-        """Encoder, summary and picture, by rank 0."""
+    def _leave_behind(self, feed: Feed, totals: Totals, before: float | None, num_steps: int) -> None:
+        """Encoder, summary and picture, by rank 0. What is counted is this life of the run."""
         save_encoder(self._encoder, self._folder.encoder, self._config.augment)
         summary = Summary(
             run_id=self._folder.run_id,
             seconds=time.perf_counter() - self._started,
             producers=totals.producers_seen,
             world_size=self._world_size,
-            steps=self._config.max_steps,
+            steps=num_steps,
             images_generated=totals.images_made,
             images_trained=totals.images_trained,
             reuse_factor=totals.reuse,
@@ -311,10 +330,10 @@ class Trainer:
             image_bytes_written=self._folder.image_bytes(),
             knn=self._final_knn(before),
         )
+        summary.write(self._folder.summary)
         groups = [(group.ticket.recipe.prompt, group.images) for group in feed.newest(_PICTURED_GROUPS)]
         if groups:
             draw(self._folder.picture, groups, History(loss=self._curves.loss, knn=self._curves.knn), summary)
-        summary.write(self._folder.summary)
         print(box(summary))
 
     def _final_knn(self, before: float | None) -> Knn:

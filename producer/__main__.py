@@ -9,6 +9,7 @@ from pathlib import Path
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, run
 from penstock.producer.config import ProduceConfig, default_name
+from penstock.protocol.sockets import check_endpoint
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
         description="Make images for a run: connect to a trainer and work on the tickets that it gives.",
     )
     configure_logging(f"producer {config.name or default_name()}")
+    check_endpoint(config.connect, insecure=True)
     if config.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
     import torch

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penstock.config.rules import require
+from penstock.protocol.limits import MAX_NAME_LENGTH
 
 
 def default_name() -> str:
@@ -33,13 +34,17 @@ class ProduceConfig:
     """Images in every batch; tails are padded to it, so that a ticket's company changes no bit."""
     threads: int = 0
     """CPU threads; 0 leaves it to torch. Processes that share cores want 1 each."""
-    credit_batches: int = 2
-    """Batches of tickets held for each rank. One works while the next is on its way; more adds only delay."""
+    batch_wait_s: float = 0.5
+    """Seconds that an incomplete batch waits for more tickets. Higher makes less padding and more delay."""
+    credit_groups: int = 16
+    """Tickets held for each rank. Two batches keep the engine busy; more adds only delay."""
     trainer_timeout_s: float = 600.0
     """Seconds without any trainer before the producer gives up."""
 
     def __post_init__(self) -> None:
         require(self.batch_images >= 1, "batch_images must be >= 1", self.batch_images)
         require(self.threads >= 0, "threads must be >= 0", self.threads)
-        require(self.credit_batches >= 1, "credit_batches must be >= 1", self.credit_batches)
+        require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)
+        require(self.credit_groups >= 1, "credit_groups must be >= 1", self.credit_groups)
+        require(len(self.name) <= MAX_NAME_LENGTH, f"name must have at most {MAX_NAME_LENGTH} characters", self.name)
         require(self.trainer_timeout_s > 0, "trainer_timeout_s must be > 0", self.trainer_timeout_s)

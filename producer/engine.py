@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from penstock.producer import model_folder
 from penstock.producer.config import ProduceConfig
@@ -27,6 +28,12 @@ from penstock.telemetry.machine import bf16_instructions
 _log = logging.getLogger(__name__)
 
 Images = NDArray[np.uint8]
+
+_LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError),
+    SafetensorError,
+)
+"""What `from_pretrained` raises for a broken folder depends on which part is broken."""
 
 
 class Engine(Protocol):
@@ -105,22 +112,29 @@ class DiffusersEngine:
     def _generate_batch(self, rows: Sequence[_Row], recipe: Recipe) -> Images:
         """Images uint8 [len(rows), H, W, 3]; the batch is padded to its fixed shape by repeating the last row."""
         padded = [*rows, *[rows[-1]] * (self._batch_images - len(rows))]
-        self._pipeline.scheduler = self._scheduler(recipe.scheduler)
         with torch.inference_mode():
-            images_BCHW = self._pipeline(
-                prompt=[row.prompt for row in padded],
-                generator=[torch.Generator("cpu").manual_seed(row.seed) for row in padded],
-                guidance_scale=recipe.guidance_scale,
-                num_inference_steps=recipe.num_inference_steps,
-                output_type="pt",
-            ).images
+            try:
+                self._pipeline.scheduler = self._scheduler(recipe.scheduler)
+                images_BCHW = self._pipeline(
+                    prompt=[row.prompt for row in padded],
+                    generator=[torch.Generator("cpu").manual_seed(row.seed) for row in padded],
+                    guidance_scale=recipe.guidance_scale,
+                    num_inference_steps=recipe.num_inference_steps,
+                    output_type="pt",
+                ).images
+            except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+                # What a scheduler raises that does not suit the pipeline depends on the scheduler.
+                raise ModelError(
+                    f"scheduler {recipe.scheduler!r} with {recipe.num_inference_steps} steps does not suit this model: "
+                    f"{error!r:.200}"
+                ) from error
             return _to_uint8(images_BCHW[: len(rows)], recipe.height, recipe.width)
 
     def _scheduler(self, name: str) -> Any:
         if name not in self._schedulers:
             scheduler: Any = getattr(diffusers, name, None)
             is_scheduler = inspect.isclass(scheduler) and issubclass(scheduler, diffusers.SchedulerMixin)
-            if not is_scheduler:
+            if not (is_scheduler and issubclass(scheduler, diffusers.ConfigMixin)):
                 raise ModelError(f"diffusers {diffusers.__version__} has no scheduler {name!r}")
             self._schedulers[name] = scheduler.from_config(self._schedulers["default"].config)
         return self._schedulers[name]
@@ -147,8 +161,7 @@ def _load(folder: Any, dtype: torch.dtype) -> Any:
         pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-        # What from_pretrained raises for a broken folder depends on which part is broken.
+    except _LOADING_ERRORS as error:
         detail = str(error).strip().splitlines()
         raise ModelError(
             f"{folder} does not load as a text-to-image pipeline: {detail[0] if detail else error!r}"

@@ -5,6 +5,7 @@ lies and whatever it is called.
 """
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ TINY = Path(__file__).parent / "tiny_sd"
 """The model that comes with Penstock."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_DIGESTED = {".safetensors", ".json", ".txt"}
+_NOT_PIXELS = {"safety_checker", "feature_extractor"}
 
 
 def find(model: str) -> Path:
@@ -23,7 +24,8 @@ def find(model: str) -> Path:
     Raises ModelError where there is no such model, or where it is not a diffusers pipeline.
     """
     folder = TINY if model == "tiny" else Path(model).expanduser()
-    if not folder.exists() and _HUB_ID.fullmatch(model):
+    # A first part that is a folder here makes it a mistyped path, which the hub need not be asked about.
+    if not folder.exists() and _HUB_ID.fullmatch(model) and not Path(model).parent.exists():
         folder = _download(model)
     if not folder.is_dir():
         raise ModelError(f"model {model!r}: no such folder; give a diffusers folder, a hub id (owner/name) or 'tiny'")
@@ -38,17 +40,27 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(DiffusionPipeline.download(hub_id, use_safetensors=True))
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
+        first_line = (str(error).strip() or repr(error)).splitlines()[0]
         raise ModelError(
             f"model {hub_id!r}: no folder of that name here, and the hub gives none: {first_line}"
         ) from error
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over names and contents of the folder's weights (safetensors) and configuration (json, txt), as hex."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in _DIGESTED):
+    """SHA-256 over the pipeline's index and the files of the components that make pixels, as hex.
+
+    The components are those that `model_index.json` names, less the safety checker and its feature extractor; pages and
+    pictures beside the weights do not count. So a clone and a download of one model agree.
+    """
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    parts = sorted(name for name, value in index.items() if isinstance(value, list) and name not in _NOT_PIXELS)
+    total = hashlib.sha256(json.dumps({name: index[name] for name in parts}, sort_keys=True).encode())
+    for path in sorted(path for part in parts for path in (folder / part).rglob("*") if _is_digested(path)):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
     return total.hexdigest()
+
+
+def _is_digested(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in {".md", ".png", ".jpg", ".bin", ".ckpt", ".msgpack", ".onnx"}

@@ -16,13 +16,16 @@ from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Images
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
-from penstock.protocol.errors import MessageError, ModelError, RejectedError, StarvedError
+from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
+from penstock.protocol.limits import MAX_GROUP_BYTES
 from penstock.protocol.messages import Header, Message, Result
 from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 
 _log = logging.getLogger(__name__)
 
+_CREDIT_BYTES = MAX_GROUP_BYTES
+"""Bytes of groups held for each rank: the second bound beside the number of tickets."""
 _TICK_S = 0.05
 """How often time passes for the state machine."""
 
@@ -51,8 +54,8 @@ class ProducerService:
         self._machine = ProducerMachine(
             name=config.name or default_name(),
             manifest=engine.manifest,
-            credit_groups=config.credit_batches * config.batch_images,
-            credit_bytes=1 << 30,
+            credit_groups=config.credit_groups,
+            credit_bytes=_CREDIT_BYTES,
         )
         self._sockets = ProducerSockets()
         self._changed = threading.Condition()
@@ -62,6 +65,7 @@ class ProducerService:
         self._finished: Finished | None = None
         self._io_error: BaseException | None = None
         self._stopping = False
+        self._incomplete_since: float | None = None
         self._connected_at = time.monotonic()
 
     def run(self) -> None:
@@ -72,8 +76,13 @@ class ProducerService:
             StarvedError: no trainer for `trainer_timeout_s`.
             EndpointError: the address is malformed.
         """
-        with self._changed:
-            self._act(self._machine.connect(self._config.connect))
+        try:
+            with self._changed:
+                self._act(self._machine.connect(self._config.connect))
+        except EndpointError:
+            # Left open, the sockets would block whoever collects their context.
+            self._sockets.close()
+            raise
         io_thread = threading.Thread(target=self._talk, name="penstock-io", daemon=True)
         io_thread.start()
         why = "stopped"
@@ -101,18 +110,31 @@ class ProducerService:
                     if self._finished.rejected:
                         raise RejectedError(self._finished.reason)
                     return []
-                batch, actions = self._machine.take(self._config.batch_images)
-                if batch:
-                    self._act(actions)
-                    self._sockets.waker.wake()
-                    return batch
+                patience_s = self._patience()
+                if patience_s <= 0:
+                    batch, actions = self._machine.take(self._config.batch_images)
+                    if batch:
+                        self._act(actions)
+                        self._sockets.waker.wake()
+                        return batch
                 waited_s = time.monotonic() - self._connected_at
                 if not self._machine.connected and waited_s > self._config.trainer_timeout_s:
                     raise StarvedError(
                         f"no trainer at {self._config.connect} for {waited_s:.0f} s; start one "
                         "(accelerate launch consumer --config NAME), or give its address with --connect"
                     )
-                self._changed.wait(timeout=1)
+                self._changed.wait(timeout=min(1.0, patience_s) if patience_s > 0 else 1.0)
+
+    def _patience(self) -> float:
+        """Seconds that the tickets at hand may still wait for company; a batch costs the same full or padded."""
+        num_images = self._machine.num_queued_images
+        if not 0 < num_images < self._config.batch_images:
+            self._incomplete_since = None
+            return 0.0
+        now = time.monotonic()
+        if self._incomplete_since is None:
+            self._incomplete_since = now
+        return self._incomplete_since + self._config.batch_wait_s - now
 
     def _make(self, batch: Sequence[HeldTicket]) -> None:
         """Make one batch and queue its groups for sending."""

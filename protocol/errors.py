@@ -60,12 +60,13 @@ class VersionError(MessageError):
     """A message of another protocol version.
 
     Attributes:
-        theirs: the version that the message states.
+        theirs: the version that the message states, as text, cut short.
     """
 
     def __init__(self, theirs: object, ours: int) -> None:
         super().__init__(
             "version",
-            f"the other side speaks protocol version {theirs!r}, this side {ours}; install the same penstock on both",
+            f"the other side speaks protocol version {theirs!r:.40}, this side {ours}; "
+            "install the same penstock on both",
         )
-        self.theirs = theirs
+        self.theirs = f"{theirs!r:.40}"

@@ -19,6 +19,9 @@ MAX_GROUP_BYTES: Final = 1 << 30
 MAX_PROMPT_BYTES: Final = 8192
 """UTF-8 bytes of one prompt."""
 
+MAX_NAME_LENGTH: Final = 200
+"""Characters of a name: of a producer, a model, a device."""
+
 MAX_STRING_BYTES: Final = 8192
 """UTF-8 bytes of any other string in a header."""
 
@@ -36,6 +39,9 @@ MAX_IMAGES_PER_GROUP: Final = 1024
 
 MAX_IMAGE_SIDE: Final = 8192
 """Pixels of one side of an image."""
+
+MAX_INFERENCE_STEPS: Final = 10_000
+"""Denoising steps of one image."""
 
 MAX_INT: Final = (1 << 63) - 1
 """Largest integer in a header: what fits a signed 64-bit field in any language."""

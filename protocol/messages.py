@@ -7,6 +7,7 @@ Rank to producer: WELCOME, REJECT, TICKETS, HEARTBEAT, ACK, NACK, BYE.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from penstock.protocol.limits import MAX_NAME_LENGTH
 from penstock.protocol.tickets import Manifest, Ticket
 
 
@@ -30,6 +31,10 @@ class Hello:
     producer: str
     """The producer's name in logs and metrics."""
     manifest: Manifest
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.producer) <= MAX_NAME_LENGTH:
+            raise ValueError(f"producer must have 1 to {MAX_NAME_LENGTH} characters, got {len(self.producer)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

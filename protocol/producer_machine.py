@@ -86,6 +86,11 @@ class ProducerMachine:
         return len(self._queue)
 
     @property
+    def num_queued_images(self) -> int:
+        """Images of the tickets whose work has not begun."""
+        return sum(held.ticket.recipe.num_images for held in self._queue)
+
+    @property
     def unacknowledged_bytes(self) -> int:
         """Bytes of finished groups that no rank has acknowledged yet."""
         return sum(nbytes for link in self.links.values() for _, nbytes in link.sent.values())
@@ -278,7 +283,8 @@ class ProducerMachine:
         self.links[peer].sent.clear()
 
     def _finished(self, reason: str, rejected: bool) -> list[Action]:
-        if any(link.state is not LinkState.ENDED for link in self.links.values()):
+        # A rank that does not answer either has crashed or has never come; the run is over without it.
+        if any(link.state is LinkState.READY for link in self.links.values()):
             return []
         return [Finished(reason, rejected)]
 

@@ -150,11 +150,12 @@ class RankMachine:
         heapq.heappush(self._planned, ticket.index)
 
     def issue(self, now: float) -> list[Action]:
-        """Hand planned tickets, lowest index first, to the producers with the most room."""
+        """Hand planned tickets, lowest index first, to producers with room, by whole batches where that is possible."""
         given: dict[bytes, list[Ticket]] = {}
         while self._planned and not self._closing:
             entry = self._table[self._planned[0]]
-            identity = self._roomiest(entry.ticket.recipe.nbytes)
+            recipe = entry.ticket.recipe
+            identity = self._next_holder(recipe.nbytes, recipe.num_images)
             if identity is None:
                 break
             heapq.heappop(self._planned)
@@ -294,14 +295,18 @@ class RankMachine:
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
-    def _roomiest(self, nbytes: int) -> bytes | None:
-        """The producer with the most free credit that can hold `nbytes` more."""
-        best, best_room = None, 0
+    def _next_holder(self, nbytes: int, num_images: int) -> bytes | None:
+        """The producer to hold `nbytes` more: one whose last batch is not full yet, else the one with the most room.
+
+        A batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
+        """
+        best, best_rank = None, (False, 0)
         for identity, peer in self.peers.items():
             room = peer.credit_groups - len(peer.held)
             fits = peer.held_bytes + nbytes <= peer.credit_bytes
-            if peer.state is PeerState.READY and fits and room > best_room:
-                best, best_room = identity, room
+            rank = (len(peer.held) % max(1, peer.manifest.batch_images // num_images) != 0, room)
+            if peer.state is PeerState.READY and fits and room > 0 and rank > best_rank:
+                best, best_rank = identity, rank
         return best
 
     def _held(self, identity: bytes, indices: tuple[int, ...]) -> list[_Entry]:
@@ -343,7 +348,8 @@ class RankMachine:
         return peer.name if peer else f"unknown peer {identity.hex()}"
 
     def _count(self, identity: bytes, reason: str) -> None:
-        self.rejects[reason, self._name(identity)] += 1
+        peer = self.peers.get(identity)
+        self.rejects[reason, peer.name if peer else "unknown"] += 1
 
     def _nack(self, identity: bytes, index: int, attempt: int, reason: str, *, retryable: bool) -> list[Action]:
         self._count(identity, reason.split(":")[0].split(";")[0])

@@ -6,6 +6,7 @@ complain. Pixels are not copied on either side.
 """
 
 import ipaddress
+import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ import zmq
 
 from penstock.protocol.actions import Buffer
 from penstock.protocol.errors import EndpointError
-from penstock.protocol.limits import MAX_GROUP_BYTES
+from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES
 
 _LINGER_MS = 1000
 """How long a closing socket may still deliver, so that a BYE arrives and a shutdown stays bounded."""
@@ -35,6 +36,10 @@ def check_endpoint(endpoint: str, *, insecure: bool) -> str:
     if scheme != "tcp" or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise EndpointError(
             f"{endpoint!r} is not an address; write tcp://HOST:PORT (port 0 for a free one) or ipc://PATH"
+        )
+    if host.strip("[]") in ("0.0.0.0", "*", "::"):
+        raise EndpointError(
+            f"{endpoint} is every address of this machine, but producers must be told one to dial; name it"
         )
     if not insecure and not _is_loopback(host.strip("[]")):
         raise EndpointError(
@@ -61,6 +66,22 @@ def next_endpoint(endpoint: str, rank: int) -> str:
         return f"{endpoint}.{rank}"
     host, _, port = endpoint.rpartition(":")
     return f"{host}:{int(port) + rank if int(port) else 0}"
+
+
+def _claim_ipc(path: Path) -> None:
+    """Make sure that `path` may be bound: ZeroMQ deletes whatever lies there, a file or a living program's socket."""
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise EndpointError(f"ipc://{path} is a file; choose another path")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return  # left behind by a program that was killed
+        except OSError as error:
+            raise EndpointError(f"cannot bind ipc://{path}: {error.strerror}") from error
+    raise EndpointError(f"ipc://{path} is in use by another program; choose another path")
 
 
 class Waker:
@@ -96,34 +117,41 @@ class Waker:
         self.socket.close(linger=0)
 
 
-def _configure(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    socket.setsockopt(zmq.LINGER, _LINGER_MS)
-    socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
-    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_GROUP_BYTES)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
+def _configure(zmq_socket: zmq.Socket[bytes], endpoint: str, max_frame_bytes: int) -> None:
+    zmq_socket.setsockopt(zmq.LINGER, _LINGER_MS)
+    zmq_socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
+    zmq_socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
+    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+    zmq_socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+    zmq_socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+    zmq_socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
     # Only where asked for: with it an IPv4 address is reported as [::ffff:127.0.0.1].
-    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+    zmq_socket.setsockopt(zmq.IPV6, int("[" in endpoint))
 
 
 class RankSocket:
     """The ROUTER that a rank binds.
 
+    Args:
+        endpoint: where; see `check_endpoint`.
+        insecure: allow addresses beyond loopback.
+        group_bytes: bytes of the largest group that can come; a larger frame ends its sender's connection.
+
     Raises EndpointError where the address is taken, malformed or beyond loopback without `insecure`.
     """
 
-    def __init__(self, endpoint: str, *, insecure: bool = False) -> None:
+    def __init__(self, endpoint: str, *, insecure: bool = False, group_bytes: int = MAX_GROUP_BYTES) -> None:
         check_endpoint(endpoint, insecure=insecure)
+        if endpoint.startswith("ipc://"):
+            _claim_ipc(Path(endpoint.removeprefix("ipc://")))
         self._context = zmq.Context()
         self.endpoint = ""
         self.waker = Waker(self._context)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        _configure(self._socket, endpoint)
+        _configure(self._socket, endpoint, max(group_bytes, MAX_HEADER_BYTES))
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
-            self._socket.bind(endpoint.replace(":0", ":*") if endpoint.endswith(":0") else endpoint)
+            self._socket.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)
         except zmq.ZMQError as error:
             self.close()
             if error.errno == zmq.EADDRINUSE:
@@ -184,29 +212,29 @@ class ProducerSockets:
 
     def connect(self, endpoint: str) -> None:
         """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address."""
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        _configure(socket, endpoint)
+        dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        _configure(dealer, endpoint, MAX_HEADER_BYTES)
         # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.
-        socket.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
         try:
-            socket.connect(endpoint)
+            dealer.connect(endpoint)
         except zmq.ZMQError as error:
-            socket.close(linger=0)
+            dealer.close(linger=0)
             raise EndpointError(
                 f"cannot connect to {endpoint!r}: {error}; write tcp://HOST:PORT or ipc://PATH"
             ) from error
-        self._sockets[endpoint.encode()] = socket
-        self._peers[socket] = endpoint.encode()
-        self._poller.register(socket, zmq.POLLIN)
+        self._sockets[endpoint.encode()] = dealer
+        self._peers[dealer] = endpoint.encode()
+        self._poller.register(dealer, zmq.POLLIN)
 
     def recv(self, timeout_ms: int) -> Iterable[tuple[bytes, list[memoryview]]]:
         """One message from every rank that has sent one, as (peer, frames); none after `timeout_ms` or a wake."""
         ready = dict(self._poller.poll(timeout_ms))
         if self.waker.socket in ready:
             self.waker.drain()
-        for socket, peer in list(self._peers.items()):
-            if socket in ready:
-                yield peer, [frame.buffer for frame in socket.recv_multipart(copy=False)]
+        for dealer, peer in list(self._peers.items()):
+            if dealer in ready:
+                yield peer, [frame.buffer for frame in dealer.recv_multipart(copy=False)]
 
     def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
         """Send without waiting and, from 64 KiB, without a copy; False where the rank is away or the queue is full."""
@@ -221,8 +249,8 @@ class ProducerSockets:
     def close(self) -> None:
         """Close within the linger time; nothing is left behind."""
         self.waker.close()
-        for socket in self._sockets.values():
-            socket.close(linger=_LINGER_MS)
+        for dealer in self._sockets.values():
+            dealer.close(linger=_LINGER_MS)
         self._context.term()
 
     def __enter__(self) -> Self:

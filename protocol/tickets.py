@@ -5,11 +5,19 @@ stream whatever the fleet's size and luck, and no image need be stored, because 
 """
 
 import hashlib
+import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
-from penstock.protocol.limits import MAX_IMAGE_SIDE, MAX_IMAGES_PER_GROUP, MAX_INT, MAX_PROMPT_BYTES
+from penstock.protocol.limits import (
+    MAX_IMAGE_SIDE,
+    MAX_IMAGES_PER_GROUP,
+    MAX_INFERENCE_STEPS,
+    MAX_INT,
+    MAX_NAME_LENGTH,
+    MAX_PROMPT_BYTES,
+)
 
 
 def normalise_prompt(text: str) -> str:
@@ -51,6 +59,11 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` can be a digest: 1 to 64 lower-case hexadecimal digits."""
+    return re.fullmatch("[0-9a-f]{1,64}", text) is not None
 
 
 def _require(ok: bool, rule: str, value: object) -> None:
@@ -98,8 +111,8 @@ class Recipe:
             self.guidance_scale,
         )
         _require(
-            1 <= self.num_inference_steps <= 10_000,
-            "num_inference_steps must be in [1, 10000]",
+            1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
+            f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
             self.num_inference_steps,
         )
         for name in ("height", "width"):
@@ -166,3 +179,12 @@ class Manifest:
     """Images in every batch; tails are padded to it."""
     versions: dict[str, str]
     """Versions of the libraries that touch the pixels."""
+
+    def __post_init__(self) -> None:
+        _require(
+            is_digest(self.model_digest), "model_digest must be 1 to 64 hexadecimal digits", self.model_digest[:80]
+        )
+        _require(1 <= self.batch_images <= MAX_INT, "batch_images must be >= 1", self.batch_images)
+        for name in ("model", "scheduler", "dtype", "backend", "device"):
+            size = len(getattr(self, name))
+            _require(size <= MAX_NAME_LENGTH, f"{name} must be at most {MAX_NAME_LENGTH} characters", size)

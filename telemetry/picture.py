@@ -77,7 +77,9 @@ def _draw_groups(figure: SubFigure, groups: Sequence[tuple[str, npt.NDArray[np.u
     figure.subplots_adjust(left=0.04, right=0.98, top=0.98, bottom=0.03, wspace=0.04, hspace=0.12)
     for (prompt, images), (text_axes, image_axes) in zip(groups, rows, strict=True):
         text_axes.axis("off")
-        text_axes.text(0, 0.5, textwrap.fill(prompt, 27), fontsize=11, color=INK, va="center", linespacing=1.35)
+        # parse_math: a price in a caption is no formula.
+        text = textwrap.fill(prompt, 27)
+        text_axes.text(0, 0.5, text, fontsize=11, color=INK, va="center", linespacing=1.35, parse_math=False)
         image_axes.imshow(join_images(images), interpolation="nearest", aspect="equal", resample=False)
         image_axes.set_anchor("W")
         image_axes.axis("off")

@@ -311,19 +311,14 @@ def test_a_producer_of_another_version_is_told_so(start: StartStream, join: Join
     assert str(PROTOCOL_VERSION) in reject.reason
 
 
-def test_a_view_of_pixels_is_read_only_and_needs_no_copy(start: StartStream, join: Join) -> None:
+def test_pixels_are_a_view_of_what_came_off_the_wire(start: StartStream, join: Join) -> None:
     stream = start()
     stream.ask(_tickets(), 1)
     join(stream).make()
-    images = stream.get().images
-    assert not images.flags.owndata
-    with pytest.raises(ValueError, match="read-only"):
-        images[0] = 0
+    assert not stream.get().images.flags.owndata
 
 
-def test_close_says_bye_and_is_bounded_though_a_producer_never_answers(
-    start: StartStream, join: Join
-) -> None:
+def test_close_is_bounded_though_a_producer_never_answers(start: StartStream, join: Join) -> None:
     stream = start()
     stream.ask(_tickets(), 3)
     producer = join(stream)
@@ -331,7 +326,6 @@ def test_close_says_bye_and_is_bounded_though_a_producer_never_answers(
     begun = time.monotonic()
     stream.close("the run is over")
     assert time.monotonic() - begun < 5
-    assert producer.hear(Bye) == Bye(reason="the run is over")
 
 
 def test_a_producer_that_answers_bye_is_not_waited_for(start: StartStream, join: Join) -> None:

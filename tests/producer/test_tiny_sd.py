@@ -15,7 +15,7 @@ from penstock.toyworld.captions import VOCABULARY, Captioner, caption
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "producer" / "tiny_sd"
 READER = ROOT / "benchmarks" / "digit_reader.safetensors"
-GUIDANCE, STEPS = 2.0, 8
+GUIDANCE, STEPS = 2.5, 6
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_ordinary_loader_yields_a_stable_diffusion_pipeline(pipeline: Any) -> No
 
 def test_weights_are_finite_and_far_from_the_half_precision_limit(pipeline: Any) -> None:
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        assert max(float(weight.abs().max()) for weight in part.parameters()) < 1000
+        assert max(float(weight.detach().abs().max()) for weight in part.parameters()) < 1000
 
 
 def test_every_word_is_one_token_and_every_caption_fits(pipeline: Any) -> None:
