@@ -35,9 +35,7 @@ def load(model: Path, dtype: str) -> Any:
     return pipeline
 
 
-def generate(
-    pipeline: Any, prompts: list[str], guidance: float, steps: int, first_seed: int
-) -> NDArray[np.uint8]:
+def generate(pipeline: Any, prompts: list[str], guidance: float, steps: int, first_seed: int) -> NDArray[np.uint8]:
     """One image a prompt, uint8 [N, 32, 32, 3], with one generator per image."""
     generators = [torch.Generator().manual_seed(first_seed + index) for index in range(len(prompts))]
     with torch.inference_mode():
@@ -52,9 +50,7 @@ def generate(
     return pixels
 
 
-def read_accuracy(
-    pipeline: Any, num_images: int, guidance: float, steps: int, batch: int, reader_path: Path
-) -> float:
+def read_accuracy(pipeline: Any, num_images: int, guidance: float, steps: int, batch: int, reader_path: Path) -> float:
     """Share of generated digits that the reader reads as prompted."""
     reader, captioner = load_reader(reader_path), Captioner(seed=0)
     right = 0
@@ -106,9 +102,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the speed measurement")
-    parser.add_argument(
-        "--sweep", action="store_true", help="also measure other guidance scales and step counts"
-    )
+    parser.add_argument("--sweep", action="store_true", help="also measure other guidance scales and step counts")
     args = parser.parse_args()
     torch.set_num_threads(args.processes * args.threads)
 

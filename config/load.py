@@ -27,9 +27,8 @@ def load_config(cls: type[T], argv: Sequence[str], *, preset_dir: Path, prog: st
     """Read a program's settings from its arguments.
 
     Args:
-        cls: a frozen dataclass, nested ones as sections; fields of int, float, bool, str, Path, Literal,
-        unions
-            of these and None, tuples of these.
+        cls: a frozen dataclass, nested ones as sections; fields of int, float, bool, str, Path, Literal, unions of
+            these and None, tuples of these.
         argv: the arguments without the program's name.
         preset_dir: the folder of `NAME.yaml` presets.
         prog: the program's name in the help.

@@ -64,7 +64,9 @@ def configure_logging(role: str, level: str = "INFO") -> None:
     """
     handler = _CurrentStderr()
     handler.setFormatter(logging.Formatter(f"%(asctime)s {role} %(levelname)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Other libraries are heard only when something is wrong.
+    logging.getLogger("penstock").setLevel(level.upper())
 
 
 def end_with_stdin() -> None:
@@ -106,5 +108,9 @@ class _CurrentStderr(logging.Handler):
     """Writes to what `sys.stderr` is now, so that a live progress line can lift log lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        """Write one record. What a peer sent is shown as text: no control character reaches the terminal."""
+        text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in self.format(record))
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:  # a closed pipe or a full disk must not end the thread that logs
+            self.handleError(record)

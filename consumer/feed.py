@@ -94,8 +94,6 @@ class Feed:
         self._returning = dict(resume.kept) if resume else dict[int, int]()
         self.wait_s = 0.0
         """Seconds that `batch` has waited for groups."""
-        self.bytes_used = 0
-        """Bytes of pixels handed to training, echoes included."""
         stream.ask(self._returning_tickets() if self._returning else self._new_tickets(), window_groups)
 
     def batch(self, step: int) -> Batch:
@@ -109,7 +107,6 @@ class Feed:
             self._enter(self._stream.get())
         self.wait_s += time.perf_counter() - start
         batch = collate(self._reservoir.draw(self._groups_per_batch, step), pin_memory=self._pin_memory)
-        self.bytes_used += batch.images.numel()
         self._ledger.step(step, batch.indices)
         return batch
 

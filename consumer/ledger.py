@@ -1,16 +1,19 @@
 """The ledger: what every step trained on, in about 100 bytes a group where the pixels are 100 KB and more.
 
-One append-only file of JSON lines for each rank. The first line holds what all recipes share; a `group` line gives
-what a ticket adds, so that recipe and pixels can be made again; a `step` line lists the groups that a step used.
+One append-only file of JSON lines for each rank. The first line holds what all recipes share; a `producer` line
+what made the groups that follow under its name; a `group` line what a ticket adds, so that recipe and pixels can be
+made again; a `step` line lists the groups that a step used.
 """
 
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from penstock.consumer.stream import Group
+from penstock.protocol.tickets import Manifest
 
 _TAIL_BYTES = 1 << 20
 """More than any line: where the last whole one is looked for."""
@@ -25,6 +28,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, common: dict[str, Any]) -> None:
+        self._manifests: dict[str, Manifest] = {}
         self._file = path.open("a+b")
         self._drop_torn_line()
         if self._file.seek(0, os.SEEK_END) == 0:
@@ -33,6 +37,9 @@ class Ledger:
     def group(self, group: Group) -> None:
         """A group has come and may be used from now on."""
         ticket = group.ticket
+        if self._manifests.get(group.producer) != group.manifest:
+            self._manifests[group.producer] = group.manifest
+            self._append({"producer": group.producer, "manifest": asdict(group.manifest)})
         self._append(
             {
                 "group": ticket.index,
@@ -44,7 +51,7 @@ class Ledger:
         )
 
     def step(self, step: int, indices: Sequence[int]) -> None:
-        """Optimizer step `step` uses the groups at these global indices. What came so far is on disk afterwards."""
+        """Optimizer step `step` uses the groups at these global indices; what came so far leaves this process."""
         self._append({"step": step, "groups": list(indices)})
         self._file.flush()
 

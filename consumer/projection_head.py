@@ -32,9 +32,9 @@ class ProjectionHead(nn.Module):
     BatchNorm takes its statistics view by view (see `ViewBatchNorm`) and over all ranks.
 
     Args:
-        in_dim, hidden_dim, out_dim: widths. norm_output: a further BatchNorm behind the last layer, as in MoCo v3's
-        head (arXiv 2104.02057). StableRep has none;
-            with it a narrow encoder leaves the loss of a constant output at once instead of after hundreds of steps.
+        in_dim, hidden_dim, out_dim: widths.
+        norm_output: a further BatchNorm behind the last layer, as in MoCo v3's head (arXiv 2104.02057). StableRep has
+            none; with it a narrow encoder leaves the loss of a constant output at once, not after hundreds of steps.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, norm_output: bool = False) -> None:

@@ -22,7 +22,7 @@ from penstock.protocol.errors import MessageError, RunError, StarvedError
 from penstock.protocol.messages import Header, Result
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
-from penstock.protocol.tickets import Ticket
+from penstock.protocol.tickets import Manifest, Ticket
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Group:
     images: NDArray[np.uint8]
     """uint8 [m, H, W, 3], a view of the frame that came off the wire."""
     producer: str
+    manifest: Manifest
+    """What made it; equal manifests promise equal bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +216,11 @@ class GroupStream:
                 received = self._socket.recv(_POLL_MS)
                 with self._changed:
                     now = time.monotonic()
-                    if received is not None:
+                    # All that has come is heard before time passes: after a pause the heartbeats lie in the queue.
+                    while received is not None:
                         for action in self._hear(*received, now):
                             self._perform(action)
+                        received = self._socket.recv(0)
                     self._top_up()
                     for action in self._machine.tick(now):
                         self._perform(action)
@@ -269,7 +273,7 @@ class GroupStream:
 
     def _deliver(self, action: Deliver) -> None:
         pixels = np.frombuffer(action.payload, dtype=np.uint8).reshape(action.ticket.recipe.shape)
-        self._buffered.append(Group(action.ticket, pixels, action.producer))
+        self._buffered.append(Group(action.ticket, pixels, action.producer, action.manifest))
         self._groups += 1
         self._images += len(pixels)
         self._image_bytes += pixels.nbytes

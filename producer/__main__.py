@@ -11,7 +11,7 @@ from penstock.config.process import configure_logging, run
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.protocol.sockets import check_endpoint
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("penstock.producer")
 
 PRESETS = Path(__file__).parent / "presets"
 

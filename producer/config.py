@@ -34,7 +34,7 @@ class ProduceConfig:
     """Images in every batch; tails are padded to it, so that a ticket's company changes no bit."""
     threads: int = 0
     """CPU threads; 0 leaves it to torch. Processes that share cores want 1 each."""
-    batch_wait_s: float = 0.5
+    batch_wait_s: float = 2.0
     """Seconds that an incomplete batch waits for more tickets. Higher makes less padding and more delay."""
     credit_groups: int = 16
     """Tickets held for each rank. Two batches keep the engine busy; more adds only delay."""

@@ -188,7 +188,7 @@ class ProducerService:
             self._changed.notify_all()
 
     def _flush(self) -> None:
-        """Send what can be sent. Only results wait for room; anything else is said again in time."""
+        """Send what can be sent. Only results wait for room; leases and heartbeats mend the loss of anything else."""
         with self._changed:
             waiting, self._outbox = self._outbox, deque()
         for out in waiting:

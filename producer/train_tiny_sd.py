@@ -49,6 +49,7 @@ CAPTION_DROPPED = 0.1
 NAMED = 0.5
 #: How much more the decoder's last stage counts errors of hue.
 HUE_WEIGHT = 8.0
+DECODER_LR = 2e-3
 #: The autoencoder learns wider poses than the UNet, so that latents of any pose are good.
 AUTOENCODER_POSE = Pose(max_angle=0.35, min_size=0.45, max_size=1.0, overhang=0.1, tint=0.03, texture=0.04)
 
@@ -118,7 +119,6 @@ def refine_decoder(model: AutoencoderKL, steps: int, batch: int, base_lr: float,
     Plain squared error cares little whether thin, dark strokes are blue or green. Before this stage half of the inks
     could not be told from the decoded image.
     """
-    model.encoder.requires_grad_(False)
     decoder = [*model.post_quant_conv.parameters(), *model.decoder.parameters()]
     optimizer = torch.optim.AdamW(decoder, lr=base_lr, betas=(0.9, 0.99), weight_decay=0.0)
     for step in range(steps):
@@ -176,11 +176,13 @@ def diffusion_loss(
 
 
 def save(pipeline: StableDiffusionPipeline, out: Path) -> None:
-    """Writes half-precision weights beside `out`, then renames: no reader sees half a folder."""
+    """Writes the pipeline beside `out`, then renames: no reader sees half a folder."""
     fresh, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.save_pretrained(fresh, safe_serialization=True)
     make_tokenizer(VOCABULARY, fresh / "tokenizer", MAX_TOKENS)
+    for config in fresh.glob("*/config.json"):
+        _forget_origin(config)
     if out.exists():
         for extra in out.glob("*.md"):
             shutil.copy2(extra, fresh)
@@ -190,10 +192,14 @@ def save(pipeline: StableDiffusionPipeline, out: Path) -> None:
 
 
 def pipeline_of(model: Denoiser, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """An ordinary pipeline in half precision, made of copies."""
+    """An ordinary pipeline made of copies, in half precision to save room.
+
+    The text encoder stays in float32: without a dtype asked for, transformers would load it as stored and diffusers
+    the other parts as float32, and the two could not work together.
+    """
     return StableDiffusionPipeline(
         vae=copy.deepcopy(vae).half(),
-        text_encoder=copy.deepcopy(model.text_encoder).half(),
+        text_encoder=copy.deepcopy(model.text_encoder),
         tokenizer=tokenizer,
         unet=copy.deepcopy(model.unet).half(),
         scheduler=make_scheduler(),
@@ -241,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the finished pipeline; replaced on each save"
     )
-    parser.add_argument("--autoencoder", type=Path, help="a trained autoencoder's folder, to skip the first stage")
+    parser.add_argument("--autoencoder", type=Path, help="a trained autoencoder's folder, to skip the first stages")
     parser.add_argument("--autoencoder-steps", type=int, default=800)
     parser.add_argument("--decoder-steps", type=int, default=500, help="steps on the decoder alone")
     parser.add_argument("--autoencoder-lr", type=float, default=3e-3)
@@ -268,6 +274,9 @@ def main(argv: list[str] | None = None) -> None:
             args.autoencoder_lr,
             np.random.default_rng([args.seed, 0]),
         )
+        torch.manual_seed(args.seed)
+        rng = np.random.default_rng([args.seed, 2])
+        refine_decoder(vae, args.decoder_steps, args.batch // 2, DECODER_LR, rng)
         vae.save_pretrained(vae_folder)
     vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
     torch.manual_seed(args.seed + 1)
@@ -275,6 +284,13 @@ def main(argv: list[str] | None = None) -> None:
     train_denoiser(vae, tokenizer, args, np.random.default_rng([args.seed, 1]))
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     _say(json.dumps({"seconds": round(time.monotonic() - started), "bytes": size, "threads": args.threads}))
+
+
+def _forget_origin(config: Path) -> None:
+    """Removes the place that a part was once loaded from: it means nothing on another machine."""
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    fields.pop("_name_or_path", None)
+    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _say(text: str) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from penstock.protocol.messages import Message
-from penstock.protocol.tickets import Ticket
+from penstock.protocol.tickets import Manifest, Ticket
 
 Buffer = bytes | bytearray | memoryview
 
@@ -24,7 +24,7 @@ class Deliver:
     ticket: Ticket
     payload: Buffer
     producer: str
-    seconds: float
+    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)

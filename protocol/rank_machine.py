@@ -83,6 +83,8 @@ class _Entry:
     ticket: Ticket
     state: TicketState = TicketState.PLANNED
     holder: bytes | None = None
+    failed_by: bytes | None = None
+    """Who held the last attempt that went wrong; another is tried first."""
     named_at: float = 0.0
     failures: int = 0
     """Attempts that went wrong. Fewer than all attempts: a producer that leaves is nobody's fault."""
@@ -154,8 +156,7 @@ class RankMachine:
         given: dict[bytes, list[Ticket]] = {}
         while self._planned and not self._closing:
             entry = self._table[self._planned[0]]
-            recipe = entry.ticket.recipe
-            identity = self._next_holder(recipe.nbytes, recipe.num_images)
+            identity = self._next_holder(entry)
             if identity is None:
                 break
             heapq.heappop(self._planned)
@@ -284,7 +285,7 @@ class RankMachine:
         peer.groups += 1
         peer.bad_results = 0
         ack = Send(identity, Ack(index=result.index, attempt=result.attempt))
-        return [Deliver(entry.ticket, payload, peer.name, result.seconds), ack]
+        return [Deliver(entry.ticket, payload, peer.name, peer.manifest), ack]
 
     def _on_nack(self, identity: bytes, nack: Nack) -> list[Action]:
         actions: list[Action] = []
@@ -295,16 +296,18 @@ class RankMachine:
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
-    def _next_holder(self, nbytes: int, num_images: int) -> bytes | None:
-        """The producer to hold `nbytes` more: one whose last batch is not full yet, else the one with the most room.
+    def _next_holder(self, entry: _Entry) -> bytes | None:
+        """The producer to hold a ticket: one whose last batch is not full yet, else the one with the most room.
 
         A batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
         """
-        best, best_rank = None, (False, 0)
+        recipe = entry.ticket.recipe
+        best, best_rank = None, (False, False, 0)
         for identity, peer in self.peers.items():
             room = peer.credit_groups - len(peer.held)
-            fits = peer.held_bytes + nbytes <= peer.credit_bytes
-            rank = (len(peer.held) % max(1, peer.manifest.batch_images // num_images) != 0, room)
+            fits = peer.held_bytes + recipe.nbytes <= peer.credit_bytes
+            incomplete = len(peer.held) % max(1, peer.manifest.batch_images // recipe.num_images) != 0
+            rank = (identity != entry.failed_by, incomplete, room)
             if peer.state is PeerState.READY and fits and room > 0 and rank > best_rank:
                 best, best_rank = identity, rank
         return best
@@ -324,6 +327,8 @@ class RankMachine:
 
     def _take_back(self, entry: _Entry, why: str, *, blame: bool = True) -> list[Action]:
         """Back to PLANNED for the next attempt; a run stops when one ticket fails too often."""
+        if blame:
+            entry.failed_by = entry.holder
         self._release(entry)
         entry.ticket = entry.ticket.again()
         entry.state = TicketState.PLANNED

@@ -20,6 +20,8 @@ GRID = "#e4e7eb"
 LOSS_COLOR = "#2f6f9f"
 KNN_COLOR = "#c2512f"
 DPI = 150
+PROMPT_CHARS = 80
+"""What fits above a row; longer prompts are cut."""
 GAP = 0.06
 """White between the images of a group, in parts of an image's width."""
 
@@ -72,17 +74,16 @@ def draw(
 
 
 def _draw_groups(figure: SubFigure, groups: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> None:
-    """One row a prompt: its text on the left, its images side by side on the right."""
-    rows = figure.subplots(len(groups), 2, squeeze=False, width_ratios=[0.42, 0.58])
-    figure.subplots_adjust(left=0.04, right=0.98, top=0.98, bottom=0.03, wspace=0.04, hspace=0.12)
-    for (prompt, images), (text_axes, image_axes) in zip(groups, rows, strict=True):
-        text_axes.axis("off")
+    """One row a prompt: its text above, its images side by side below."""
+    rows = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    figure.subplots_adjust(left=0.04, right=0.98, top=0.95, bottom=0.03, hspace=0.45)
+    for (prompt, images), axes in zip(groups, rows, strict=True):
+        text = textwrap.shorten(prompt, PROMPT_CHARS, placeholder=" …")
         # parse_math: a price in a caption is no formula.
-        text = textwrap.fill(prompt, 27)
-        text_axes.text(0, 0.5, text, fontsize=11, color=INK, va="center", linespacing=1.35, parse_math=False)
-        image_axes.imshow(join_images(images), interpolation="nearest", aspect="equal", resample=False)
-        image_axes.set_anchor("W")
-        image_axes.axis("off")
+        axes.set_title(text, loc="left", fontsize=11, color=INK, pad=4, parse_math=False)
+        axes.imshow(join_images(images), interpolation="nearest", aspect="equal", resample=False)
+        axes.set_anchor("W")
+        axes.axis("off")
 
 
 def join_images(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

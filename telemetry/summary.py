@@ -70,7 +70,7 @@ class Summary:
     """Share of the training loop's time spent waiting for images, 0 to 1."""
     bytes_received: int
     image_bytes_written: int
-    """Bytes of pixels on disk: the picture that ends the run."""
+    """Bytes of image files in the run folder, the one picture apart: 0, or something is wrong."""
     knn: Knn
 
     def write(self, path: Path) -> None:

@@ -47,13 +47,7 @@ def caption(digit: int, ink: str | None = None, paper: str | None = None) -> str
 
 #: Every word that a caption can hold, in alphabetical order.
 VOCABULARY: tuple[str, ...] = tuple(
-    sorted(
-        {
-            word
-            for text in ("a handwritten in ink on paper", *DIGIT_WORDS, *INKS, *PAPERS)
-            for word in text.split()
-        }
-    )
+    sorted({word for text in ("a handwritten in ink on paper", *DIGIT_WORDS, *INKS, *PAPERS) for word in text.split()})
 )
 
 

@@ -93,6 +93,6 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_log_lines_carry_the_role() -> None:
     configure = "    import logging\n    process.configure_logging('producer 3', 'info')\n"
-    child = start(configure + "    logging.getLogger('x').info('hi')")
+    child = start(configure + "    logging.getLogger('penstock.x').info('hi')")
     _, err = child.communicate(timeout=30)
     assert err.endswith(" producer 3 INFO: hi\n")

@@ -11,7 +11,18 @@ from penstock.consumer import batch as batch_module
 from penstock.consumer.batch import collate
 from penstock.consumer.reservoir import Use
 from penstock.consumer.stream import Group
-from penstock.protocol.tickets import Recipe, Ticket, prompt_id
+from penstock.protocol.tickets import Manifest, Recipe, Ticket, prompt_id
+
+MANIFEST = Manifest(
+    model="m",
+    model_digest="d" * 64,
+    scheduler="s",
+    dtype="float32",
+    backend="eager",
+    device="cpu",
+    batch_images=4,
+    versions={},
+)
 
 torch.set_num_threads(1)
 
@@ -33,7 +44,7 @@ def _use(index: int, prompt: str, echo: int = 0, shape: tuple[int, int, int] = (
     recipe = replace(RECIPE, prompt=prompt, num_images=num_images, height=height, width=width)
     pixels = np.random.default_rng(index).integers(0, 256, recipe.shape, dtype=np.uint8)
     pixels.flags.writeable = False
-    return Use(Group(Ticket(index=index, rank=0, recipe=recipe), pixels, "ann"), echo)
+    return Use(Group(Ticket(index=index, rank=0, recipe=recipe), pixels, "ann", MANIFEST), echo)
 
 
 def test_rows_are_in_one_order_for_pixels_labels_and_names() -> None:

@@ -8,8 +8,19 @@ import numpy as np
 
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.stream import Group
-from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
+from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed, prompt_id
 from penstock.toyworld.captions import Captioner
+
+MANIFEST = Manifest(
+    model="m",
+    model_digest="d" * 64,
+    scheduler="s",
+    dtype="float32",
+    backend="eager",
+    device="cpu",
+    batch_images=4,
+    versions={},
+)
 
 COMMON = {"run_id": "r", "model_digest": "d" * 64, "height": 32}
 
@@ -26,7 +37,7 @@ def _group(index: int, prompt: str) -> Group:
         width=32,
         model_digest="d" * 64,
     )
-    return Group(Ticket(index=index, rank=0, recipe=recipe), np.zeros(recipe.shape, np.uint8), "local-0")
+    return Group(Ticket(index=index, rank=0, recipe=recipe), np.zeros(recipe.shape, np.uint8), "local-0", MANIFEST)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -38,7 +49,9 @@ def test_a_group_can_be_made_again_from_its_lines(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger", COMMON) as ledger:
         ledger.group(group)
         ledger.step(3, [5])
-    common, made, step = _lines(tmp_path / "ledger")
+    common, maker, made, step = _lines(tmp_path / "ledger")
+    assert maker["producer"] == made["producer"]
+    assert maker["manifest"]["dtype"] == "float32"
     assert common == {"run": COMMON}
     recipe = group.ticket.recipe
     assert (made["group"], made["prompt"], made["seed"]) == (5, recipe.prompt, recipe.seed)

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.stream import Group
-from penstock.protocol.tickets import Recipe, Ticket
+from penstock.protocol.tickets import Manifest, Recipe, Ticket
+
+MANIFEST = Manifest(
+    model="m",
+    model_digest="d" * 64,
+    scheduler="s",
+    dtype="float32",
+    backend="eager",
+    device="cpu",
+    batch_images=4,
+    versions={},
+)
 
 RECIPE = Recipe(
     prompt="a red fox",
@@ -25,7 +36,7 @@ RECIPE = Recipe(
 
 
 def _group(index: int) -> Group:
-    return Group(Ticket(index=index, rank=0, recipe=RECIPE), np.zeros((1, 1, 1, 3), np.uint8), "ann")
+    return Group(Ticket(index=index, rank=0, recipe=RECIPE), np.zeros((1, 1, 1, 3), np.uint8), "ann", MANIFEST)
 
 
 @settings(max_examples=60, deadline=None)

@@ -342,8 +342,8 @@ def test_a_port_in_use_is_one_line_and_costs_no_earlier_run(start: Start, tmp_pa
 
 
 def test_an_address_beyond_this_machine_is_one_line(start: Start, tmp_path: Path) -> None:
-    options = ["--stream.endpoint", "tcp://0.0.0.0:0", "--run-dir", str(tmp_path / "run")]
-    _refused(start(*TRAINER, *NO_PRODUCER, *options), "0.0.0.0", "insecure")
+    options = ["--stream.endpoint", "tcp://192.0.2.1:0", "--run-dir", str(tmp_path / "run")]
+    _refused(start(*TRAINER, *NO_PRODUCER, *options), "192.0.2.1", "insecure")
 
 
 def test_an_unknown_key_names_file_line_and_the_nearest_key(start: Start, tmp_path: Path) -> None:

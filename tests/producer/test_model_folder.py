@@ -1,6 +1,7 @@
 """Finding a generator and naming it by its contents."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -8,30 +9,41 @@ import pytest
 from penstock.producer import model_folder
 from penstock.protocol.errors import ModelError
 
+INDEX = {
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
+
 
 def _folder(path: Path) -> Path:
     (path / "unet").mkdir(parents=True)
-    (path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (path / "safety_checker").mkdir()
+    (path / "tokenizer").mkdir()
+    (path / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": "StableDiffusionPipeline"}))
     (path / "unet" / "weights.safetensors").write_bytes(b"weights")
     (path / "unet" / "config.json").write_text("{}")
-    (path / "merges.txt").write_text("a b")
+    (path / "tokenizer" / "merges.txt").write_text("a b")
     return path
 
 
-def test_the_digest_is_sha256_over_names_and_contents(tmp_path: Path) -> None:
+def test_the_digest_is_sha256_over_the_index_and_the_parts_that_make_pixels(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "sd")
-    names = ["merges.txt", "model_index.json", "unet/config.json", "unet/weights.safetensors"]
-    lines = [f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n" for name in names]
-    assert model_folder.digest(folder) == hashlib.sha256("".join(lines).encode()).hexdigest()
+    text = json.dumps({name: INDEX[name] for name in ("tokenizer", "unet")})
+    for name in ("tokenizer/merges.txt", "unet/config.json", "unet/weights.safetensors"):
+        text += f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n"
+    assert model_folder.digest(folder) == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_the_digest_does_not_depend_on_where_the_folder_lies_or_on_a_model_card(tmp_path: Path) -> None:
+def test_what_makes_no_pixels_changes_no_digest(tmp_path: Path) -> None:
     first, second = _folder(tmp_path / "a"), _folder(tmp_path / "deep" / "b")
     (second / "README.md").write_text("A fine model.")
+    (second / "unet" / "card.png").write_bytes(b"a picture")
+    (second / "safety_checker" / "model.safetensors").write_bytes(b"weights")
     assert model_folder.digest(first) == model_folder.digest(second)
 
 
-@pytest.mark.parametrize("name", ["unet/weights.safetensors", "unet/config.json", "merges.txt"])
+@pytest.mark.parametrize("name", ["unet/weights.safetensors", "unet/config.json", "tokenizer/merges.txt"])
 def test_a_changed_renamed_or_missing_file_is_another_model(name: str, tmp_path: Path) -> None:
     folder = _folder(tmp_path / "sd")
     digests = {model_folder.digest(folder)}

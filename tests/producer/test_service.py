@@ -171,15 +171,14 @@ def test_groups_are_made_in_batches_and_arrive_whole(ranks: Callable[..., _Rank]
     assert running.end() is None
 
 
-def test_credit_is_two_batches_of_images(ranks: Callable[..., _Rank]) -> None:
+def test_no_more_tickets_are_held_than_the_credit(ranks: Callable[..., _Rank]) -> None:
     rank, engine = ranks(), _Engine()
     engine.gate.clear()
     rank.plan(*range(100))
-    running = _Running(_config(rank.socket.endpoint, batch_images=8, credit_batches=2), engine)
+    running = _Running(_config(rank.socket.endpoint, credit_groups=5), engine)
     rank.run_until(engine.working.is_set)
     (peer,) = rank.machine.peers.values()
-    # Its batches hold four groups of two images.
-    assert sum(RECIPE.num_images for _ in peer.held) <= 2 * 8 * RECIPE.num_images
+    assert len(peer.held) == 5
     engine.gate.set()
     rank.say_bye()
     assert running.end() is None

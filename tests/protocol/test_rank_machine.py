@@ -420,6 +420,7 @@ def test_a_lease_runs_out_only_for_the_ticket_that_is_not_named() -> None:
     for second in range(1, 11):
         _say(machine, ANN, Heartbeat(held=(0,)), float(second))
         assert _given(machine.tick(float(second))) == []
+    _say(machine, ANN, Ready(credit_groups=1, credit_bytes=10**6), 10.5)
     _say(machine, BOB, Ready(credit_groups=4, credit_bytes=10**6), 10.5)
     actions = machine.tick(10.5)
     assert _given(actions, BOB) == [(1, 1)]

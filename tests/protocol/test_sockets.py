@@ -73,10 +73,8 @@ def test_an_address_on_this_machine_is_allowed(endpoint: str) -> None:
 @pytest.mark.parametrize(
     "endpoint",
     [
-        "tcp://0.0.0.0:5599",
-        "tcp://*:5599",
         "tcp://192.168.1.2:5599",
-        "tcp://[::]:5599",
+        "tcp://[2001:db8::1]:5599",
         "tcp://eth0:5599",
         "tcp://example.org:5599",
     ],
@@ -157,9 +155,32 @@ def test_a_port_taken_by_any_other_program_is_named_too() -> None:
 
 def test_an_address_beyond_loopback_is_not_bound() -> None:
     with pytest.raises(EndpointError, match="insecure"):
-        RankSocket("tcp://0.0.0.0:0")
-    socket = RankSocket("tcp://0.0.0.0:0", insecure=True)
-    socket.close()
+        RankSocket("tcp://192.0.2.1:0")
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:5599", "tcp://*:5599", "tcp://[::]:5599"])
+@pytest.mark.parametrize("insecure", [False, True])
+def test_every_address_at_once_is_none_that_producers_can_dial(endpoint: str, insecure: bool) -> None:
+    with pytest.raises(EndpointError, match="name it"):
+        check_endpoint(endpoint, insecure=insecure)
+
+
+def test_an_ipc_address_in_use_is_named_and_one_left_behind_is_taken(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/run.sock"
+    first = RankSocket(endpoint)
+    with pytest.raises(EndpointError, match="in use"):
+        RankSocket(endpoint)
+    first.close()
+    with plain_socket.socket(plain_socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "run.sock"))
+    RankSocket(endpoint).close()
+
+
+def test_a_file_in_the_place_of_an_ipc_address_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(EndpointError, match="is a file"):
+        RankSocket(f"ipc://{tmp_path}/thesis.tex")
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
 # --- messages ----------------------------------------------------------------------------------------

@@ -17,9 +17,7 @@ BLACK, WHITE = list(INKS).index("black"), list(PAPERS).index("white")
 PLAIN = Pose(tint=0, texture=0)
 
 
-def upright(
-    num: int, size: float = 1.0, angle: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)
-) -> Styles:
+def upright(num: int, size: float = 1.0, angle: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)) -> Styles:
     return Styles(
         ink=np.full(num, BLACK),
         paper=np.full(num, WHITE),
@@ -34,9 +32,7 @@ def ink_centre(image: NDArray[np.uint8]) -> tuple[float, float]:
     ink = 255.0 - image.astype(float).mean(axis=2)
     ink -= ink.min()
     places = (np.arange(32) + 0.5) / 32 - 0.5
-    return float((ink.sum(axis=0) * places).sum() / ink.sum()), float(
-        (ink.sum(axis=1) * places).sum() / ink.sum()
-    )
+    return float((ink.sum(axis=0) * places).sum() / ink.sum()), float((ink.sum(axis=1) * places).sum() / ink.sum())
 
 
 def dot(row: int, column: int) -> NDArray[np.float32]:
