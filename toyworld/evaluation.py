@@ -48,16 +48,6 @@ def evaluation_sets() -> EvaluationSets:
     )
 
 
-def pixel_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The floor to beat: pixels minus the image's own mean value, float32 [N, 3072] in -1..1.
-
-    The mean goes because cosine similarity would else see little but how bright the paper is.
-    """
-    pixels = images.reshape(len(images), -1).astype(np.float32) / 255
-    centred: NDArray[np.float32] = pixels - pixels.mean(axis=1, keepdims=True)
-    return centred
-
-
 def _raw(split: Split) -> LabelledImages:
     scans = load_split(split)
     return LabelledImages(enlarge(split), scans.labels, scans.ids)
