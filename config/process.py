@@ -41,13 +41,10 @@ class Terminated(BaseException):
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and end the process: what it returns; 130 by Ctrl-C, 143 by SIGTERM, 70 by a defect."""
-    for number in TERMINATING:
-        # Where it is ignored, as SIGHUP under nohup, it is to be survived.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _raise_terminated)
-    if os.environ.pop(UNTIL_STDIN_CLOSES, ""):
-        end_with_stdin()
-    code = _exit_code(main)
+    try:
+        code = _exit_code(lambda: _obeying_signals(main))
+    except Terminated as signal_:  # it came between the end of `main` and that of its guard
+        code = 128 + signal_.signum
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -81,6 +78,20 @@ def _watch_stdin() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_HARD_EXIT_S)
     os._exit(128 + signal.SIGTERM)
+
+
+def _obeying_signals(main: Callable[[], int | None]) -> int | None:
+    """Run `main`; SIGTERM, SIGHUP and, where asked for, the end of standard input raise Terminated in it."""
+    obeyed = [number for number in TERMINATING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    try:
+        for number in obeyed:
+            signal.signal(number, _raise_terminated)
+        if os.environ.pop(UNTIL_STDIN_CLOSES, ""):
+            end_with_stdin()
+        return main()
+    finally:
+        for number in obeyed:  # what is left takes no time, and must not be torn
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _exit_code(main: Callable[[], int | None]) -> int:

@@ -70,7 +70,11 @@ def test_a_child_that_must_not_outlive_its_parent_ends_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PENSTOCK_UNTIL_STDIN_CLOSES", "1")
-    child = start("    try:\n        time.sleep(60)\n    finally:\n        print('cleaned')")
+    child = start(
+        "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n    finally:\n        print('cleaned')"
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
     assert child.communicate(timeout=30) == ("cleaned\n", "")
     assert child.returncode == 143
 
