@@ -21,6 +21,8 @@ LAUNCH = (
     *("-m", "penstock.consumer"),
 )
 
+DEFAULTS = ("--config", "demo", "--run-dir", "runs/demo")
+
 TRY_NEXT = """
 Try next:
   penstock demo --overwrite --generator.guidance-scale 1   # images that heed their prompt less
@@ -31,8 +33,8 @@ Try next:
 
 def main(argv: Sequence[str]) -> int:
     """Run the demo, with `argv` as further flags of the trainer, and say where its results lie."""
-    named = any(word.partition("=")[0] == "--config" for word in argv)
-    argv = list(argv) if named else ["--config", "demo", *argv]
+    if not any(word.partition("=")[0] == "--config" for word in argv):
+        argv = [*DEFAULTS, *argv]  # a later --run-dir counts
     # Read here as well as in the trainer, so that a mistake or --help costs no start of the trainer.
     config = load_config(TrainConfig, argv, preset_dir=_preset_dir(), prog="penstock demo", description=DESCRIPTION)
     code = run_group(command(argv))

@@ -123,3 +123,28 @@ def test_the_identity_is_plain_json(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run")
     identity = json.loads((folder.path / "run.json").read_text())
     assert identity == {"run_id": folder.run_id, "incarnation": folder.incarnation}
+
+
+def test_overwrite_deletes_only_what_a_run_writes(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run_folder.prepare(path, overwrite=False, resume=False)
+    (path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match=r"holds 'thesis\.tex', which no run writes"):
+        run_folder.prepare(path, overwrite=True, resume=False)
+    assert (path / "thesis.tex").read_text() == "years of work"
+    (path / "thesis.tex").unlink()
+    (path / "encoder").mkdir()
+    (path / "ledger-0.jsonl").touch()
+    run_folder.prepare(path, overwrite=True, resume=False)
+    assert [entry.name for entry in path.iterdir()] == ["run.json"]
+
+
+def test_a_later_life_has_a_larger_incarnation_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    first = run_folder.prepare(path, overwrite=False, resume=False)
+    (path / "checkpoint").mkdir()
+    (path / "checkpoint" / "feed-0.json").touch()
+    monkeypatch.setattr("time.time_ns", lambda: 5)
+    assert run_folder.prepare(path, overwrite=False, resume=True).incarnation == first.incarnation + 1

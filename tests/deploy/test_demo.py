@@ -11,8 +11,8 @@ from penstock.protocol.errors import ConfigError
 
 @pytest.fixture
 def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that the demo launches, none of which is run; its preset writes to `tmp_path/run`."""
-    (tmp_path / "demo.yaml").write_text(f"run_dir: {tmp_path / 'run'}\n")
+    """The commands that the demo launches, none of which is run; its preset is empty."""
+    (tmp_path / "demo.yaml").write_text("max_steps: 5\n")
     commands: list[list[str]] = []
     monkeypatch.setattr(demo, "_preset_dir", lambda: tmp_path)
     monkeypatch.setattr(demo, "run_group", lambda command: commands.append(command) or 0)
@@ -22,7 +22,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 def test_the_preset_demo_is_launched_through_accelerate(launched: list[list[str]]) -> None:
     assert demo.main(["--overwrite", "--max-steps", "20"]) == 0
     assert launched[0][:3] == [sys.executable, "-m", "accelerate.commands.launch"]
-    tail = ["-m", "penstock.consumer", "--config", "demo", "--overwrite", "--max-steps", "20"]
+    tail = ["--config", "demo", "--run-dir", "runs/demo", "--overwrite", "--max-steps", "20"]
     assert launched[0][-len(tail) :] == tail
 
 

@@ -200,6 +200,23 @@ def test_heartbeats_keep_the_leases_while_the_engine_works(ranks: Callable[..., 
     assert running.end() is None
 
 
+def test_an_incomplete_batch_waits_for_company_and_no_longer_than_it_must(ranks: Callable[..., _Rank]) -> None:
+    rank, engine = ranks(), _Engine()
+    running = _Running(_config(rank.socket.endpoint, batch_wait_s=1.0), engine)
+    rank.run_until(lambda: bool(rank.machine.peers))
+    rank.plan(0)
+    planned = time.monotonic()
+    rank.run_until(lambda: time.monotonic() > planned + 0.3)
+    assert not engine.working.is_set()
+    rank.plan(1, 2, 3)
+    rank.run_until(lambda: len(rank.delivered) == 4)
+    rank.plan(4)
+    rank.run_until(lambda: len(rank.delivered) == 5)
+    assert engine.batches == [8, 2]
+    rank.say_bye()
+    assert running.end() is None
+
+
 def test_a_rank_of_another_model_refuses_with_the_digests(ranks: Callable[..., _Rank]) -> None:
     rank = ranks(digest="ffff")
     running = _Running(_config(rank.socket.endpoint), _Engine())

@@ -193,6 +193,27 @@ def test_tickets_go_lowest_index_first_to_whom_has_most_room() -> None:
     assert machine.num_outstanding == 4
 
 
+def test_tickets_go_out_by_whole_batches() -> None:
+    # A batch of 8 images is 4 groups of 2: six tickets are a whole batch for one producer, a begun one for the other.
+    machine = _machine()
+    _join(machine, ANN)
+    _join(machine, BOB)
+    for index in range(6):
+        machine.plan(_ticket(index))
+        machine.issue(0.0)
+    assert sorted(len(peer.held) for peer in machine.peers.values()) == [2, 4]
+
+
+def test_a_ticket_that_went_wrong_is_tried_by_another_first() -> None:
+    machine = _machine()
+    _join(machine, ANN)
+    machine.plan(_ticket(0))
+    machine.issue(0.0)
+    _join(machine, BOB, groups=1)
+    again = _say(machine, ANN, Nack(index=0, attempt=0, reason="cannot", retryable=True))
+    assert _given(again, BOB) == [(0, 1)]
+
+
 def test_credit_in_groups_is_never_exceeded() -> None:
     machine = _machine()
     _join(machine, ANN, groups=3)

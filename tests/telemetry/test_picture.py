@@ -64,3 +64,10 @@ def test_what_is_not_an_image_is_refused(
 def test_no_groups_are_refused(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
     with pytest.raises(ValueError, match="groups must not be empty"):
         draw(tmp_path / "p.png", [], HISTORY, make_summary())
+
+
+def test_a_price_in_a_prompt_is_no_formula(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    prompts = ["was $20 50% off now $10", "a \\frac of $x_{$"]
+    size = draw(tmp_path / "p.png", [(prompt, images) for prompt in prompts], HISTORY, make_summary())
+    assert size == (tmp_path / "p.png").stat().st_size
