@@ -18,7 +18,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 
-from penstock.producer.digit_reader import load_reader, real_accuracy
+from penstock.producer.tiny.digit_reader import load_reader, real_accuracy
 from penstock.toyworld.captions import Captioner
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from penstock.producer.tiny_tokenizer import make_tokenizer
+    from penstock.producer.tiny.tokenizer import make_tokenizer
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("pipeline") / "sd"

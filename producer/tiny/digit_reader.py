@@ -1,7 +1,7 @@
 """Reads digits in toy-world images: a small convnet that judges whether the generator obeys its prompts.
 
 It is trained on renders of the training scans, by
-`python -m penstock.producer.digit_reader --out benchmarks/digit_reader.safetensors`,
+`python -m penstock.producer.tiny.digit_reader --out benchmarks/digit_reader.safetensors`,
 and takes no part in generation or training.
 """
 

@@ -8,11 +8,11 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 
-from penstock.producer.digit_reader import load_reader, real_accuracy
-from penstock.producer.tiny_tokenizer import learn_merges, make_tokenizer
+from penstock.producer.tiny.digit_reader import load_reader, real_accuracy
+from penstock.producer.tiny.tokenizer import learn_merges, make_tokenizer
 from penstock.toyworld.captions import VOCABULARY, Captioner, caption
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODEL = ROOT / "producer" / "tiny_sd"
 READER = ROOT / "benchmarks" / "digit_reader.safetensors"
 GUIDANCE, STEPS = 2.5, 6

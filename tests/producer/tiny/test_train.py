@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from penstock.producer import train_tiny_sd
+from penstock.producer.tiny import train
 from penstock.toyworld.captions import VOCABULARY
 
 FEW = ["--autoencoder-steps", "2", "--decoder-steps", "1", "--steps", "2", "--batch", "8", "--threads", "1"]
@@ -15,7 +15,7 @@ FEW = ["--autoencoder-steps", "2", "--decoder-steps", "1", "--steps", "2", "--ba
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("first") / "model"
-    train_tiny_sd.main(["--out", str(out), *FEW])
+    train.main(["--out", str(out), *FEW])
     return out
 
 
@@ -33,7 +33,7 @@ def test_configurations_name_no_place_on_this_machine(folder: Path) -> None:
 
 def test_equal_seeds_train_equal_weights_even_from_a_saved_autoencoder(folder: Path, tmp_path: Path) -> None:
     vae = folder.with_name("model.vae")
-    train_tiny_sd.main(["--out", str(tmp_path / "again"), "--autoencoder", str(vae), *FEW])
+    train.main(["--out", str(tmp_path / "again"), "--autoencoder", str(vae), *FEW])
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"):
         first, second = (load_file(root / f"{part}.safetensors") for root in (folder, tmp_path / "again"))
         assert all(torch.equal(first[name], second[name]) for name in first)
@@ -41,10 +41,10 @@ def test_equal_seeds_train_equal_weights_even_from_a_saved_autoencoder(folder: P
 
 def test_batches_are_drawn_afresh_and_mostly_captioned() -> None:
     rng = np.random.default_rng(0)
-    pixels, captions = train_tiny_sd.draw_batch(500, rng)
+    pixels, captions = train.draw_batch(500, rng)
     assert pixels.shape == (500, 3, 32, 32)
     assert float(pixels.min()) >= -1
     assert float(pixels.max()) <= 1
     assert 25 < captions.count("") < 80  # one in ten is empty, for guidance
     assert {word for text in captions for word in text.split()} <= set(VOCABULARY)
-    assert not torch.equal(pixels, train_tiny_sd.draw_batch(500, rng)[0])
+    assert not torch.equal(pixels, train.draw_batch(500, rng)[0])

@@ -1,4 +1,4 @@
-"""Trains the shipped miniature of Stable Diffusion: `python -m penstock.producer.train_tiny_sd --out DIR`.
+"""Trains the shipped miniature of Stable Diffusion: `python -m penstock.producer.tiny.train --out DIR`.
 
 The same parts as the original (Rombach et al., CVPR 2022, arXiv 2112.10752), small enough for a CPU: a KL
 autoencoder from 32x32 pixels to 4x8x8 latents, a UNet with cross-attention, and a CLIP text transformer,
@@ -29,14 +29,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from penstock.producer.tiny_parts import (
+from penstock.producer.tiny.parts import (
     MAX_TOKENS,
     make_autoencoder,
     make_scheduler,
     make_text_encoder,
     make_unet,
 )
-from penstock.producer.tiny_tokenizer import make_tokenizer
+from penstock.producer.tiny.tokenizer import make_tokenizer
 from penstock.toyworld.captions import VOCABULARY, draw_caption
 from penstock.toyworld.render import INKS, PAPERS, POSE, Pose, draw_styles, render
 from penstock.toyworld.scans import load_split
