@@ -244,7 +244,7 @@ class Trainer:
                 self._curves.knn.append((done, self._evaluation.validation(self._encoder)))
             is_last = done == self._config.max_steps
             saves = is_last or done % self._config.checkpoint_every_steps == 0
-            if saves or done % _REPORT_EVERY_STEPS == 0:
+            if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 # Before the save: weights that are no numbers must not replace a good checkpoint.
                 self._report(done, loss, meter.totals(), progress)
             if saves:
