@@ -92,6 +92,7 @@ class Feed:
         self._cursor = resume.cursor if resume else rank
         self._entered = set(resume.entered) if resume else set[int]()
         self._returning = dict(resume.kept) if resume else dict[int, int]()
+        self._last_batch: list[Group] = []
         self.wait_s = 0.0
         """Seconds that `batch` has waited for groups."""
         stream.ask(self._returning_tickets() if self._returning else self._new_tickets(), window_groups)
@@ -106,7 +107,9 @@ class Feed:
         while len(self._reservoir) < self._groups_per_batch:
             self._enter(self._stream.get())
         self.wait_s += time.perf_counter() - start
-        batch = collate(self._reservoir.draw(self._groups_per_batch, step), pin_memory=self._pin_memory)
+        uses = self._reservoir.draw(self._groups_per_batch, step)
+        self._last_batch = [use.group for use in uses]
+        batch = collate(uses, pin_memory=self._pin_memory)
         self._ledger.step(step, batch.indices)
         return batch
 
@@ -122,8 +125,10 @@ class Feed:
         )
 
     def newest(self, num_groups: int) -> list[Group]:
-        """Groups of the reservoir with different prompts, the newest first."""
-        by_prompt = {group.ticket.recipe.prompt: group for group, _ in self._reservoir.contents}
+        """Groups of the last batch and the reservoir with different prompts, the newest first."""
+        groups = [*self._last_batch, *(group for group, _ in self._reservoir.contents)]
+        groups.sort(key=lambda group: group.ticket.index)
+        by_prompt = {group.ticket.recipe.prompt: group for group in groups}  # of one prompt the newest stays
         return sorted(by_prompt.values(), key=lambda group: -group.ticket.index)[:num_groups]
 
     def _restore(self) -> None:

@@ -210,6 +210,13 @@ def test_the_newest_groups_have_different_prompts(tmp_path: Path) -> None:
     assert indices == sorted(indices, reverse=True)
 
 
+def test_there_are_groups_to_show_though_the_reservoir_is_used_up(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, _Stream(0), reuse=1, capacity=3, batch=3, window=3)
+    batch = feed.batch(0)
+    assert {group.ticket.index for group in feed.newest(3)} <= set(batch.indices)
+    assert feed.newest(3)
+
+
 def test_state_survives_json_exactly() -> None:
     state = FeedState(rank=0, world_size=2, cursor=4, entered=[6, 10], kept=[(0, 1), (6, 0)])
     assert FeedState.from_json(json.loads(json.dumps(state.to_json()))) == state
