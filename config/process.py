@@ -120,7 +120,9 @@ class _CurrentStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. What a peer sent is shown as text: no control character reaches the terminal."""
-        text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in self.format(record))
+        # Only a traceback has lines of its own; a line break in a peer's words would forge a record.
+        keep = "\n" if record.exc_info else ""
+        text = "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in self.format(record))
         try:
             print(text, file=sys.stderr, flush=True)
         except OSError:  # a closed pipe or a full disk must not end the thread that logs

@@ -27,6 +27,8 @@ from penstock.protocol.tickets import Manifest, Ticket
 _log = logging.getLogger(__name__)
 
 _POLL_MS = 50
+_MESSAGES_PER_TURN = 256
+"""Messages heard before time passes and the lock is free."""
 _FAREWELL_S = 1.0
 """How long a closing stream waits for the producers to answer its BYE."""
 
@@ -216,8 +218,11 @@ class GroupStream:
                 received = self._socket.recv(_POLL_MS)
                 with self._changed:
                     now = time.monotonic()
-                    # All that has come is heard before time passes: after a pause the heartbeats lie in the queue.
-                    while received is not None:
+                    # What has come is heard before time passes: after a pause the heartbeats lie in the queue. But not
+                    # without end: a producer that floods must stop neither the clock nor the training thread.
+                    for _ in range(_MESSAGES_PER_TURN):
+                        if received is None:
+                            break
                         for action in self._hear(*received, now):
                             self._perform(action)
                         received = self._socket.recv(0)

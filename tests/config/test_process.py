@@ -100,3 +100,11 @@ def test_log_lines_carry_the_role() -> None:
     child = start(configure + "    logging.getLogger('penstock.x').info('hi')")
     _, err = child.communicate(timeout=30)
     assert err.endswith(" producer 3 INFO: hi\n")
+
+
+def test_a_line_break_in_a_peers_words_forges_no_record() -> None:
+    configure = "    import logging\n    process.configure_logging('rank 0', 'info')\n"
+    child = start(configure + "    logging.getLogger('penstock.x').info('bye\\n12:00:00 rank 0 INFO: fine\\x1b[2J')")
+    _, err = child.communicate(timeout=30)
+    assert err.count("\n") == 1
+    assert "\x1b" not in err

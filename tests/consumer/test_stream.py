@@ -353,3 +353,42 @@ def test_a_stream_that_never_started_closes() -> None:
     stream = GroupStream(socket, machine, StreamConfig())
     stream.close("the run is over")
     stream.close("the run is over")
+
+
+class _Flood:
+    """A socket behind which somebody never stops talking."""
+
+    endpoint = "tcp://127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.waker = self
+        self.open = True
+
+    def wake(self) -> None:
+        return None
+
+    def recv(self, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
+        return (b"stranger", [memoryview(encode(Heartbeat(held=()), Header()))]) if self.open else None
+
+    def send(self, peer: bytes, header: bytes, payload: bytes | None = None) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.open = False
+
+
+def test_a_flood_stops_neither_the_clock_nor_the_training_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = _Flood()
+    machine = RankMachine(
+        run_id="run", incarnation=1, rank=0, endpoints=("tcp://127.0.0.1:1",), model_digest="d1", patience=Patience()
+    )
+    ticks: list[float] = []
+    monkeypatch.setattr(machine, "tick", lambda now: ticks.append(now) or [])
+    stream = GroupStream(socket, machine, StreamConfig())  # type: ignore[arg-type]
+    stream.start()
+    try:
+        _until(lambda: len(ticks) >= 3)
+        assert stream.poll() is None
+    finally:
+        socket.close()
+        stream.close("the test is over")
