@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -71,10 +72,38 @@ def end_with_stdin() -> None:
     threading.Thread(target=_watch_stdin, name="penstock-parent", daemon=True).start()
 
 
+@contextmanager
+def ending_gently(begin: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Within, the first SIGTERM calls `begin`, which starts an orderly end; a later one raises Terminated as ever.
+
+    Where `begin` returns False, or the parent has gone, so that nobody waits for an orderly end, the first one raises
+    too. Yields a function that says whether an orderly end was begun. For the main thread.
+    """
+    begun = False
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal begun
+        if begun or _orphaned.is_set() or not begin():
+            _raise_terminated(signum, frame)
+        begun = True
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield lambda: begun
+    finally:
+        if signal.getsignal(signal.SIGTERM) is handle:  # else Terminated is on its way: it must not be interrupted
+            signal.signal(signal.SIGTERM, before)
+
+
+_orphaned = threading.Event()
+"""Set when standard input has closed: the parent has gone."""
+
+
 def _watch_stdin() -> None:
     # Not through `sys.stdin`, whose lock would be held at the interpreter's end.
     while os.read(0, 4096):
         pass
+    _orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_HARD_EXIT_S)
     os._exit(128 + signal.SIGTERM)

@@ -1,8 +1,8 @@
 """The rank's stream: tickets out, groups in.
 
-A thread owns the socket and the state machine; the training loop takes finished groups from a queue. Asked-for and
-unused groups together never exceed the window, so that a slow trainer holds the fleet back and memory stays
-bounded.
+A thread owns the socket and the state machine; the training loop takes finished groups from a queue. What is asked for
+and what is here and not yet taken never exceed the machine's window, so that a slow trainer holds the fleet back and
+memory stays bounded.
 """
 
 import logging
@@ -10,18 +10,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.consumer.config import StreamConfig
-from penstock.protocol.actions import Action, Deliver, Fail, Note, Send
+from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError, StarvedError
+from penstock.protocol.fleet import FleetState
 from penstock.protocol.messages import Header, Result
-from penstock.protocol.rank_machine import RankMachine
-from penstock.protocol.sockets import RankSocket
+from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.sockets import RankSocket, Sent
 from penstock.protocol.tickets import Manifest, Ticket
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,25 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A ticket that no producer could make, and what stands in for it."""
+
+    ticket: Ticket
+    reason: str
+    stand_in: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The training thread waits for a group."""
+
+    since_s: float
+    """For so long."""
+    text: str
+    """Which ticket it waits for, and who holds it."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamStats:
     """What has come so far. Counts since the stream's start."""
 
@@ -65,12 +85,12 @@ class StreamStats:
 
 
 class GroupStream:
-    """Groups of one rank, in the order in which they arrive.
+    """Groups of one rank, in the order that its state machine keeps.
 
     Args:
         socket: bound; owned by the stream from `start` on.
         machine: the rank's state machine; owned by the stream from `start` on.
-        config: window and waits.
+        config: how long to wait.
         watch: called every second of a wait; says why no producer can be hoped for, or None.
     """
 
@@ -86,15 +106,18 @@ class GroupStream:
         self._config = config
         self._watch = watch
         self._tickets: Iterator[Ticket] = iter(())
-        self._window_groups = 0
+        self._next_ticket: Ticket | None = None
+        self._stand_in: Callable[[Ticket], Ticket] = _no_stand_in
+        self._quarantined: list[Quarantined] = []
         self._buffered: deque[Group] = deque()
         self._changed = threading.Condition()
         """Guards the buffer, the counts and the machine; notified when a group or a producer comes."""
-        self._seq: dict[bytes, int] = {}
+        self._seq = 0
         self._images = self._groups = self._image_bytes = self._producers_seen = 0
         self._error: BaseException | None = None
         self._stopping = False
         self._progress_at = time.monotonic()
+        self._waiting_since: float | None = None
         self._thread = threading.Thread(target=self._talk, name="penstock-stream", daemon=True)
 
     # --- training thread ----------------------------------------------------------------------------------------------
@@ -104,31 +127,38 @@ class GroupStream:
         self._progress_at = time.monotonic()
         self._thread.start()
 
-    def ask(self, tickets: Iterator[Ticket], window_groups: int) -> None:
-        """Ask for `tickets`, one after another, as far as the window of asked-for and unused groups allows."""
+    def ask(self, tickets: Iterator[Ticket], stand_in: Callable[[Ticket], Ticket]) -> None:
+        """Ask for `tickets`, one after another, as far as the window allows. Both arguments run in the stream's thread.
+
+        Args:
+            tickets: in the order of need.
+            stand_in: the ticket to ask for instead of one that no producer can make; of the same index.
+        """
         with self._changed:
-            self._tickets = tickets
-            self._window_groups = window_groups
+            self._tickets, self._next_ticket = tickets, None
+            self._stand_in = stand_in
         self._socket.waker.wake()
 
-    def wait_for_model(self) -> str:
-        """The digest of the fleet's model, once the first producer has come. Raises StarvedError."""
+    def wait_for_engine(self) -> Manifest:
+        """The manifest of the fleet's first producer, once it has come. Raises StarvedError."""
         with self._changed:
-            asked_at = time.monotonic()
-            while self._machine.model_digest is None:
-                self._wait(asked_at)
-            return self._machine.model_digest
+            self._waiting_since = time.monotonic()
+            while self._machine.engine is None:
+                self._wait(self._waiting_since)
+            self._waiting_since = None
+            return self._machine.engine
 
-    def require_model(self, digest: str) -> None:
-        """Accept only producers of this model; before `start`."""
-        self._machine.model_digest = digest
+    def expect(self, expects: Expectation) -> None:
+        """Accept only producers like this; before `start`."""
+        self._machine.expects = expects
 
     def get(self) -> Group:
         """The next group; waits for it. Raises StarvedError, or RunError where the stream cannot go on."""
         with self._changed:
-            asked_at = time.monotonic()
+            self._waiting_since = asked_at = time.monotonic()
             while not self._buffered:
                 self._wait(asked_at)
+            self._waiting_since = None
         group = self.poll()
         if group is None:
             raise RunError("the stream has two readers")
@@ -141,8 +171,23 @@ class GroupStream:
             if not self._buffered:
                 return None
             group = self._buffered.popleft()
+            self._machine.take(group.ticket.index)
         self._socket.waker.wake()
         return group
+
+    def quarantined(self) -> list[Quarantined]:
+        """Tickets that got a stand-in since the last call."""
+        with self._changed:
+            records, self._quarantined = self._quarantined, []
+        return records
+
+    def waiting(self) -> Waiting | None:
+        """What the training thread waits for here; None where it does not. For any thread."""
+        with self._changed:
+            if self._waiting_since is None:
+                return None
+            now = time.monotonic()
+            return Waiting(now - self._waiting_since, self._machine.describe_wait(now))
 
     @property
     def stats(self) -> StreamStats:
@@ -156,7 +201,7 @@ class GroupStream:
                 producers_seen=self._producers_seen,
                 waiting_groups=self._machine.num_waiting,
                 buffered_groups=len(self._buffered),
-                rejects=self._machine.rejects.total(),
+                rejects=self._machine.rejects.counts.total(),
             )
 
     def close(self, reason: str) -> None:
@@ -188,17 +233,24 @@ class GroupStream:
         if hopeless and not self._machine.peers:
             raise StarvedError(hopeless)
         silent_s = time.monotonic() - max(asked_at, self._progress_at)
-        if silent_s > self._config.producer_timeout_s:
-            raise StarvedError(self._why_starved(silent_s))
+        warming = self._machine.fleet is FleetState.WARMING
+        if silent_s > (self._config.warmup_timeout_s if warming else self._config.producer_timeout_s):
+            raise StarvedError(self._why_starved(silent_s, warming=warming))
         self._changed.wait(timeout=1)
 
-    def _why_starved(self, silent_s: float) -> str:
+    def _why_starved(self, silent_s: float, *, warming: bool) -> str:
         names = sorted(peer.name for peer in self._machine.peers.values())
-        if names:
+        who = f"{len(names)} producers are connected ({', '.join(names[:4])})"
+        if warming:
             return (
-                f"rank {self._machine.rank} has had no group for {silent_s:.0f} s, though {len(names)} producers are "
-                f"connected ({', '.join(names[:4])}); see their logs, "
-                "or raise stream.producer_timeout_s for a slow model"
+                f"{who}, but none has loaded its model in {silent_s:.0f} s; see their logs, "
+                "or raise stream.warmup_timeout_s"
+            )
+        if names:
+            what = self._machine.describe_wait(time.monotonic())
+            return (
+                f"rank {self._machine.rank} has had no group for {silent_s:.0f} s, though {who}; it waits for {what}; "
+                "see their logs, or raise stream.producer_timeout_s for a slow model"
             )
         came = "no producer is left" if self._producers_seen else "no producer came"
         return (
@@ -227,8 +279,11 @@ class GroupStream:
                             self._perform(action)
                         received = self._socket.recv(0)
                     self._top_up()
+                    was_warming = self._machine.fleet is FleetState.WARMING
                     for action in self._machine.tick(now):
                         self._perform(action)
+                    if was_warming and self._machine.fleet is not FleetState.WARMING:
+                        self._progress_at = now  # loading was progress
         except BaseException as error:  # noqa: BLE001 - a thread's edge: the training thread raises it
             with self._changed:
                 self._error = error
@@ -236,11 +291,12 @@ class GroupStream:
 
     def _top_up(self) -> None:
         """Plan tickets until the window is full."""
-        while self._machine.num_waiting + len(self._buffered) < self._window_groups:
-            ticket = next(self._tickets, None)
-            if ticket is None:
+        while True:
+            self._next_ticket = self._next_ticket or next(self._tickets, None)
+            if self._next_ticket is None or not self._machine.room_for(self._next_ticket.recipe.nbytes):
                 return
-            self._machine.plan(ticket)
+            self._machine.plan(self._next_ticket)
+            self._next_ticket = None
 
     def _hear(self, identity: bytes, frames: Sequence[memoryview], now: float) -> Sequence[Action]:
         payload = frames[1] if len(frames) == 2 else None
@@ -260,6 +316,8 @@ class GroupStream:
                 self._send(action)
             case Deliver():
                 self._deliver(action)
+            case Quarantine():
+                self._replace(action)
             case Note():
                 _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
                 self._producers_seen = max(self._producers_seen, len(self._machine.peers))
@@ -270,11 +328,17 @@ class GroupStream:
                 raise TypeError(f"a rank does not know the action {action!r}")
 
     def _send(self, action: Send) -> None:
-        """Send, or drop where the peer is away: leases and heartbeats mend what is lost."""
-        seq = self._seq.get(action.peer, 0)
-        header = Header(run=self._machine.run_id, incarnation=self._machine.incarnation, seq=seq)
-        if self._socket.send(action.peer, encode(action.message, replace(header, seq=seq))):
-            self._seq[action.peer] = seq + 1
+        """Send, or drop where the peer has no room: leases and heartbeats mend what is lost."""
+        header = Header(run=self._machine.run_id, incarnation=self._machine.incarnation, seq=self._seq)
+        self._seq += 1
+        if self._socket.send(action.peer, encode(action.message, header)) is Sent.UNREACHABLE:
+            for consequence in self._machine.on_unreachable(action.peer):
+                self._perform(consequence)
+
+    def _replace(self, action: Quarantine) -> None:
+        stand_in = self._stand_in(action.ticket)
+        self._machine.stand_in(stand_in)
+        self._quarantined.append(Quarantined(action.ticket, action.reason, stand_in))
 
     def _deliver(self, action: Deliver) -> None:
         pixels = np.frombuffer(action.payload, dtype=np.uint8).reshape(action.ticket.recipe.shape)
@@ -284,3 +348,7 @@ class GroupStream:
         self._image_bytes += pixels.nbytes
         self._progress_at = time.monotonic()
         self._changed.notify_all()
+
+
+def _no_stand_in(ticket: Ticket) -> Ticket:
+    raise RunError(f"ticket {ticket.index} cannot be made, and nothing stands in for it")

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.config.load import load_config
-from penstock.config.process import configure_logging, run
+from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.protocol.sockets import check_endpoint
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
     import torch
 
-    from penstock.producer.engine import DiffusersEngine
+    from penstock.producer.diffusers_engine import DiffusersEngine
     from penstock.producer.service import ProducerService
 
     if config.threads:
@@ -39,8 +40,10 @@ def main(argv: Sequence[str]) -> int:
     engine = DiffusersEngine(config)
     manifest = engine.manifest
     _log.info("%s on %s in %s, digest %s", manifest.model, manifest.device, manifest.dtype, manifest.model_digest)
-    ProducerService(config, engine).run()
-    return 0
+    service = ProducerService(config, engine)
+    with ending_gently(service.drain) as asked:
+        service.run()
+    return 128 + signal.SIGTERM if asked() else 0
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 import os
 import socket
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from penstock.config.rules import require
-from penstock.protocol.limits import MAX_NAME_LENGTH
+from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_NAME_LENGTH
 
 
 def default_name() -> str:
@@ -38,6 +39,10 @@ class ProduceConfig:
     """Seconds that an incomplete batch waits for more tickets. Higher makes less padding and more delay."""
     credit_groups: int = 16
     """Tickets held for each rank. Two batches keep the engine busy; more adds only delay."""
+    credit_bytes: int = MAX_GROUP_BYTES
+    """Bytes of groups held for each rank: the second bound beside `credit_groups`, for large groups."""
+    drain_timeout_s: float = 25.0
+    """Seconds to finish what is begun after SIGTERM. Stay below the grace that your scheduler gives."""
     trainer_timeout_s: float = 600.0
     """Seconds without any trainer before the producer gives up."""
 
@@ -46,5 +51,7 @@ class ProduceConfig:
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)
         require(self.credit_groups >= 1, "credit_groups must be >= 1", self.credit_groups)
+        require(self.credit_bytes >= 1, "credit_bytes must be >= 1", self.credit_bytes)
+        require(0 <= self.drain_timeout_s < inf, "drain_timeout_s must be a finite number >= 0", self.drain_timeout_s)
         require(len(self.name) <= MAX_NAME_LENGTH, f"name must have at most {MAX_NAME_LENGTH} characters", self.name)
         require(self.trainer_timeout_s > 0, "trainer_timeout_s must be > 0", self.trainer_timeout_s)

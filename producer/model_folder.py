@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from penstock.protocol.errors import ModelError
 
@@ -46,13 +47,21 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
+def scheduler(folder: Path) -> str:
+    """Class name of the pipeline's own scheduler, as its index names it. Raises ModelError where there is none."""
+    entry = _index(folder).get("scheduler")
+    if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)):
+        raise ModelError(f"{folder}/model_index.json names no scheduler; it is not a diffusers pipeline folder")
+    return entry[1]
+
+
 def digest(folder: Path) -> str:
     """SHA-256 over the pipeline's index and the files of the components that make pixels, as hex.
 
     The components are those that `model_index.json` names, less the safety checker and its feature extractor; pages and
     pictures beside the weights do not count. So a clone and a download of one model agree.
     """
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = _index(folder)
     parts = sorted(name for name, value in index.items() if isinstance(value, list) and name not in _NOT_PIXELS)
     total = hashlib.sha256(json.dumps({name: index[name] for name in parts}, sort_keys=True).encode())
     for path in sorted(path for part in parts for path in (folder / part).rglob("*") if _is_digested(path)):
@@ -60,6 +69,17 @@ def digest(folder: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
     return total.hexdigest()
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """What `model_index.json` says. Raises ModelError where it is no JSON object."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder}/model_index.json does not load: {error}") from error
+    if not isinstance(index, dict):
+        raise ModelError(f"{folder}/model_index.json does not load: it must be a JSON object")
+    return index
 
 
 def _is_digested(path: Path) -> bool:

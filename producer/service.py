@@ -17,15 +17,12 @@ from penstock.producer.engine import Engine, Images
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
-from penstock.protocol.limits import MAX_GROUP_BYTES
 from penstock.protocol.messages import Header, Message, Result
 from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 
 _log = logging.getLogger(__name__)
 
-_CREDIT_BYTES = MAX_GROUP_BYTES
-"""Bytes of groups held for each rank: the second bound beside the number of tickets."""
 _TICK_S = 0.05
 """How often time passes for the state machine."""
 
@@ -55,26 +52,30 @@ class ProducerService:
             name=config.name or default_name(),
             manifest=engine.manifest,
             credit_groups=config.credit_groups,
-            credit_bytes=_CREDIT_BYTES,
+            credit_bytes=config.credit_bytes,
         )
         self._sockets = ProducerSockets()
         self._changed = threading.Condition()
         """Guards the machine, the outbox and everything below; notified when any of them changes."""
         self._outbox: deque[_Outgoing] = deque()
-        self._seq: dict[bytes, int] = {}
+        self._seq = 0
         self._finished: Finished | None = None
         self._io_error: BaseException | None = None
         self._stopping = False
+        self._loaded = False
+        self._drain_asked = False
+        self._draining_since: float | None = None
         self._incomplete_since: float | None = None
         self._connected_at = time.monotonic()
 
     def run(self) -> None:
-        """Make groups until every rank has said BYE.
+        """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
 
         Raises:
             RejectedError: a rank refuses this producer.
             StarvedError: no trainer for `trainer_timeout_s`.
             EndpointError: the address is malformed.
+            ModelError: the engine does not load.
         """
         try:
             with self._changed:
@@ -87,9 +88,17 @@ class ProducerService:
         io_thread.start()
         why = "stopped"
         try:
+            # The ranks are told meanwhile that this producer is coming.
+            self._engine.load()
+            with self._changed:
+                self._loaded = True
+                self._act(self._machine.loaded())
             while batch := self._next_batch():
                 self._make(batch)
-            why = "the run is over"
+            why = "drained" if self._drain_asked else "the run is over"
+        except ModelError as error:
+            why = str(error)
+            raise
         finally:
             with self._changed:
                 self._act(self._machine.leave(why))
@@ -97,6 +106,14 @@ class ProducerService:
             self._sockets.waker.wake()
             io_thread.join(timeout=3)
             self._sockets.close()
+
+    def drain(self) -> bool:
+        """Hand back what is not begun, finish the rest within `drain_timeout_s`, then end `run`. For a signal handler.
+
+        Returns False where there is nothing to finish, because the engine is not even loaded.
+        """
+        self._drain_asked = self._loaded
+        return self._loaded
 
     # --- main thread --------------------------------------------------------------------------------------------------
 
@@ -110,6 +127,9 @@ class ProducerService:
                     if self._finished.rejected:
                         raise RejectedError(self._finished.reason)
                     return []
+                if self._is_drained():
+                    return []
+                self._act(self._machine.free())
                 patience_s = self._patience()
                 if patience_s <= 0:
                     batch, actions = self._machine.take(self._config.batch_images)
@@ -124,6 +144,18 @@ class ProducerService:
                         "(accelerate launch consumer --config NAME), or give its address with --connect"
                     )
                 self._changed.wait(timeout=min(1.0, patience_s) if patience_s > 0 else 1.0)
+
+    def _is_drained(self) -> bool:
+        """Whether a draining producer may go: all that it had begun has arrived, or the time for it is over."""
+        if self._draining_since is None:
+            return False
+        late = self._drain_is_late(time.monotonic())
+        if late:
+            _log.warning("not everything was acknowledged within drain_timeout_s (%g s)", self._config.drain_timeout_s)
+        return late or self._machine.drained
+
+    def _drain_is_late(self, now: float) -> bool:
+        return self._draining_since is not None and now - self._draining_since > self._config.drain_timeout_s
 
     def _patience(self) -> float:
         """Seconds that the tickets at hand may still wait for company; a batch costs the same full or padded."""
@@ -147,6 +179,12 @@ class ProducerService:
                     self._act(self._machine.fail(held, str(error)))
             self._sockets.waker.wake()
             return
+        except Exception as error:
+            # A defect, or a device that is gone; whoever ends by it must not take the tickets along unnamed.
+            with self._changed:
+                for held in batch:
+                    self._act(self._machine.fail(held, f"its engine broke: {error!r:.200}"))
+            raise
         seconds = (time.perf_counter() - start) / len(batch)
         for held, images in zip(batch, groups, strict=True):
             self._finish(held, images, seconds)
@@ -170,6 +208,12 @@ class ProducerService:
                     now = time.monotonic()
                     if self._machine.connected:
                         self._connected_at = now
+                    if self._drain_asked and self._draining_since is None:
+                        self._draining_since = now
+                        self._act(self._machine.drain("it was asked to end"))
+                    if self._drain_is_late(now):
+                        # Said here, because the engine may hold the main thread for long.
+                        self._act(self._machine.leave("what it had begun was not done in time"))
                     if not self._stopping:
                         self._act(self._machine.tick(now))
         except BaseException as error:  # noqa: BLE001 - a thread's edge: the main thread raises it
@@ -192,10 +236,10 @@ class ProducerService:
         with self._changed:
             waiting, self._outbox = self._outbox, deque()
         for out in waiting:
-            header = replace(out.header, seq=self._seq.get(out.peer, 0))
-            if self._sockets.send(out.peer, encode(out.message, header), out.payload):
-                self._seq[out.peer] = header.seq + 1
-            elif isinstance(out.message, Result) and self._still_wanted(out):
+            self._seq += 1
+            if self._sockets.send(out.peer, encode(out.message, replace(out.header, seq=self._seq)), out.payload):
+                continue
+            if isinstance(out.message, Result) and self._still_wanted(out):
                 with self._changed:
                     self._outbox.append(out)
 

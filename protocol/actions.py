@@ -28,6 +28,16 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantine:
+    """No producer could make this ticket; the shell gives the machine a stand-in, and keeps a record."""
+
+    ticket: Ticket
+    """As it was last handed out."""
+    reason: str
+    """The last failure."""
+
+
+@dataclass(frozen=True, slots=True)
 class Connect:
     """Dial another rank of the run."""
 
@@ -57,4 +67,4 @@ class Finished:
     rejected: bool = False
 
 
-Action = Send | Deliver | Connect | Note | Fail | Finished
+Action = Send | Deliver | Quarantine | Connect | Note | Fail | Finished

@@ -7,6 +7,7 @@ every error names the field, what was expected and what came. Wire format: docs/
 
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from math import isfinite
@@ -53,17 +54,25 @@ def decode(frame: bytes | memoryview) -> tuple[Header, Message]:
     if type(version) is not int or version != PROTOCOL_VERSION:
         if kind == Reject.kind and "reason" in envelope:
             return Header(), Reject(reason=_string(envelope["reason"], "REJECT.reason"))
-        raise VersionError(version, PROTOCOL_VERSION)
+        raise VersionError(_shown(version), PROTOCOL_VERSION)
     cls = MESSAGE_TYPES.get(kind) if isinstance(kind, str) else None
     if cls is None:
-        raise MessageError("unknown_type", f"no message has the type {kind!r:.40}")
+        raise MessageError("unknown_type", f"no message has the type {_shown(kind)}")
     _require_keys(envelope, ("run", "inc", "seq"))
-    header = Header(
-        run=_string(envelope.pop("run"), "run"),
-        incarnation=_integer(envelope.pop("inc"), "inc"),
-        seq=_integer(envelope.pop("seq"), "seq"),
-    )
+    run = _string(envelope.pop("run"), "run")
+    incarnation, seq = _integer(envelope.pop("inc"), "inc"), _integer(envelope.pop("seq"), "seq")
+    try:
+        header = Header(run=run, incarnation=incarnation, seq=seq)
+    except ValueError as error:
+        raise MessageError("bad_value", str(error)) from error
     return header, typing.cast(Message, _build(cls, envelope, cls.kind))
+
+
+def _shown(value: Any) -> str:
+    """A stranger's value for an error, cut short before it is written out: the text of a list could fill the memory."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    return repr(value) if isinstance(value, int | float | None) else type(value).__name__
 
 
 def _require_keys(envelope: dict[str, Any], keys: Sequence[str]) -> None:
@@ -116,9 +125,8 @@ def _unpack(frame: bytes | memoryview) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise MessageError("duplicate_key", f"the key {twice!r:.40} is given twice")
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise MessageError("duplicate_key", f"the key {_shown(twice)} is given twice")
     return result
 
 

@@ -60,13 +60,12 @@ class VersionError(MessageError):
     """A message of another protocol version.
 
     Attributes:
-        theirs: the version that the message states, as text, cut short.
+        theirs: the version that the message states, as text for people.
     """
 
-    def __init__(self, theirs: object, ours: int) -> None:
+    def __init__(self, theirs: str, ours: int) -> None:
         super().__init__(
             "version",
-            f"the other side speaks protocol version {theirs!r:.40}, this side {ours}; "
-            "install the same penstock on both",
+            f"the other side speaks protocol version {theirs}, this side {ours}; install the same penstock on both",
         )
-        self.theirs = f"{theirs!r:.40}"
+        self.theirs = theirs

@@ -1,26 +1,31 @@
 """The messages of the protocol, one frozen dataclass each. Their field types are the schema that the codec enforces.
 
-Producer to rank: HELLO, READY, STARTED, HEARTBEAT, RESULT, BYE.
-Rank to producer: WELCOME, REJECT, TICKETS, HEARTBEAT, ACK, NACK, BYE.
+Producer to rank: HELLO, READY, STARTED, HEARTBEAT, RESULT, NACK, DRAIN, BYE.
+Rank to producer: WELCOME, REJECT, TICKETS, CANCEL, HEARTBEAT, ACK, NACK, BYE.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from penstock.protocol.limits import MAX_NAME_LENGTH
-from penstock.protocol.tickets import Manifest, Ticket
+from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_TICKETS_PER_MESSAGE
+from penstock.protocol.rules import require, require_name
+from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """The fences that travel in every message: which run, which life of the rank, and which message of the sender."""
+    """The fences that travel in every message: which run, which life of the rank, which message of the sender."""
 
     run: str = ""
     """Run id; empty in a HELLO, whose sender does not know it yet."""
     incarnation: int = 0
     """Grows with every life of the rank; what an earlier life asked for is refused by it."""
     seq: int = 0
-    """Number of the message among its sender's messages to this peer, from 0."""
+    """Number of the message among its sender's messages; grows with every one. A rank drops what does not grow."""
+
+    def __post_init__(self) -> None:
+        require(self.incarnation >= 0, "inc must be >= 0", self.incarnation)
+        require(self.seq >= 0, "seq must be >= 0", self.seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,7 @@ class Hello:
     manifest: Manifest
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.producer) <= MAX_NAME_LENGTH:
-            raise ValueError(f"producer must have 1 to {MAX_NAME_LENGTH} characters, got {len(self.producer)}")
+        require_name("producer", self.producer, MAX_NAME_LENGTH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,12 @@ class Welcome:
     lease_ms: int
     """How long a ticket stays with a producer whose heartbeats do not name it."""
 
+    def __post_init__(self) -> None:
+        require(0 <= self.rank < self.world_size, "rank must be in [0, world_size)", self.rank)
+        require(len(self.endpoints) == self.world_size, "endpoints must be world_size many", len(self.endpoints))
+        require(self.heartbeat_ms >= 1, "heartbeat_ms must be >= 1", self.heartbeat_ms)
+        require(self.lease_ms >= 1, "lease_ms must be >= 1", self.lease_ms)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
@@ -62,11 +72,18 @@ class Reject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A producer's credit: how many tickets of this rank it will hold at a time, and how many bytes of groups."""
+    """A producer's engine is free. Its credit: how many tickets of this rank it will hold, and bytes of their groups.
+
+    Both are absolute, so that a message said twice does no harm.
+    """
 
     kind: ClassVar[str] = "READY"
     credit_groups: int
     credit_bytes: int
+
+    def __post_init__(self) -> None:
+        require(self.credit_groups >= 0, "credit_groups must be >= 0", self.credit_groups)
+        require(self.credit_bytes >= 0, "credit_bytes must be >= 0", self.credit_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +93,28 @@ class Tickets:
     kind: ClassVar[str] = "TICKETS"
     tickets: tuple[Ticket, ...]
 
+    def __post_init__(self) -> None:
+        limit = MAX_TICKETS_PER_MESSAGE
+        require(len(self.tickets) <= limit, f"tickets must be at most {limit}", len(self.tickets))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """Work on these held tickets has begun."""
 
     kind: ClassVar[str] = "STARTED"
-    indices: tuple[int, ...]
+    attempts: tuple[Attempt, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """From a producer: the tickets it holds. From a rank, in answer: the tickets that it believes the producer holds.
+    """From a producer: what it holds. From a rank: what it believes that the producer holds.
 
     The first keeps leases alive; the second lets the producer forget what was taken from it.
     """
 
     kind: ClassVar[str] = "HEARTBEAT"
-    held: tuple[int, ...]
+    held: tuple[Attempt, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +131,13 @@ class Result:
     seconds: float
     """Time the producer spent on the group: its share of the batch."""
 
+    def __post_init__(self) -> None:
+        require(self.index >= 0, "index must be >= 0", self.index)
+        require(self.attempt >= 0, "attempt must be >= 0", self.attempt)
+        require(len(self.shape) == 4 and min(self.shape) >= 1, "shape must be 4 sizes >= 1", self.shape)
+        require(0 <= self.crc32 < 2**32, "crc32 must be in [0, 2**32)", self.crc32)
+        require(self.seconds >= 0, "seconds must be >= 0", self.seconds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
@@ -122,13 +150,38 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nack:
-    """The rank dropped a message, and why. `retryable` with `index` -1: say HELLO again."""
+    """A message was dropped, or a ticket cannot be made, and why.
+
+    From a rank, `retryable` with `index` -1 means: say HELLO again. From a producer, `retryable` means that the ticket
+    is not to blame: the producer has no room for it.
+    """
 
     kind: ClassVar[str] = "NACK"
     index: int
     attempt: int
     reason: str
     retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """From a rank: these are not wanted any more. The producer drops them, begun or not.
+
+    It answers with READY when its engine is next free, also where the list is empty.
+    """
+
+    kind: ClassVar[str] = "CANCEL"
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """From a producer: it takes no more tickets, finishes what it has begun, and hands the rest back."""
+
+    kind: ClassVar[str] = "DRAIN"
+    returned: tuple[Attempt, ...]
+    """Held and not begun."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +192,9 @@ class Bye:
     reason: str
 
 
-Message = Hello | Welcome | Reject | Ready | Tickets | Started | Heartbeat | Result | Ack | Nack | Bye
+Message = Hello | Welcome | Reject | Ready | Tickets | Started | Heartbeat | Result | Ack | Nack | Cancel | Drain | Bye
 
 MESSAGE_TYPES: dict[str, type[Message]] = {
-    cls.kind: cls for cls in (Hello, Welcome, Reject, Ready, Tickets, Started, Heartbeat, Result, Ack, Nack, Bye)
+    cls.kind: cls
+    for cls in (Hello, Welcome, Reject, Ready, Tickets, Started, Heartbeat, Result, Ack, Nack, Cancel, Drain, Bye)
 }

@@ -1,8 +1,9 @@
 """The producer's side of the protocol: which ranks it serves, which tickets it holds, which groups are on their way.
 
-A pure state machine: events and the time in, actions out. A link to a rank goes HELLO → READY and back to HELLO
-when the rank falls silent; BYE or REJECT ends it. Held tickets are served earliest `need_by_step` first across all
-ranks, so no rank starves another. Times are seconds on the caller's monotonic clock.
+A pure state machine: events and the time in, actions out. A link to a rank goes HELLO → WARMING → READY and back to
+HELLO when the rank falls silent; DRAINING hands back what was not begun; BYE or REJECT ends it. Held tickets are served
+earliest `need_by_step` first across all ranks, so no rank starves another. Times are seconds on the caller's monotonic
+clock. States and messages: docs/protocol.md.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, S
 from penstock.protocol.messages import (
     Ack,
     Bye,
+    Cancel,
+    Drain,
     Header,
     Heartbeat,
     Hello,
@@ -24,15 +27,25 @@ from penstock.protocol.messages import (
     Tickets,
     Welcome,
 )
-from penstock.protocol.tickets import Manifest, Ticket
+from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
 
 class LinkState(Enum):
     """Where the talk with one rank stands."""
 
     HELLO = auto()
+    """Nobody has answered yet, or the rank has fallen silent."""
+    WARMING = auto()
+    """Welcomed; the model is still loading."""
     READY = auto()
-    ENDED = auto()
+    DRAINING = auto()
+    """No more tickets; what has begun is finished."""
+    GONE = auto()
+
+
+_TALKING = (LinkState.WARMING, LinkState.READY, LinkState.DRAINING)
+_SUSPICIOUS_ATTEMPT = 2
+"""A ticket that was handed out as often before is made alone: what may be poison costs no other ticket."""
 
 
 @dataclass(slots=True)
@@ -48,8 +61,10 @@ class Link:
     lease_s: float = 10.0
     said_at: float = float("-inf")
     heard_at: float = float("-inf")
-    sent: dict[tuple[int, int], tuple[float, int]] = field(default_factory=dict)
-    """Groups sent and not yet acknowledged: (index, attempt) to the time they were sent and their bytes."""
+    sent: dict[Attempt, tuple[float, int]] = field(default_factory=dict)
+    """Groups sent and not yet acknowledged, with the time they were sent and their bytes."""
+    owes_ready: bool = False
+    """The rank has cancelled something and waits to hear that the engine is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +92,10 @@ class ProducerMachine:
         self.credit_groups = credit_groups
         self.credit_bytes = credit_bytes
         self.links: dict[bytes, Link] = {}
+        self._loaded = False
+        self._draining: str | None = None
         self._queue: list[HeldTicket] = []
         self._running: list[HeldTicket] = []
-
-    @property
-    def num_queued(self) -> int:
-        """Tickets held whose work has not begun."""
-        return len(self._queue)
 
     @property
     def num_queued_images(self) -> int:
@@ -98,7 +110,12 @@ class ProducerMachine:
     @property
     def connected(self) -> bool:
         """Whether any rank has welcomed this producer and is still there."""
-        return any(link.state is LinkState.READY for link in self.links.values())
+        return any(link.state in _TALKING for link in self.links.values())
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is left of what a draining producer had begun: made, sent and acknowledged."""
+        return not self._running and not any(link.sent for link in self.links.values())
 
     def header(self, peer: bytes) -> Header:
         """The fences of a message to `peer`, without its sequence number."""
@@ -114,6 +131,26 @@ class ProducerMachine:
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
+    def loaded(self) -> list[Action]:
+        """The engine can work from now on."""
+        self._loaded = True
+        welcomed = [peer for peer, link in self.links.items() if link.state is LinkState.WARMING]
+        return [action for peer in welcomed for action in self._ready(peer)]
+
+    def free(self) -> list[Action]:
+        """The engine is free: tell the ranks that have cancelled something and wait to hear so."""
+        return [
+            action
+            for peer, link in self.links.items()
+            if link.owes_ready and link.state is LinkState.READY
+            for action in self._ready(peer)
+        ]
+
+    def _ready(self, peer: bytes) -> list[Action]:
+        link = self.links[peer]
+        link.state, link.owes_ready = LinkState.READY, False
+        return [Send(peer, Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes))]
+
     def take(self, max_images: int) -> tuple[list[HeldTicket], list[Action]]:
         """Begin the most urgent tickets that fit one batch of `max_images` images and can share it.
 
@@ -128,7 +165,7 @@ class ProducerMachine:
         room = max_images
         for held in self._queue:
             images = held.ticket.recipe.num_images
-            if batch and (images > room or _batch_key(held.ticket) != _batch_key(batch[0].ticket)):
+            if batch and (images > room or not _share_a_batch(held.ticket, batch[0].ticket)):
                 continue
             batch.append(held)
             room -= images
@@ -139,8 +176,8 @@ class ProducerMachine:
         self._running += batch
         actions: list[Action] = []
         for peer in dict.fromkeys(held.peer for held in batch):
-            indices = tuple(held.ticket.index for held in batch if held.peer == peer)
-            actions.append(Send(peer, Started(indices=indices)))
+            attempts = tuple(held.ticket.key for held in batch if held.peer == peer)
+            actions.append(Send(peer, Started(attempts=attempts)))
         return batch, actions
 
     def finish(self, held: HeldTicket, payload: Buffer, crc32: int, seconds: float, now: float) -> list[Action]:
@@ -148,7 +185,7 @@ class ProducerMachine:
         if not self._drop_running(held):
             return []
         ticket = held.ticket
-        self.links[held.peer].sent[ticket.index, ticket.attempt] = (now, ticket.recipe.nbytes)
+        self.links[held.peer].sent[ticket.key] = (now, ticket.recipe.nbytes)
         result = Result(
             index=ticket.index,
             attempt=ticket.attempt,
@@ -163,7 +200,7 @@ class ProducerMachine:
         if not self._drop_running(held):
             return []
         ticket = held.ticket
-        return [Send(held.peer, Nack(index=ticket.index, attempt=ticket.attempt, reason=reason, retryable=True))]
+        return [Send(held.peer, Nack(index=ticket.index, attempt=ticket.attempt, reason=reason, retryable=False))]
 
     def _drop_running(self, held: HeldTicket) -> bool:
         """Forget a running ticket; False where its rank no longer waits for it."""
@@ -171,11 +208,23 @@ class ProducerMachine:
             return False
         self._running = [other for other in self._running if other is not held]
         link = self.links[held.peer]
-        return link.state is LinkState.READY and link.incarnation == held.incarnation
+        return link.state in _TALKING and link.incarnation == held.incarnation
+
+    def drain(self, reason: str) -> list[Action]:
+        """Take no more tickets: hand back those not begun, finish the others."""
+        self._draining = reason
+        peers = [peer for peer, link in self.links.items() if link.state in _TALKING]
+        return [action for peer in peers for action in self._drain(peer)]
+
+    def _drain(self, peer: bytes) -> list[Action]:
+        self.links[peer].state = LinkState.DRAINING
+        returned = tuple(held.ticket.key for held in self._queue if held.peer == peer)
+        self._queue = [held for held in self._queue if held.peer != peer]
+        return [Send(peer, Drain(returned=returned, reason=self._draining or ""))]
 
     def leave(self, reason: str) -> list[Action]:
         """Say BYE to every rank; what is held goes back."""
-        ready = [peer for peer, link in self.links.items() if link.state is LinkState.READY]
+        ready = [peer for peer, link in self.links.items() if link.state in _TALKING]
         for peer in self.links:
             self._end(peer)
         return [Send(peer, Bye(reason=reason)) for peer in ready]
@@ -186,10 +235,10 @@ class ProducerMachine:
         """Let time pass: say HELLO where nobody has answered, name the held tickets, notice silent ranks."""
         actions: list[Action] = []
         for peer, link in self.links.items():
-            if link.state is LinkState.READY and now - link.heard_at > link.lease_s:
+            if link.state in _TALKING and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
                 self._restart(peer)
-            if link.state is LinkState.ENDED or now - link.said_at < link.heartbeat_s:
+            if link.state is LinkState.GONE or now - link.said_at < link.heartbeat_s:
                 continue
             link.said_at = now
             if link.state is LinkState.HELLO:
@@ -199,16 +248,15 @@ class ProducerMachine:
                 actions.append(Send(peer, Heartbeat(held=self._held_for(peer))))
         return actions
 
-    def _held_for(self, peer: bytes) -> tuple[int, ...]:
-        held = {held.ticket.index for held in (*self._queue, *self._running) if held.peer == peer}
-        return tuple(sorted(held | {index for index, _ in self.links[peer].sent}))
+    def _held_for(self, peer: bytes) -> tuple[Attempt, ...]:
+        return tuple(sorted({held.ticket.key for held in self._held(peer)} | self.links[peer].sent.keys()))
 
     # --- what the wire says -------------------------------------------------------------------------------------------
 
     def on_message(self, peer: bytes, header: Header, message: Message, now: float) -> list[Action]:
         """Take one decoded message from the rank behind `peer`."""
         link = self.links[peer]
-        if link.state is LinkState.ENDED:
+        if link.state is LinkState.GONE:
             return []
         if isinstance(message, Reject):
             self._end(peer)
@@ -218,7 +266,7 @@ class ProducerMachine:
             ]
         if isinstance(message, Welcome):
             return self._on_welcome(peer, link, header, message, now)
-        if link.state is not LinkState.READY:
+        if link.state not in _TALKING:
             return []
         if isinstance(message, Nack) and _asks_for_hello(message) and header.incarnation > link.incarnation:
             self._restart(peer)
@@ -228,15 +276,16 @@ class ProducerMachine:
         link.heard_at = now
         match message:
             case Tickets():
-                held = (HeldTicket(peer, link.incarnation, ticket) for ticket in message.tickets)
-                self._queue += held
+                return self._on_tickets(peer, link, message)
             case Heartbeat():
-                wanted = set(message.held)
-                self._queue = [h for h in self._queue if h.peer != peer or h.ticket.index in wanted]
+                self._drop(peer, {held.ticket.key for held in self._held(peer)} - set(message.held))
+            case Cancel():
+                self._drop(peer, set(message.attempts))
+                link.owes_ready = True
             case Ack():
-                link.sent.pop((message.index, message.attempt), None)
+                link.sent.pop(Attempt(message.index, message.attempt), None)
             case Nack():
-                link.sent.pop((message.index, message.attempt), None)
+                link.sent.pop(Attempt(message.index, message.attempt), None)
                 if _asks_for_hello(message):
                     self._restart(peer)
                 return [Note(f"{link.endpoint} dropped a message: {message.reason}", warning=True)]
@@ -248,16 +297,34 @@ class ProducerMachine:
                 return farewell + self._finished(message.reason, False)
         return []
 
+    def _on_tickets(self, peer: bytes, link: Link, message: Tickets) -> list[Action]:
+        """Hold the tickets, as far as the credit that was given reaches: no trainer may starve the others."""
+        mine = self._held(peer)
+        num_groups, nbytes = len(mine), sum(held.ticket.recipe.nbytes for held in mine)
+        actions: list[Action] = []
+        for ticket in message.tickets:
+            num_groups, nbytes = num_groups + 1, nbytes + ticket.recipe.nbytes
+            if num_groups > self.credit_groups or nbytes > self.credit_bytes:
+                reason = f"credit: it is for {self.credit_groups} groups and {self.credit_bytes} bytes"
+                nack = Nack(index=ticket.index, attempt=ticket.attempt, reason=reason, retryable=True)
+                actions.append(Send(peer, nack))
+                continue
+            self._queue.append(HeldTicket(peer, link.incarnation, ticket))
+        return actions + (self._drain(peer) if link.state is LinkState.DRAINING else [])
+
     def _on_welcome(self, peer: bytes, link: Link, header: Header, welcome: Welcome, now: float) -> list[Action]:
-        if link.state is LinkState.READY and (header.run, header.incarnation) == (link.run, link.incarnation):
-            # The answer to a second HELLO: the rank has forgotten what it gave us.
+        if link.state in _TALKING:
+            # The answer to a second HELLO, from this life of the rank or the next: it has forgotten what it gave us.
             self._restart(peer)
-        link.state = LinkState.READY
+        link.state = LinkState.WARMING
         link.run, link.incarnation, link.rank = header.run, header.incarnation, welcome.rank
         link.heartbeat_s, link.lease_s = welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000
         link.heard_at = now
         actions: list[Action] = [Note(f"serves rank {welcome.rank} of {welcome.world_size} at {link.endpoint}")]
-        actions.append(Send(peer, Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes)))
+        if self._draining is not None:
+            actions += self._drain(peer)
+        elif self._loaded:
+            actions += self._ready(peer)
         # By rank, not by address: one host has several names.
         life = (header.run, header.incarnation)
         served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}
@@ -268,6 +335,15 @@ class ProducerMachine:
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
+    def _held(self, peer: bytes) -> list[HeldTicket]:
+        """This rank's tickets, begun or not."""
+        return [held for held in (*self._queue, *self._running) if held.peer == peer]
+
+    def _drop(self, peer: bytes, unwanted: set[Attempt]) -> None:
+        """Forget these tickets of a rank; what is being made of them will not be sent."""
+        self._queue = [held for held in self._queue if held.peer != peer or held.ticket.key not in unwanted]
+        self._running = [held for held in self._running if held.peer != peer or held.ticket.key not in unwanted]
+
     def _restart(self, peer: bytes) -> None:
         """Back to HELLO: nothing that the rank asked for before counts any more."""
         self._void(peer)
@@ -275,16 +351,17 @@ class ProducerMachine:
 
     def _end(self, peer: bytes) -> None:
         self._void(peer)
-        self.links[peer].state = LinkState.ENDED
+        self.links[peer].state = LinkState.GONE
 
     def _void(self, peer: bytes) -> None:
         self._queue = [held for held in self._queue if held.peer != peer]
         self._running = [held for held in self._running if held.peer != peer]
         self.links[peer].sent.clear()
+        self.links[peer].owes_ready = False
 
     def _finished(self, reason: str, rejected: bool) -> list[Action]:
         # A rank that does not answer either has crashed or has never come; the run is over without it.
-        if any(link.state is LinkState.READY for link in self.links.values()):
+        if any(link.state in _TALKING for link in self.links.values()):
             return []
         return [Finished(reason, rejected)]
 
@@ -293,8 +370,14 @@ def _asks_for_hello(nack: Nack) -> bool:
     return nack.index == -1 and nack.retryable
 
 
+def _share_a_batch(one: Ticket, other: Ticket) -> bool:
+    """Whether two tickets may be made together: they agree in all but prompt, seed and place; neither is suspect."""
+    suspicious = max(one.attempt, other.attempt) >= _SUSPICIOUS_ATTEMPT
+    return not suspicious and _batch_key(one) == _batch_key(other)
+
+
 def _batch_key(ticket: Ticket) -> tuple[object, ...]:
-    """What must agree for two tickets to share a batch."""
+    """What the images of one batch have in common."""
     recipe = ticket.recipe
     return (
         recipe.guidance_scale,

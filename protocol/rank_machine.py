@@ -1,22 +1,24 @@
-"""The rank's side of the protocol: which ticket is where, who may hold more, what has come back.
+"""The rank's side of the protocol: whom it welcomes, what it believes, what it answers.
 
-A pure state machine: events and the time in, actions out. A ticket goes PLANNED → ISSUED → RUNNING and leaves the table
-when its group is delivered; a lease that runs out, a producer that leaves and a group that is not whole send it back to
-PLANNED with its attempt counted up. Times are seconds on the caller's monotonic clock.
+A pure state machine: events and the time in, actions out. Who holds which ticket is the dispatcher's business; here are
+the fences, the messages, and the watch over the producers. Times are seconds on the caller's monotonic clock.
+States and messages: docs/protocol.md.
 """
 
-import heapq
-import zlib
-from collections import Counter
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
-from penstock.protocol.actions import Action, Buffer, Deliver, Fail, Note, Send
+from penstock.protocol.actions import Action, Buffer, Deliver, Note, Send
+from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
-from penstock.protocol.limits import MAX_LIST_LENGTH, MAX_TICKETS_PER_MESSAGE, PROTOCOL_VERSION
+from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of
+from penstock.protocol.inspection import Rejects, fault_of
+from penstock.protocol.limits import MAX_LIST_LENGTH, PROTOCOL_VERSION
 from penstock.protocol.messages import (
     Ack,
     Bye,
+    Cancel,
+    Drain,
     Header,
     Heartbeat,
     Hello,
@@ -26,71 +28,22 @@ from penstock.protocol.messages import (
     Reject,
     Result,
     Started,
-    Tickets,
     Welcome,
 )
-from penstock.protocol.tickets import Manifest, Ticket
-
-
-class TicketState(Enum):
-    """Where a ticket is while the rank waits for its group."""
-
-    PLANNED = auto()
-    ISSUED = auto()
-    RUNNING = auto()
-
-
-class PeerState(Enum):
-    """What the rank thinks of a producer."""
-
-    WARMING = auto()
-    READY = auto()
-    SUSPECT = auto()
+from penstock.protocol.tickets import Attempt, Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long the rank waits before it acts. Seconds; raising one tolerates slower links and slower recovery."""
+class Expectation:
+    """What a producer's engine must be. None takes the first producer's."""
 
-    heartbeat_s: float = 1.0
-    """How often a producer must name the tickets it holds."""
-    lease_s: float = 10.0
-    """How long a ticket stays with a producer that does not name it."""
-    max_attempts: int = 5
-    """Failures of one ticket before the run stops and says why."""
-    max_bad_results: int = 3
-    """Broken groups in a row before a producer is refused."""
+    model_digest: str | None = None
+    manifest_digest: str | None = None
+    same_engine: bool = False
+    """Whether the whole manifest must agree and not only the model: only then are equal tickets equal bits."""
 
 
-@dataclass(slots=True)
-class Peer:
-    """A producer as one rank sees it."""
-
-    name: str
-    manifest: Manifest
-    last_heard: float
-    state: PeerState = PeerState.WARMING
-    credit_groups: int = 0
-    credit_bytes: int = 0
-    held: set[int] = field(default_factory=set)
-    held_bytes: int = 0
-    groups: int = 0
-    bad_results: int = 0
-
-
-@dataclass(slots=True)
-class _Entry:
-    ticket: Ticket
-    state: TicketState = TicketState.PLANNED
-    holder: bytes | None = None
-    failed_by: bytes | None = None
-    """Who held the last attempt that went wrong; another is tried first."""
-    named_at: float = 0.0
-    failures: int = 0
-    """Attempts that went wrong. Fewer than all attempts: a producer that leaves is nobody's fault."""
-
-
-class RankMachine:
+class RankMachine(Dispatcher):
     """State machine of one rank.
 
     Args:
@@ -98,8 +51,11 @@ class RankMachine:
         incarnation: this life of the rank; larger than that of every earlier life.
         rank: this rank.
         endpoints: addresses of all ranks, by rank.
-        model_digest: digest that a producer's manifest must carry, or None to pin the first producer's.
-        patience: leases, heartbeats and attempts.
+        expects: what a producer's engine must be.
+        order: `ticket` delivers groups in the order in which their tickets were planned, `arrival` as they come.
+        window_groups: groups asked for, or here and not yet taken, at a time.
+        window_bytes: bytes of them; a ticket in two producers' hands counts twice.
+        patience: leases, deadlines and attempts.
     """
 
     def __init__(
@@ -109,83 +65,40 @@ class RankMachine:
         incarnation: int,
         rank: int,
         endpoints: tuple[str, ...],
-        model_digest: str | None,
+        expects: Expectation,
+        order: Literal["ticket", "arrival"] = "arrival",
+        window_groups: int,
+        window_bytes: int,
         patience: Patience,
     ) -> None:
+        super().__init__(
+            in_order=order == "ticket", window_groups=window_groups, window_bytes=window_bytes, patience=patience
+        )
         self.run_id = run_id
         self.incarnation = incarnation
         self.rank = rank
         self.endpoints = endpoints
-        self.model_digest = model_digest
-        self.patience = patience
-        self.peers: dict[bytes, Peer] = {}
-        self.rejects: Counter[tuple[str, str]] = Counter()
-        """Messages dropped, by (reason, producer)."""
-        self.expired = 0
-        """Leases that ran out."""
-        self._table: dict[int, _Entry] = {}
-        self._planned: list[int] = []
-        self._closing = False
-
-    # --- what the stream asks -----------------------------------------------------------------------------------------
-
-    @property
-    def num_waiting(self) -> int:
-        """Tickets whose group has not come: planned, issued or running."""
-        return len(self._table)
-
-    @property
-    def num_outstanding(self) -> int:
-        """Live attempts: tickets that some producer holds."""
-        return sum(len(peer.held) for peer in self.peers.values())
-
-    @property
-    def num_listening(self) -> int:
-        """Producers that have not fallen silent."""
-        return sum(peer.state is not PeerState.SUSPECT for peer in self.peers.values())
-
-    def plan(self, ticket: Ticket) -> None:
-        """Add a ticket to what is wanted. It is handed out by the next `issue`."""
-        if ticket.index in self._table:
-            raise ValueError(f"ticket {ticket.index} is planned already")
-        self._table[ticket.index] = _Entry(ticket)
-        heapq.heappush(self._planned, ticket.index)
-
-    def issue(self, now: float) -> list[Action]:
-        """Hand planned tickets, lowest index first, to producers with room, by whole batches where that is possible."""
-        given: dict[bytes, list[Ticket]] = {}
-        while self._planned and not self._closing:
-            entry = self._table[self._planned[0]]
-            identity = self._next_holder(entry)
-            if identity is None:
-                break
-            heapq.heappop(self._planned)
-            peer = self.peers[identity]
-            peer.held.add(entry.ticket.index)
-            peer.held_bytes += entry.ticket.recipe.nbytes
-            entry.state, entry.holder, entry.named_at = TicketState.ISSUED, identity, now
-            given.setdefault(identity, []).append(entry.ticket)
-        return [
-            Send(identity, Tickets(tickets=tuple(tickets[start : start + MAX_TICKETS_PER_MESSAGE])))
-            for identity, tickets in given.items()
-            for start in range(0, len(tickets), MAX_TICKETS_PER_MESSAGE)
-        ]
+        self.expects = expects
+        self.engine: Manifest | None = None
+        """The first accepted producer's."""
+        self.rejects = Rejects()
+        self._lost_at: float | None = None
+        self._heartbeat_at = float("-inf")
 
     def tick(self, now: float) -> list[Action]:
-        """Let time pass: leases that nobody named run out, silent producers are suspected, then forgotten."""
-        actions: list[Action] = []
-        for identity, peer in list(self.peers.items()):
-            silent_s = now - peer.last_heard
-            if silent_s > 3 * self.patience.lease_s:
-                actions += self._forget(identity, f"silent for {silent_s:.0f} s")
-            elif peer.state is PeerState.READY and silent_s > 3 * self.patience.heartbeat_s:
-                peer.state = PeerState.SUSPECT
-                actions.append(Note(f"{peer.name} has been silent for {silent_s:.0f} s", warning=True))
-        late = [e for e in self._table.values() if e.holder and now - e.named_at > self.patience.lease_s]
-        for entry in late:
-            self.expired += 1
-            actions += self._take_back(entry, "its lease ran out")
-        return actions + self.issue(now)
+        """Let time pass: heartbeats, silence, leases and deadlines that ran out, the hedge, the fleet's state."""
+        actions = self._watch_silence(now)
+        if now - self._heartbeat_at >= self.patience.heartbeat_s:
+            self._heartbeat_at = now
+            for identity, peer in self.peers.items():
+                actions.append(Send(identity, Heartbeat(held=tuple(peer.held.values()))))
+                if peer.state in (PeerState.WARMING, PeerState.STALLED):
+                    # Asks it to say READY when its engine is free, in case that it has and was not heard.
+                    actions.append(Send(identity, Cancel(attempts=())))
+        actions += self._expire(now)
+        actions += self._hedge(now)
+        actions += self.issue(now)
+        return actions + self._watch_fleet(now)
 
     def close(self, reason: str) -> list[Action]:
         """Say BYE to every producer. No ticket is handed out any more."""
@@ -196,66 +109,72 @@ class RankMachine:
 
     def on_garbage(self, identity: bytes, error: MessageError) -> list[Action]:
         """Bytes that are no message: count them, and say why to whoever may understand."""
-        self._count(identity, error.reason)
+        note = self._count(identity, error.reason, str(error))
         if isinstance(error, VersionError):
             reason = f"this run speaks protocol version {PROTOCOL_VERSION}, you speak {error.theirs}; install the same"
-            return [Send(identity, Reject(reason=reason)), Note(f"refused a producer: {error}", warning=True)]
-        note = Note(f"dropped a message of {self._name(identity)}: {error}", warning=True)
-        return [Send(identity, Nack(index=-1, attempt=0, reason=str(error)[:500], retryable=False)), note]
+            return [Send(identity, Reject(reason=reason)), *note]
+        return [Send(identity, Nack(index=-1, attempt=0, reason=str(error)[:500], retryable=False)), *note]
+
+    def on_unreachable(self, identity: bytes) -> list[Action]:
+        """The connection behind `identity` is gone, and its name with it."""
+        return self._forget(identity, "is gone: its connection ended") if identity in self.peers else []
 
     def on_message(
         self, identity: bytes, header: Header, message: Message, payload: Buffer | None, now: float
     ) -> list[Action]:
         """Take one decoded message from the producer behind `identity`."""
         if isinstance(message, Hello):
-            return self._on_hello(identity, message, now)
+            return self._on_hello(identity, header, message, now)
         if (header.run, header.incarnation) != (self.run_id, self.incarnation):
-            return self._nack(identity, -1, 0, "another life of this run asked for it; say HELLO", retryable=True)
+            return self._nack(identity, None, "life", "another life of this run asked for it; say HELLO")
         peer = self.peers.get(identity)
         if peer is None:
-            return self._nack(identity, -1, 0, "unknown producer; say HELLO", retryable=True)
-        peer.last_heard = now
+            return self._nack(identity, None, "unknown_producer", "say HELLO")
+        if header.seq <= peer.last_seq:
+            what = f"{message.kind} is number {header.seq}, number {peer.last_seq} was heard before"
+            return self._nack(identity, None, "sequence", what, retryable=False)
+        peer.last_heard, peer.last_seq = now, header.seq
         if peer.state is PeerState.SUSPECT:
-            peer.state = PeerState.READY
+            peer.state = peer.awake
         match message:
             case Ready():
                 # A heartbeat must be able to name all that a producer holds.
                 peer.credit_groups = min(message.credit_groups, MAX_LIST_LENGTH)
                 peer.credit_bytes = message.credit_bytes
-                peer.state = PeerState.READY
+                if peer.state is not PeerState.DRAINING:
+                    peer.state = PeerState.READY
                 return self.issue(now)
             case Started():
-                for entry in self._held(identity, message.indices):
-                    entry.state, entry.named_at = TicketState.RUNNING, now
+                for _, hold in self._held(identity, message.attempts):
+                    hold.started_at, hold.named_at = now, now
                 return []
             case Heartbeat():
-                for entry in self._held(identity, message.held):
-                    entry.named_at = now
-                return [Send(identity, Heartbeat(held=tuple(sorted(peer.held))))]
+                for _, hold in self._held(identity, message.held):
+                    hold.named_at = now
+                return []
             case Result():
-                return self._on_result(identity, peer, message, payload) + self.issue(now)
+                return self._on_result(identity, peer, message, payload, now) + self.issue(now)
             case Nack():
                 return self._on_nack(identity, message) + self.issue(now)
+            case Drain():
+                return self._on_drain(identity, peer, message) + self.issue(now)
             case Bye():
-                return self._forget(identity, f"left: {message.reason}") + self.issue(now)
+                return self._forget(identity, f"left: {message.reason}", polite=True) + self.issue(now)
             case _:
-                return self._nack(identity, -1, 0, f"a producer does not send {message.kind}", retryable=False)
+                what = f"a producer does not send {message.kind}"
+                return self._nack(identity, None, "direction", what, retryable=False)
 
-    def _on_hello(self, identity: bytes, message: Hello, now: float) -> list[Action]:
+    def _on_hello(self, identity: bytes, header: Header, message: Hello, now: float) -> list[Action]:
         manifest = message.manifest
-        if self.model_digest is None:
-            self.model_digest = manifest.model_digest
-        if manifest.model_digest != self.model_digest:
-            self.rejects["model_digest", message.producer] += 1
-            reason = (
-                f"{message.producer} serves {manifest.model} with digest {manifest.model_digest[:12]}, "
-                f"this run wants digest {self.model_digest[:12]}"
-            )
-            refused: list[Action] = [Send(identity, Reject(reason=reason))]
-            refused.append(Note(f"refused a producer: {reason}", warning=True))
-            return refused + (self._forget(identity, "changed its model") if identity in self.peers else [])
+        if (refusal := self._refusal(message.producer, manifest)) is not None:
+            word, reason = refusal
+            self.rejects.count(word, message.producer)
+            actions: list[Action] = [Send(identity, Reject(reason=reason))]
+            actions.append(Note(f"refused a producer: {reason}", warning=True))
+            return actions + (self._forget(identity, "changed its engine") if identity in self.peers else [])
         actions = self._forget(identity, "said HELLO again") if identity in self.peers else []
-        self.peers[identity] = Peer(message.producer, manifest, last_heard=now)
+        self.engine = self.engine or manifest
+        self.peers[identity] = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
         welcome = Welcome(
             rank=self.rank,
             world_size=len(self.endpoints),
@@ -265,112 +184,120 @@ class RankMachine:
         )
         return [*actions, Send(identity, welcome), Note(f"{message.producer} joined")]
 
-    def _on_result(self, identity: bytes, peer: Peer, result: Result, payload: Buffer | None) -> list[Action]:
-        entry = self._table.get(result.index)
-        if entry is None or entry.holder != identity or entry.ticket.attempt != result.attempt:
-            return self._nack(
-                identity, result.index, result.attempt, "stale: not held by you any more", retryable=False
-            )
-        fault = _fault(entry.ticket, result, payload)
+    def _refusal(self, producer: str, manifest: Manifest) -> tuple[str, str] | None:
+        """Why an engine cannot serve the run, as the word that is counted and a sentence; or None."""
+        first, expects = self.engine, self.expects
+        model_digest = expects.model_digest or (first.model_digest if first else manifest.model_digest)
+        if manifest.model_digest != model_digest:
+            what = f"{producer} serves {manifest.model} with digest {manifest.model_digest[:12]}"
+            return "model", f"{what}, this run wants digest {model_digest[:12]}"
+        digest = expects.manifest_digest or (first.digest if first else manifest.digest)
+        if expects.same_engine and manifest.digest != digest:
+            others = asdict(first) if first else {}
+            named = [f"{k} {v}, the run has {others[k]}" for k, v in asdict(manifest).items() if others.get(k, v) != v]
+            what = "; ".join(named) or f"its manifest's digest is {manifest.digest[:12]}, the run has {digest[:12]}"
+            return "engine", f"{producer} cannot make the same bits as the run's first producer: {what}"
+        return None
+
+    def _on_result(
+        self, identity: bytes, peer: Peer, result: Result, payload: Buffer | None, now: float
+    ) -> list[Action]:
+        if peer.state is PeerState.STALLED:
+            peer.state = PeerState.READY  # whatever it is worth: the engine works
+        key = Attempt(result.index, result.attempt)
+        held = self._held(identity, (key,))
+        if not held:
+            return self._nack(identity, key, "stale", "not held by you any more", retryable=False)
+        entry, hold = held[0]
+        ticket = entry.ticket
+        fault = fault_of(ticket, result, payload)
         if payload is None or fault is not None:
+            word, what = fault or ("frame_count", "no pixels")
             peer.bad_results += 1
-            actions = self._nack(identity, result.index, result.attempt, fault or "no pixels", retryable=True)
-            actions += self._take_back(entry, f"{peer.name} sent a broken group: {fault}")
+            actions = self._nack(identity, key, word, what)
+            actions += self._take_back(entry, hold, f"{peer.name} sent a broken group: {word}: {what}", blame=True)
             if peer.bad_results >= self.patience.max_bad_results:
-                reason = f"{peer.bad_results} broken groups in a row, the last: {fault}"
+                reason = f"{peer.bad_results} broken groups in a row, the last: {word}: {what}"
                 actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
             return actions
-        self._release(entry)
-        del self._table[result.index]
-        peer.groups += 1
-        peer.bad_results = 0
-        ack = Send(identity, Ack(index=result.index, attempt=result.attempt))
-        return [Deliver(entry.ticket, payload, peer.name, peer.manifest), ack]
+        peer.bad_results = self._quarantined_in_row = 0
+        if hold.started_at is not None:
+            peer.service.add(now - hold.started_at)
+            self._service.add(now - hold.started_at)
+        self._turnaround.add(now - hold.issued_at)
+        actions = [Send(identity, Ack(index=result.index, attempt=result.attempt))]
+        for other in tuple(entry.holds):
+            self._let_go(entry, other)
+            if other is not hold:
+                actions.append(Send(other.holder, Cancel(attempts=(other.key,))))
+                if other.issued_at < hold.issued_at:
+                    actions += self._stall(other.holder, f"was overtaken on ticket {key.index}", keeps_begun=True)
+        group = Deliver(replace(ticket, attempt=key.attempt), payload, peer.name, peer.manifest)
+        return [*self._table.buffer(entry, group), *actions]
 
     def _on_nack(self, identity: bytes, nack: Nack) -> list[Action]:
+        why = f"{self._name(identity)} could not make it: {nack.reason}"
         actions: list[Action] = []
-        for entry in self._held(identity, (nack.index,)):
-            if entry.ticket.attempt == nack.attempt:
-                actions += self._take_back(entry, f"{self._name(identity)} could not make it: {nack.reason}")
+        for entry, hold in self._held(identity, (Attempt(nack.index, nack.attempt),)):
+            if nack.retryable:
+                # The producer has no room for it: it gets no more until it says READY.
+                self.peers[identity].state = PeerState.STALLED
+            actions += self._take_back(entry, hold, why, blame=not nack.retryable)
         return actions
+
+    def _on_drain(self, identity: bytes, peer: Peer, drain: Drain) -> list[Action]:
+        peer.state = PeerState.DRAINING
+        actions: list[Action] = [
+            Note(f"{peer.name} drains: {drain.reason}; {len(drain.returned)} of {len(peer.held)} tickets go to others")
+        ]
+        for entry, hold in self._held(identity, drain.returned):
+            actions += self._take_back(entry, hold, f"{peer.name} drains", blame=False, quiet=True)
+        return actions
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _watch_silence(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for identity, peer in list(self.peers.items()):
+            silent_s = now - peer.last_heard
+            if silent_s > 3 * self.patience.lease_s:
+                actions += self._forget(identity, f"has been silent for {silent_s:.0f} s")
+            elif peer.state is not PeerState.SUSPECT and silent_s > 3 * self.patience.heartbeat_s:
+                peer.awake, peer.state = peer.state, PeerState.SUSPECT
+                actions.append(Note(f"{peer.name} has been silent for {silent_s:.0f} s", warning=True))
+        return actions
+
+    def _watch_fleet(self, now: float) -> list[Action]:
+        """Say when the fleet as a whole has come, gone, or come back."""
+        state = state_of(self.peers.values(), any_came=self.engine is not None)
+        if state is self.fleet:
+            return []
+        self.fleet = state
+        if state in (FleetState.GONE, FleetState.SILENT):
+            self._lost_at = now if self._lost_at is None else self._lost_at
+            where = self.endpoints[self.rank]
+            return [Note(f"{state.value}; rank {self.rank} waits for one at {where}", warning=True)]
+        if state is FleetState.SERVING and self._lost_at is not None:
+            lost_s, self._lost_at = now - self._lost_at, None
+            return [Note(f"{state.value} again, after {lost_s:.1f} s without any")]
+        return []
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
-    def _next_holder(self, entry: _Entry) -> bytes | None:
-        """The producer to hold a ticket: one whose last batch is not full yet, else the one with the most room.
-
-        A batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
-        """
-        recipe = entry.ticket.recipe
-        best, best_rank = None, (False, False, 0)
-        for identity, peer in self.peers.items():
-            room = peer.credit_groups - len(peer.held)
-            fits = peer.held_bytes + recipe.nbytes <= peer.credit_bytes
-            incomplete = len(peer.held) % max(1, peer.manifest.batch_images // recipe.num_images) != 0
-            rank = (identity != entry.failed_by, incomplete, room)
-            if peer.state is PeerState.READY and fits and room > 0 and rank > best_rank:
-                best, best_rank = identity, rank
-        return best
-
-    def _held(self, identity: bytes, indices: tuple[int, ...]) -> list[_Entry]:
-        """The entries among `indices` that this producer really holds."""
-        entries = (self._table.get(index) for index in indices)
-        return [entry for entry in entries if entry is not None and entry.holder == identity]
-
-    def _release(self, entry: _Entry) -> None:
-        """Take the ticket out of its holder's account."""
-        if entry.holder is not None and entry.holder in self.peers:
-            peer = self.peers[entry.holder]
-            peer.held.discard(entry.ticket.index)
-            peer.held_bytes -= entry.ticket.recipe.nbytes
-        entry.holder = None
-
-    def _take_back(self, entry: _Entry, why: str, *, blame: bool = True) -> list[Action]:
-        """Back to PLANNED for the next attempt; a run stops when one ticket fails too often."""
-        if blame:
-            entry.failed_by = entry.holder
-        self._release(entry)
-        entry.ticket = entry.ticket.again()
-        entry.state = TicketState.PLANNED
-        heapq.heappush(self._planned, entry.ticket.index)
-        entry.failures += blame
-        if blame and entry.failures >= self.patience.max_attempts:
-            text = f"ticket {entry.ticket.index} ({entry.ticket.recipe.prompt!r:.60}) failed {entry.failures} times"
-            return [Fail(f"{text}; the last time {why}")]
-        return [Note(f"ticket {entry.ticket.index} goes back to the plan: {why}", warning=blame)]
-
-    def _forget(self, identity: bytes, why: str) -> list[Action]:
-        """A producer is gone; its tickets go to others. That is nobody's fault and counts no failed attempt."""
-        peer = self.peers[identity]
-        actions: list[Action] = [Note(f"{peer.name} {why}; {len(peer.held)} tickets go to others")]
-        for index in sorted(peer.held):
-            actions += self._take_back(self._table[index], f"{peer.name} {why}", blame=False)[1:]
-        del self.peers[identity]
-        return actions
-
-    def _name(self, identity: bytes) -> str:
+    def _count(self, identity: bytes, reason: str, detail: str) -> list[Action]:
+        """Count a dropped message; noted at the first, second, fourth, … so that a flood does not flood the log."""
         peer = self.peers.get(identity)
-        return peer.name if peer else f"unknown peer {identity.hex()}"
+        count = self.rejects.count(reason, peer.name if peer else "unknown")
+        if count & (count - 1):
+            return []
+        times = f" ({count} times)" if count > 1 else ""
+        return [Note(f"dropped a message of {self._name(identity)}{times}: {detail}", warning=True)]
 
-    def _count(self, identity: bytes, reason: str) -> None:
-        peer = self.peers.get(identity)
-        self.rejects[reason, peer.name if peer else "unknown"] += 1
-
-    def _nack(self, identity: bytes, index: int, attempt: int, reason: str, *, retryable: bool) -> list[Action]:
-        self._count(identity, reason.split(":")[0].split(";")[0])
-        return [Send(identity, Nack(index=index, attempt=attempt, reason=reason, retryable=retryable))]
-
-
-def _fault(ticket: Ticket, result: Result, payload: Buffer | None) -> str | None:
-    """Why a result's pixels cannot be what its ticket asked for, or None."""
-    if payload is None:
-        return "frame_count: the pixels' frame is missing"
-    if result.shape != ticket.recipe.shape:
-        return f"shape: expected {ticket.recipe.shape}, got {result.shape}"
-    nbytes = memoryview(payload).nbytes
-    if nbytes != ticket.recipe.nbytes:
-        return f"size: shape {result.shape} needs {ticket.recipe.nbytes} bytes, got {nbytes}"
-    crc32 = zlib.crc32(payload)
-    if crc32 != result.crc32:
-        return f"checksum: expected {result.crc32:#010x}, got {crc32:#010x}"
-    return None
+    def _nack(
+        self, identity: bytes, key: Attempt | None, reason: str, detail: str, *, retryable: bool = True
+    ) -> list[Action]:
+        """Refuse a message and say why; without a key and retryable, it asks for a HELLO."""
+        text = f"{reason}: {detail}"
+        index, attempt = (key.index, key.attempt) if key else (-1, 0)
+        note = self._count(identity, reason, text)
+        return [Send(identity, Nack(index=index, attempt=attempt, reason=text, retryable=retryable)), *note]

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Iterable
+from enum import Enum, auto
 from pathlib import Path
 from typing import Self
 
@@ -129,6 +130,16 @@ def _configure(zmq_socket: zmq.Socket[bytes], endpoint: str, max_frame_bytes: in
     zmq_socket.setsockopt(zmq.IPV6, int("[" in endpoint))
 
 
+class Sent(Enum):
+    """What became of a message that was to be sent without waiting."""
+
+    QUEUED = auto()
+    FULL = auto()
+    """The peer's queue is full; it may have room later."""
+    UNREACHABLE = auto()
+    """The connection behind the name is gone, and the name with it."""
+
+
 class RankSocket:
     """The ROUTER that a rank binds.
 
@@ -175,17 +186,17 @@ class RankSocket:
         identity, *frames = self._socket.recv_multipart(copy=False)
         return identity.bytes, [frame.buffer for frame in frames]
 
-    def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
-        """Send without waiting; False where the peer is gone or its queue is full."""
+    def send(self, peer: bytes, header: bytes) -> Sent:
+        """Send without waiting."""
         try:
-            self._socket.send_multipart([peer, header] if payload is None else [peer, header, payload], zmq.NOBLOCK)
+            self._socket.send_multipart([peer, header], zmq.NOBLOCK)
         except zmq.Again:
-            return False
+            return Sent.FULL
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                return False
+                return Sent.UNREACHABLE
             raise
-        return True
+        return Sent.QUEUED
 
     def close(self) -> None:
         """Close within the linger time; nothing is left behind. Does nothing the second time."""

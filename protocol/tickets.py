@@ -5,9 +5,10 @@ stream whatever the fleet's size and luck, and no image need be stored, because 
 """
 
 import hashlib
+import json
 import re
 import unicodedata
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 
 from penstock.protocol.limits import (
@@ -18,6 +19,7 @@ from penstock.protocol.limits import (
     MAX_NAME_LENGTH,
     MAX_PROMPT_BYTES,
 )
+from penstock.protocol.rules import require, require_name
 
 
 def normalise_prompt(text: str) -> str:
@@ -66,11 +68,6 @@ def is_digest(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{1,64}", text) is not None
 
 
-def _require(ok: bool, rule: str, value: object) -> None:
-    if not ok:
-        raise ValueError(f"{rule}, got {value!r}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All that determines a group's pixels. Raises ValueError where a value breaks its rule."""
@@ -95,29 +92,31 @@ class Recipe:
     """Hex digest of the generator's weights and configuration."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.prompt.strip()), "prompt must not be empty", self.prompt[:40])
-        _require(_is_text(self.prompt), "prompt must be encodable as UTF-8", self.prompt[:40])
+        require(bool(self.prompt.strip()), "prompt must not be empty", self.prompt[:40])
+        require(_is_text(self.prompt), "prompt must be encodable as UTF-8", self.prompt[:40])
         size = len(self.prompt.encode())
-        _require(size <= MAX_PROMPT_BYTES, f"prompt must be at most {MAX_PROMPT_BYTES} bytes of UTF-8", size)
-        _require(0 <= self.seed <= MAX_INT, f"seed must be in [0, {MAX_INT}]", self.seed)
-        _require(
+        require(size <= MAX_PROMPT_BYTES, f"prompt must be at most {MAX_PROMPT_BYTES} bytes of UTF-8", size)
+        require(0 <= self.seed <= MAX_INT, f"seed must be in [0, {MAX_INT}]", self.seed)
+        require(
             1 <= self.num_images <= MAX_IMAGES_PER_GROUP,
             f"num_images must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.num_images,
         )
-        _require(
+        require(
             isfinite(self.guidance_scale) and self.guidance_scale >= 0,
             "guidance_scale must be a finite number >= 0",
             self.guidance_scale,
         )
-        _require(
+        require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
             self.num_inference_steps,
         )
+        require(is_digest(self.model_digest), "model_digest must be 1 to 64 hexadecimal digits", self.model_digest[:80])
+        require_name("scheduler", self.scheduler, MAX_NAME_LENGTH)
         for name in ("height", "width"):
             side = getattr(self, name)
-            _require(1 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [1, {MAX_IMAGE_SIDE}]", side)
+            require(1 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [1, {MAX_IMAGE_SIDE}]", side)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -135,6 +134,20 @@ class Recipe:
         return tuple(image_seed(self.seed, image) for image in range(self.num_images))
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Attempt:
+    """One handing-out of a ticket: what leases, results and refusals name."""
+
+    index: int
+    """Global index of the ticket."""
+    attempt: int
+    """How many times it was handed out before."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.index <= MAX_INT, f"index must be in [0, {MAX_INT}]", self.index)
+        require(0 <= self.attempt <= MAX_INT, f"attempt must be in [0, {MAX_INT}]", self.attempt)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
     """A recipe plus its place in the stream: a request for one group, made by the rank that owns its index."""
@@ -147,12 +160,19 @@ class Ticket:
     """How many times the ticket was handed out before; a result of an earlier attempt is refused."""
     need_by_step: int = 0
     """Optimizer step at which the group is wanted; a producer serves the earliest first."""
+    stand_in: int = 0
+    """0, or which stand-in this is for the group that belongs at `index` and that no producer could make."""
     recipe: Recipe = field()
 
     def __post_init__(self) -> None:
-        for name in ("index", "rank", "attempt", "need_by_step"):
+        for name in ("index", "rank", "attempt", "need_by_step", "stand_in"):
             value = getattr(self, name)
-            _require(0 <= value <= MAX_INT, f"{name} must be in [0, {MAX_INT}]", value)
+            require(0 <= value <= MAX_INT, f"{name} must be in [0, {MAX_INT}]", value)
+
+    @property
+    def key(self) -> Attempt:
+        """What names this handing-out of the ticket."""
+        return Attempt(self.index, self.attempt)
 
     def again(self) -> "Ticket":
         """The same ticket for its next attempt."""
@@ -180,11 +200,14 @@ class Manifest:
     versions: dict[str, str]
     """Versions of the libraries that touch the pixels."""
 
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of everything but the name: equal where two engines promise equal bits."""
+        promise = {name: value for name, value in asdict(self).items() if name != "model"}
+        return hashlib.sha256(json.dumps(promise, sort_keys=True).encode()).hexdigest()
+
     def __post_init__(self) -> None:
-        _require(
-            is_digest(self.model_digest), "model_digest must be 1 to 64 hexadecimal digits", self.model_digest[:80]
-        )
-        _require(1 <= self.batch_images <= MAX_INT, "batch_images must be >= 1", self.batch_images)
+        require(is_digest(self.model_digest), "model_digest must be 1 to 64 hexadecimal digits", self.model_digest[:80])
+        require(1 <= self.batch_images <= MAX_INT, "batch_images must be >= 1", self.batch_images)
         for name in ("model", "scheduler", "dtype", "backend", "device"):
-            size = len(getattr(self, name))
-            _require(size <= MAX_NAME_LENGTH, f"{name} must be at most {MAX_NAME_LENGTH} characters", size)
+            require_name(name, getattr(self, name), MAX_NAME_LENGTH)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import DiffusersEngine
+from penstock.producer.diffusers_engine import DiffusersEngine
 from penstock.protocol.errors import ModelError
 from penstock.protocol.tickets import Recipe, Ticket
 
@@ -27,7 +27,9 @@ def engine(pipeline_folder: Path) -> DiffusersEngine:
 
 def _engine(folder: Path, **changes: Any) -> DiffusersEngine:
     settings = {"model": str(folder), "device": "cpu", "dtype": "float32", "batch_images": BATCH, "threads": 1}
-    return DiffusersEngine(ProduceConfig(**(settings | changes)))
+    engine = DiffusersEngine(ProduceConfig(**(settings | changes)))
+    engine.load()
+    return engine
 
 
 def _ticket(engine: DiffusersEngine, index: int, **recipe: Any) -> Ticket:

@@ -1,0 +1,272 @@
+"""Who holds which ticket: what a rank has planned, to whom it hands it, when it asks somebody else.
+
+The rules over the two ledgers of `ticket_table` and `fleet`; nothing here knows messages that come in. One rule decides
+what counts against a ticket: an attempt that had begun and did not end well is a failure of the ticket, since it may be
+poison; one that had not begun is nobody's fault. Times are seconds on the rank's monotonic clock.
+"""
+
+from dataclasses import dataclass
+
+from penstock.protocol.actions import Action, Fail, Note, Quarantine, Send
+from penstock.protocol.durations import Durations
+from penstock.protocol.fleet import FleetState, Peer, PeerState, choose
+from penstock.protocol.limits import MAX_TICKETS_PER_MESSAGE
+from penstock.protocol.messages import Cancel, Tickets
+from penstock.protocol.ticket_table import Entry, Hold, TicketTable
+from penstock.protocol.tickets import Attempt, Ticket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the rank waits before it acts. Raising a time tolerates slower links and means slower recovery."""
+
+    heartbeat_s: float = 1.0
+    """How often either side names the tickets that the producer holds."""
+    lease_s: float = 10.0
+    """How long a ticket stays with a producer that does not name it."""
+    deadline_factor: float = 4.0
+    """A ticket is taken from a producer that works on it longer than this times its own 95th percentile."""
+    cold_start_s: float = 300.0
+    """The deadline of a producer that has not finished anything yet."""
+    hedge_factor: float = 2.0
+    """The ticket that all wait for goes to a second producer after this times the fleet's 95th percentile."""
+    hedge_after_groups: int = 8
+    """No hedging before as many groups have come: until then nobody knows what is usual."""
+    max_attempts: int = 4
+    """Failures of one ticket before it is quarantined."""
+    max_quarantined: int = 8
+    """Tickets quarantined without a group between them before the run stops: then the tickets are not to blame."""
+    max_bad_results: int = 3
+    """Broken groups in a row before a producer is refused."""
+
+
+class Dispatcher:
+    """Hands the tickets of one rank to its producers, and takes them back.
+
+    Args:
+        in_order: deliver groups in the order in which their tickets were planned, not as they come.
+        window_groups: groups asked for, or here and not yet taken, at a time.
+        window_bytes: bytes of them; a ticket in two producers' hands counts twice.
+        patience: leases, deadlines and attempts.
+    """
+
+    def __init__(self, *, in_order: bool, window_groups: int, window_bytes: int, patience: Patience) -> None:
+        self.window_groups = window_groups
+        self.window_bytes = window_bytes
+        self.patience = patience
+        self.peers: dict[bytes, Peer] = {}
+        self.fleet = FleetState.WAITING
+        self.expired = 0
+        """Attempts that ran out of their lease or their deadline."""
+        self.hedged = 0
+        """Attempts that were handed out beside a living one."""
+        self.quarantined = 0
+        """Tickets that got a stand-in."""
+        self._table = TicketTable(in_order=in_order)
+        self._service = Durations(256)
+        self._turnaround = Durations(256)
+        self._quarantined_in_row = 0
+        self._closing = False
+
+    # --- the plan -----------------------------------------------------------------------------------------------------
+
+    @property
+    def num_waiting(self) -> int:
+        """Tickets whose group has not been delivered: planned, issued, running, buffered or quarantined."""
+        return len(self._table)
+
+    @property
+    def num_outstanding(self) -> int:
+        """Live attempts: tickets in producers' hands, a hedged one counted twice."""
+        return sum(len(peer.held) for peer in self.peers.values())
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes of all groups that are asked for, once for each live attempt, or that are here and not yet taken."""
+        return self._table.reserved_bytes
+
+    @property
+    def num_listening(self) -> int:
+        """Producers that have not fallen silent."""
+        return sum(peer.state is not PeerState.SUSPECT for peer in self.peers.values())
+
+    def room_for(self, nbytes: int) -> bool:
+        """Whether a ticket for a group of `nbytes` may be planned: within the window, and so that one can be hedged."""
+        num_groups = len(self._table) + self._table.num_untaken
+        if num_groups == 0:
+            return True
+        return num_groups < self.window_groups and self.reserved_bytes + 2 * nbytes <= self.window_bytes
+
+    def plan(self, ticket: Ticket) -> None:
+        """Add a ticket to what is wanted, behind all others. It is handed out by the next `issue`.
+
+        Raises ValueError where its index is wanted already, or where its group alone is more than the window.
+        """
+        if ticket.recipe.nbytes > self.window_bytes:
+            raise ValueError(f"a group of {ticket.recipe.nbytes} bytes is more than the window's {self.window_bytes}")
+        self._table.plan(ticket)
+
+    def stand_in(self, ticket: Ticket) -> None:
+        """Put `ticket` in the place of the quarantined one of its index. Raises ValueError where there is none."""
+        self._table.stand_in(ticket)
+
+    def take(self, index: int) -> None:
+        """The group at `index` has been taken by the trainer; it fills the window no more."""
+        self._table.take(index)
+
+    def describe_wait(self, now: float) -> str:
+        """Which ticket the rank waits for, and who holds it, for people."""
+        head = self._table.head
+        if head is None:
+            return "no ticket is planned: the prompts have come to an end"
+        text = f"ticket {head.ticket.index} (needed by step {head.ticket.need_by_step})"
+        if not head.holds:
+            return f"{text}, {head.state.name.lower()} and held by nobody: {self.fleet.value}"
+        return f"{text}, held by {' and by '.join(self._describe_hold(hold, now) for hold in head.holds)}"
+
+    def _describe_hold(self, hold: Hold, now: float) -> str:
+        doing = "not begun" if hold.started_at is None else f"running for {now - hold.started_at:.1f} s"
+        state = self.peers[hold.holder].state.value
+        return f"{self._name(hold.holder)} ({state}) for {now - hold.issued_at:.1f} s, {doing}"
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def issue(self, now: float) -> list[Action]:
+        """Hand planned tickets, in the order of the plan, to the producers that would be done first."""
+        given: dict[bytes, list[Ticket]] = {}
+        while not self._closing and (entry := self._table.next_planned()) is not None:
+            identity = choose(self.peers.items(), entry.ticket, entry.failed_by, self._service)
+            if identity is None:
+                break
+            given.setdefault(identity, []).append(self._hand_out(entry, identity, now))
+        return [
+            Send(identity, Tickets(tickets=tuple(tickets[start : start + MAX_TICKETS_PER_MESSAGE])))
+            for identity, tickets in given.items()
+            for start in range(0, len(tickets), MAX_TICKETS_PER_MESSAGE)
+        ]
+
+    def _hedge(self, now: float) -> list[Action]:
+        """Hand the ticket that all wait for to a second producer, where it is out far longer than usual."""
+        head = self._table.head
+        if head is None or self._table.num_untaken or len(head.holds) != 1 or self._closing:
+            return []
+        hold = head.holds[0]
+        since, usual = hold.issued_at, self._turnaround
+        if hold.started_at is not None:
+            since, usual = hold.started_at, self._service
+        if len(usual) < self.patience.hedge_after_groups:
+            return []
+        out_s = now - since
+        if out_s <= max(self.patience.heartbeat_s, self.patience.hedge_factor * usual.quantile(0.95)):
+            return []
+        if self.reserved_bytes + head.ticket.recipe.nbytes > self.window_bytes:
+            return []
+        others = ((identity, peer) for identity, peer in self.peers.items() if identity != hold.holder)
+        identity = choose(others, head.ticket, head.failed_by, self._service)
+        if identity is None:
+            return []
+        self.hedged += 1
+        names = f"{self._name(identity)} too, beside {self._name(hold.holder)}"
+        ticket = self._hand_out(head, identity, now)
+        note = Note(f"ticket {ticket.index} is late ({out_s:.1f} s): it goes to {names}")
+        return [Send(identity, Tickets(tickets=(ticket,))), note]
+
+    # --- back ---------------------------------------------------------------------------------------------------------
+
+    def _expire(self, now: float) -> list[Action]:
+        """Take back what no heartbeat names, and everything from a producer that works on something far too long."""
+        actions: list[Action] = []
+        overdue: dict[bytes, str] = {}
+        for entry in tuple(self._table):
+            for hold in tuple(entry.holds):
+                if now - hold.named_at > self.patience.lease_s:
+                    self.expired += 1
+                    why = f"its lease with {self._name(hold.holder)} ran out"
+                    actions.append(Send(hold.holder, Cancel(attempts=(hold.key,))))
+                    actions += self._take_back(entry, hold, why, blame=hold.started_at is not None)
+                elif hold.started_at is not None and now - hold.started_at > self._deadline_s(hold.holder):
+                    self.expired += 1
+                    overdue[hold.holder] = (
+                        f"has worked on ticket {entry.ticket.index} for {now - hold.started_at:.1f} s"
+                    )
+                    actions += self._take_back(entry, hold, f"{self._name(hold.holder)} took too long", blame=True)
+        for identity, why in overdue.items():
+            actions += self._stall(identity, why)
+        return actions
+
+    def _deadline_s(self, identity: bytes) -> float:
+        """How long this producer may work on one ticket, counted from its STARTED."""
+        service = self.peers[identity].service
+        if not len(service):
+            return self.patience.cold_start_s
+        return max(self.patience.lease_s, self.patience.deadline_factor * service.quantile(0.95))
+
+    def _stall(self, identity: bytes, why: str, *, keeps_begun: bool = False) -> list[Action]:
+        """A producer that talks is far too slow, or hangs: it gets nothing until it says that it is free again."""
+        peer = self.peers[identity]
+        if peer.state is PeerState.READY:
+            peer.state = PeerState.STALLED
+        elif peer.state is PeerState.SUSPECT and peer.awake is PeerState.READY:
+            peer.awake = PeerState.STALLED
+        lost = [
+            (entry, hold)
+            for entry, hold in self._held(identity, tuple(peer.held.values()))
+            if not (keeps_begun and hold.started_at is not None)
+        ]
+        actions: list[Action] = [Note(f"{peer.name} {why}; it gets no more until it is free again", warning=True)]
+        # Also where there is nothing to cancel: a producer answers with READY when its engine is free.
+        actions.append(Send(identity, Cancel(attempts=tuple(hold.key for _, hold in lost))))
+        for entry, hold in lost:
+            actions += self._take_back(entry, hold, f"{peer.name} has stalled", blame=False, quiet=True)
+        return actions
+
+    def _held(self, identity: bytes, attempts: tuple[Attempt, ...]) -> list[tuple[Entry, Hold]]:
+        """Those of `attempts` that this producer really holds."""
+        found = []
+        for key in attempts:
+            entry = self._table.get(key.index)
+            hold = entry.held_by(identity) if entry else None
+            if entry is not None and hold is not None and hold.key == key:
+                found.append((entry, hold))
+        return found
+
+    def _hand_out(self, entry: Entry, identity: bytes, now: float) -> Ticket:
+        ticket = self._table.issue(entry, identity, now)
+        self.peers[identity].hold(ticket)
+        return ticket
+
+    def _let_go(self, entry: Entry, hold: Hold) -> None:
+        """Take a live attempt out of both accounts."""
+        self.peers[hold.holder].drop(entry.ticket)
+        self._table.release(entry, hold)
+
+    def _take_back(self, entry: Entry, hold: Hold, why: str, *, blame: bool, quiet: bool = False) -> list[Action]:
+        """End an attempt; the ticket is planned again, or quarantined where it has gone wrong too often."""
+        self._let_go(entry, hold)
+        index = entry.ticket.index
+        if blame:
+            entry.failures += 1
+            entry.failed_by.add(hold.holder)
+        if entry.holds or entry.failures < self.patience.max_attempts:
+            return [] if quiet else [Note(f"ticket {index} goes back to the plan: {why}", warning=blame)]
+        self._table.quarantine(entry)
+        self.quarantined += 1
+        self._quarantined_in_row += 1
+        text = f"ticket {index} ({entry.ticket.recipe.prompt!r:.60}) failed {entry.failures} times, the last time {why}"
+        if self._quarantined_in_row >= self.patience.max_quarantined:
+            return [Fail(f"{self._quarantined_in_row} tickets in a row could not be made; {text}")]
+        return [Note(f"{text}; a stand-in takes its place", warning=True), Quarantine(entry.ticket, why)]
+
+    def _forget(self, identity: bytes, why: str, *, polite: bool = False) -> list[Action]:
+        """A producer is gone; its tickets go to others. What it was making counts as failed unless it said goodbye."""
+        peer = self.peers[identity]
+        actions: list[Action] = [Note(f"{peer.name} {why}; {len(peer.held)} tickets go to others", warning=not polite)]
+        for entry, hold in self._held(identity, tuple(peer.held.values())):
+            blame = hold.started_at is not None and not polite
+            actions += self._take_back(entry, hold, f"{peer.name} {why}", blame=blame, quiet=True)
+        del self.peers[identity]
+        return actions
+
+    def _name(self, identity: bytes) -> str:
+        peer = self.peers.get(identity)
+        return peer.name if peer else f"unknown peer {identity.hex()}"

@@ -1,0 +1,114 @@
+"""The producers as one rank sees them: who is there, who has room, who would be done first."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from penstock.protocol.durations import Durations
+from penstock.protocol.tickets import Attempt, Manifest, Ticket
+
+_UNKNOWN_BATCH_S = 1.0
+"""Taken for a batch's time before any is known; only its ratio to others of the same kind counts."""
+
+
+class PeerState(Enum):
+    """What the rank thinks of a producer."""
+
+    WARMING = "warming"
+    """Welcomed; its model is still loading."""
+    READY = "ready"
+    SUSPECT = "suspect"
+    """Silent for some heartbeats."""
+    STALLED = "stalled"
+    """It talks, but is far slower than usual or has no room; it gets no more until it says READY."""
+    DRAINING = "draining"
+    """It finishes what it has begun and takes no more."""
+
+
+class FleetState(Enum):
+    """What a rank can hope for."""
+
+    WAITING = "waiting for the first producer"
+    WARMING = "producers are loading their model"
+    SERVING = "producers are serving"
+    SILENT = "all producers are silent, stalled or draining"
+    GONE = "all producers are gone"
+
+
+@dataclass(slots=True)
+class Peer:
+    """A producer as one rank sees it."""
+
+    name: str
+    manifest: Manifest
+    last_heard: float
+    last_seq: int
+    """Number of the last message that was heard."""
+    state: PeerState = PeerState.WARMING
+    awake: PeerState = PeerState.WARMING
+    """What a suspect was before it fell silent, and is again when it speaks."""
+    credit_groups: int = 0
+    credit_bytes: int = 0
+    held: dict[int, Attempt] = field(default_factory=dict)
+    """Live attempts in its hands, by index."""
+    held_bytes: int = 0
+    service: Durations = field(default_factory=Durations)
+    """From STARTED to the group, on the rank's clock."""
+    bad_results: int = 0
+    """Broken groups in a row."""
+
+    def has_room(self, ticket: Ticket) -> bool:
+        """Whether it may be given this ticket now."""
+        return (
+            self.state is PeerState.READY
+            and len(self.held) < self.credit_groups
+            and self.held_bytes + ticket.recipe.nbytes <= self.credit_bytes
+        )
+
+    def hold(self, ticket: Ticket) -> None:
+        """It is given a ticket."""
+        self.held[ticket.index] = ticket.key
+        self.held_bytes += ticket.recipe.nbytes
+
+    def drop(self, ticket: Ticket) -> None:
+        """It holds the ticket no more."""
+        del self.held[ticket.index]
+        self.held_bytes -= ticket.recipe.nbytes
+
+    def done_in_s(self, ticket: Ticket, fleet: Durations) -> float:
+        """Seconds until it would have made one more ticket, by the time that its batches have taken."""
+        known = self.service if len(self.service) else fleet
+        batch_s = known.quantile(0.5) if len(known) else _UNKNOWN_BATCH_S
+        groups_per_batch = max(1, self.manifest.batch_images // ticket.recipe.num_images)
+        return (len(self.held) // groups_per_batch + 1) * batch_s
+
+
+def choose(peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations) -> bytes | None:
+    """The producer that should hold a ticket: of those with room, the one that would be done first.
+
+    One in `avoid` is taken only where no other has room. Among equals, one whose batch is not full yet: a batch has a
+    fixed shape, so tickets spread thinly over the fleet would be made among padding.
+    """
+    best, best_rank = None, None
+    for identity, peer in peers:
+        if not peer.has_room(ticket):
+            continue
+        groups_per_batch = max(1, peer.manifest.batch_images // ticket.recipe.num_images)
+        incomplete = len(peer.held) % groups_per_batch != 0
+        room = peer.credit_groups - len(peer.held)
+        rank = (identity not in avoid, -peer.done_in_s(ticket, fleet), incomplete, room)
+        if best_rank is None or rank > best_rank:
+            best, best_rank = identity, rank
+    return best
+
+
+def state_of(peers: Iterable[Peer], *, any_came: bool) -> FleetState:
+    """What a rank with these producers can hope for."""
+    states = {peer.state for peer in peers}
+    if PeerState.READY in states:
+        return FleetState.SERVING
+    if PeerState.WARMING in states:
+        return FleetState.WARMING
+    if states:
+        return FleetState.SILENT
+    return FleetState.GONE if any_came else FleetState.WAITING

@@ -1,0 +1,49 @@
+"""Whether the pixels that came are what the ticket asked for, and how what is refused is counted."""
+
+import zlib
+from collections import Counter
+
+import numpy as np
+
+from penstock.protocol.actions import Buffer
+from penstock.protocol.messages import Result
+from penstock.protocol.tickets import Ticket
+
+_MAX_COUNTED = 1024
+"""Pairs of reason and producer that are counted apart; beyond them a producer counts as one of the others."""
+
+
+class Rejects:
+    """Counts dropped messages by reason and producer, in bounded memory."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """By (reason, producer)."""
+
+    def count(self, reason: str, producer: str) -> int:
+        """One more; returns how many there are of this kind."""
+        key = (reason, producer)
+        if key not in self.counts and len(self.counts) >= _MAX_COUNTED:
+            key = (reason, "others")
+        self.counts[key] += 1
+        return self.counts[key]
+
+
+def fault_of(ticket: Ticket, result: Result, payload: Buffer | None) -> tuple[str, str] | None:
+    """Why a result's pixels cannot be what its ticket asked for, as a word and a sentence; or None."""
+    if payload is None:
+        return "frame_count", "the pixels' frame is missing"
+    recipe = ticket.recipe
+    if result.shape != recipe.shape:
+        return "shape", f"expected {recipe.shape}, got {result.shape}"
+    nbytes = memoryview(payload).nbytes
+    if nbytes != recipe.nbytes:
+        return "size", f"shape {result.shape} needs {recipe.nbytes} bytes, got {nbytes}"
+    crc32 = zlib.crc32(payload)
+    if crc32 != result.crc32:
+        return "checksum", f"expected {result.crc32:#010x}, got {crc32:#010x}"
+    blank = np.flatnonzero(~np.frombuffer(payload, np.uint8).reshape(recipe.num_images, -1).any(axis=1))
+    if len(blank):
+        # What a safety checker leaves of an image that it dislikes.
+        return "blank", f"image {blank[0]} of {recipe.num_images} is all black"
+    return None
