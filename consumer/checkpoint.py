@@ -1,23 +1,31 @@
-"""Checkpoints: model, optimizer and random states by Accelerate, and each rank's place in the stream as JSON.
+"""Checkpoints: model, optimizer and random states by Accelerate, and where the run stands in the stream as JSON.
 
-A checkpoint is written beside the last one and takes its place by renames, so that a run killed at any moment leaves a
-whole one. No image is in it: the reservoir is a list of tickets with their use counts.
+A checkpoint is written beside the last one, to the disk, and takes its place by renames, so that a run killed at any
+moment leaves a whole one. No image is in it: the reservoir is a list of tickets with their use counts. Any number of
+ranks can go on from it: each reads the parts of all and keeps what is its own.
 """
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
 from penstock.consumer.config import TrainConfig
-from penstock.consumer.feed import FeedState
-from penstock.consumer.run_folder import PREVIOUS, RunFolder
+from penstock.consumer.feed_state import FeedState, merge
+from penstock.consumer.ledger import cut_ledgers, ledger_bytes
+from penstock.consumer.record import Record
+from penstock.consumer.run_folder import CHECKPOINT_STATE, PREVIOUS, RunFolder
 from penstock.protocol.errors import RunError
 
-_FIXED = ("seed", "groups_per_step", "prompts", "generator", "reservoir", "model")
+_FIXED = ("seed", "order", "groups_per_step", "prompts", "generator", "reservoir", "model")
 """Settings that decide what stands where in the stream and in the weights; no later life may change them."""
+_FREE = ("generator.engines",)
+"""What among them decides only who may serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,55 +36,124 @@ class Checkpoint:
     """Optimizer steps done."""
     model_digest: str
     """Digest of the generator whose images the run uses."""
+    manifest_digest: str
+    """Digest of the engine that the first life began with."""
     prompts_digest: str
     """Digest of the captions that the run uses."""
+    record: Record
+    """What the run has measured so far."""
     feed: FeedState
     """This rank's place in the stream."""
 
 
+def make_portable(accelerator: Accelerator) -> None:
+    """Let the accelerator save and load models without what DistributedDataParallel puts around them.
+
+    Else the names of the weights would say whether there was one rank or several.
+    """
+
+    def on_save(models: list[nn.Module], weights: list[dict[str, Any]], path: str) -> None:
+        weights[:] = [accelerator.unwrap_model(model).state_dict() for model in models]
+
+    def on_load(models: list[nn.Module], path: str) -> None:
+        models[:] = [accelerator.unwrap_model(model) for model in models]
+
+    accelerator.register_save_state_pre_hook(on_save)
+    accelerator.register_load_state_pre_hook(on_load)
+
+
 def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, checkpoint: Checkpoint) -> None:
-    """Write the state after an optimizer step. All ranks call it together."""
+    """Write the state after an optimizer step. All ranks call it together, their ledgers synced."""
     unfinished = folder.checkpoint.with_name("checkpoint.tmp")
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
+    # Before the next barrier: behind it the other ranks write on.
+    lengths = ledger_bytes(folder.path)
     accelerator.save_state(str(unfinished), safe_serialization=True)
-    state = {
-        "settings": _fixed_settings(config),
-        "step": checkpoint.step,
-        "model_digest": checkpoint.model_digest,
-        "prompts_digest": checkpoint.prompts_digest,
-        "feed": checkpoint.feed.to_json(),
-    }
-    (unfinished / f"feed-{checkpoint.feed.rank}.json").write_text(json.dumps(state) + "\n")
+    _write_json(unfinished / f"feed-{checkpoint.feed.rank}.json", checkpoint.feed.to_json())
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        previous = folder.checkpoint.with_name(PREVIOUS)
-        shutil.rmtree(previous, ignore_errors=True)
-        if folder.checkpoint.exists():
-            folder.checkpoint.rename(previous)
-        unfinished.rename(folder.checkpoint)
-        shutil.rmtree(previous, ignore_errors=True)
+        state = {
+            "settings": _fixed_settings(config),
+            "step": checkpoint.step,
+            "world_size": accelerator.num_processes,
+            "model_digest": checkpoint.model_digest,
+            "manifest_digest": checkpoint.manifest_digest,
+            "prompts_digest": checkpoint.prompts_digest,
+            "record": checkpoint.record.to_json(),
+            "ledgers": lengths,
+        }
+        _write_json(unfinished / CHECKPOINT_STATE, state)
+        _put_in_place(unfinished, folder)
 
 
-def load(accelerator: Accelerator, folder: RunFolder, config: TrainConfig) -> Checkpoint:
-    """Restore model, optimizer and random states, and say where the run stood.
+def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> Checkpoint:
+    """Where the run stood, for `rank` of `world_size` ranks; the weights are not loaded.
 
-    Raises RunError where the checkpoint is not one of this number of ranks, of these settings, or is at the end.
+    Raises RunError where the checkpoint is broken, not one of these settings, or at the end.
     """
-    path = folder.checkpoint / f"feed-{accelerator.process_index}.json"
     try:
-        state = json.loads(path.read_text())
-    except OSError as error:
-        raise RunError(
-            f"{folder.checkpoint} has no state for rank {accelerator.process_index}; "
-            "resume with as many ranks as wrote it"
-        ) from error
-    _check_settings(folder, state["settings"], _fixed_settings(config))
-    if state["step"] >= config.max_steps:
-        raise RunError(f"{folder.checkpoint} is at step {state['step']} already; raise --max-steps to go on")
+        state = _read_json(folder.checkpoint / CHECKPOINT_STATE)
+        parts = [_read_json(folder.checkpoint / f"feed-{part}.json") for part in range(state["world_size"])]
+        settings: dict[str, Any] = state["settings"]
+        checkpoint = Checkpoint(
+            step=int(state["step"]),
+            model_digest=str(state["model_digest"]),
+            manifest_digest=str(state["manifest_digest"]),
+            prompts_digest=str(state["prompts_digest"]),
+            record=Record.from_json(state["record"]),
+            feed=merge([FeedState.from_json(part) for part in parts]).share(rank, world_size),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder.checkpoint} is not a whole checkpoint ({error}); begin a new run") from error
+    _check_settings(folder, settings, _fixed_settings(config))
+    if checkpoint.step >= config.max_steps:
+        raise RunError(f"{folder.checkpoint} is at step {checkpoint.step} already; raise --max-steps to go on")
+    return checkpoint
+
+
+def restore(accelerator: Accelerator, folder: RunFolder) -> None:
+    """Load model, optimizer and random states. A rank that the checkpoint does not know keeps its random state."""
     accelerator.load_state(str(folder.checkpoint))
-    return Checkpoint(state["step"], state["model_digest"], state["prompts_digest"], FeedState.from_json(state["feed"]))
+
+
+def rewind_ledgers(folder: RunFolder) -> None:
+    """Cut the ledger back to where the checkpoint stands. For one rank, before any opens its ledger."""
+    cut_ledgers(folder.path, _read_json(folder.checkpoint / CHECKPOINT_STATE)["ledgers"])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} must hold an object")
+    return value
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value) + "\n")
+
+
+def _put_in_place(unfinished: Path, folder: RunFolder) -> None:
+    """Let a checkpoint that is on the disk take the place of the last one."""
+    for path in [*unfinished.rglob("*"), unfinished]:
+        _sync(path)
+    previous = folder.checkpoint.with_name(PREVIOUS)
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.checkpoint.exists():
+        folder.checkpoint.rename(previous)
+    unfinished.rename(folder.checkpoint)
+    _sync(folder.path)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _fixed_settings(config: TrainConfig) -> dict[str, Any]:
@@ -87,7 +164,7 @@ def _fixed_settings(config: TrainConfig) -> dict[str, Any]:
         section = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
         flat |= section
     settings: dict[str, Any] = json.loads(json.dumps(flat))
-    return settings
+    return {name: value for name, value in settings.items() if name not in _FREE}
 
 
 def _check_settings(folder: RunFolder, saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -43,6 +43,9 @@ class GeneratorConfig:
     """Pixels kept, after the resize."""
     model_digest: str = "first"
     """Digest that a producer's model must have, as `penstock produce` logs it; `first` takes the first producer's."""
+    engines: Literal["auto", "same", "any"] = "auto"
+    """`same`: all producers' engines promise equal bits with the first's; `any`: they have its model. `auto` is `same`
+    in ticket order, else `any`."""
 
     def __post_init__(self) -> None:
         require(
@@ -86,16 +89,27 @@ class StreamConfig:
     window_groups: int = 64
     """Groups asked for or waiting to enter the reservoir, over all ranks. More hides slow producers and takes memory;
     below two batches of every producer, producers idle or make padding."""
+    window_bytes: int = 1 << 30
+    """Bytes of groups that each rank has asked for or holds unused at a time."""
     producer_timeout_s: float = 120.0
     """Seconds without a producer, or without a group, before the run stops."""
+    warmup_timeout_s: float = 900.0
+    """Seconds to wait for producers that are loading their model."""
     heartbeat_s: float = 1.0
-    """Seconds between a producer's heartbeats."""
+    """Seconds between two heartbeats, of a producer and of a rank."""
     lease_s: float = 10.0
     """Seconds that a ticket stays with a producer that does not name it. Higher tolerates worse links."""
+    max_attempts: int = 4
+    """Failures of one ticket before a stand-in takes its place."""
+    stall_report_s: float = 30.0
+    """Seconds without a finished step before each rank says what it waits for; said again at doubling intervals."""
 
     def __post_init__(self) -> None:
         require(self.window_groups >= 1, "window_groups must be >= 1", self.window_groups)
-        require(0 < self.producer_timeout_s < inf, "producer_timeout_s must be > 0", self.producer_timeout_s)
+        require(self.window_bytes >= 1, "window_bytes must be >= 1", self.window_bytes)
+        for name in ("producer_timeout_s", "warmup_timeout_s", "stall_report_s"):
+            require(0 < getattr(self, name) < inf, f"{name} must be > 0", getattr(self, name))
+        require(self.max_attempts >= 1, "max_attempts must be >= 1", self.max_attempts)
         require(0.01 <= self.heartbeat_s <= 3600, "heartbeat_s must be in [0.01, 3600]", self.heartbeat_s)
         require(self.lease_s <= 86400, "lease_s must be at most 86400", self.lease_s)
         require(
@@ -244,6 +258,9 @@ class TrainConfig:
     """Optimizer steps."""
     groups_per_step: int = 64
     """Prompts in a batch, over all ranks; a multiple of the number of ranks."""
+    order: Literal["arrival", "ticket"] = "arrival"
+    """`arrival`: groups are used as they come, which is fastest. `ticket`: which step uses which group follows from the
+    seed and the settings alone, whatever producers, ranks and resumes; the reservoir is filled before every step."""
     checkpoint_every_steps: int = 500
     """Steps between two checkpoints; the last step always writes one."""
     mixed_precision: Literal["no", "auto", "bf16", "fp16"] = "no"
@@ -273,7 +290,18 @@ class TrainConfig:
             self.reservoir.capacity_groups,
         )
         require(
+            self.stream.window_bytes >= self.generator.group_bytes,
+            f"stream.window_bytes must hold at least one group ({self.generator.group_bytes} bytes)",
+            self.stream.window_bytes,
+        )
+        require(
             self.augment.size % self.model.patch_size == 0,
             f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
             self.augment.size,
         )
+
+    @property
+    def same_engine(self) -> bool:
+        """Whether all producers' engines must promise equal bits."""
+        engines = self.generator.engines
+        return self.order == "ticket" if engines == "auto" else engines == "same"

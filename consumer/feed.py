@@ -7,39 +7,15 @@ repetition.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from penstock.consumer.batch import Batch, collate
+from penstock.consumer.feed_state import Entered, FeedState, Kept
 from penstock.consumer.ledger import Ledger
-from penstock.consumer.prompts import TicketWriter, owned_indices
+from penstock.consumer.prompts import TicketWriter
 from penstock.consumer.reservoir import Reservoir
+from penstock.consumer.schedule import Order
 from penstock.consumer.stream import Group, GroupStream
-from penstock.protocol.errors import RunError
 from penstock.protocol.tickets import Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class FeedState:
-    """Where a rank stands in the stream: part of a checkpoint."""
-
-    rank: int
-    world_size: int
-    cursor: int
-    """The lowest owned index that has not entered the reservoir."""
-    entered: list[int]
-    """Indices beyond the cursor that have entered, because groups come in any order."""
-    kept: list[tuple[int, int]]
-    """(index, uses) of the groups in the reservoir."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "FeedState":
-        """From `to_json`."""
-        return cls(**{**value, "kept": [(index, uses) for index, uses in value["kept"]]})
 
 
 class Feed:
@@ -47,13 +23,12 @@ class Feed:
 
     Args:
         stream: started.
-        writer: writes the tickets that the stream asks for.
+        writer: writes the tickets that the stream asks for, in the stream's thread.
+        order: what enters when, and what a step draws.
         reservoir: this rank's, empty.
         ledger: this rank's.
-        rank, world_size: which indices are ours.
-        groups_per_batch: groups in this rank's share of a batch.
-        window_groups: groups asked for and unused at a time.
-        resume: where an earlier life stood.
+        state: where the rank stands: at its beginning, or where an earlier life has left it.
+        step: the step of the first batch.
         pin_memory: whether batches go to a GPU.
     """
 
@@ -62,66 +37,56 @@ class Feed:
         *,
         stream: GroupStream,
         writer: TicketWriter,
+        order: Order,
         reservoir: Reservoir,
         ledger: Ledger,
-        rank: int,
-        world_size: int,
-        groups_per_batch: int,
-        window_groups: int,
-        resume: FeedState | None,
+        state: FeedState,
+        step: int,
         pin_memory: bool,
     ) -> None:
-        if resume is not None and (resume.rank, resume.world_size) != (rank, world_size):
-            raise RunError(
-                f"the checkpoint was written by rank {resume.rank} of {resume.world_size}, this is rank {rank} of "
-                f"{world_size}; resume with --num_processes {resume.world_size}"
-            )
-        if resume is not None and len(resume.kept) > reservoir.capacity_groups:
-            raise RunError(
-                f"the checkpoint keeps {len(resume.kept)} groups on this rank, the reservoir holds "
-                f"{reservoir.capacity_groups}; resume with the reservoir.capacity_groups of the run"
-            )
         self._stream = stream
         self._writer = writer
+        self._order = order
         self._reservoir = reservoir
         self._ledger = ledger
-        self._rank, self._world_size = rank, world_size
-        self._groups_per_batch = groups_per_batch
-        self._window_groups = window_groups
+        self._rank, self._world_size = state.rank, state.world_size
         self._pin_memory = pin_memory
-        self._cursor = resume.cursor if resume else rank
-        self._entered = set(resume.entered) if resume else set[int]()
-        self._returning = dict(resume.kept) if resume else dict[int, int]()
+        self._entered = Entered(state.rank, state.world_size, state.cursor, state.entered)
+        self._returning = {kept.index: kept.uses for kept in state.kept}
+        self._new_tickets = self._tickets_after(state, step)
         self._last_batch: list[Group] = []
         self.wait_s = 0.0
         """Seconds that `batch` has waited for groups."""
-        stream.ask(self._returning_tickets() if self._returning else self._new_tickets(), window_groups)
+        self._ask(self._returning_tickets(state, step) if state.kept else self._new_tickets)
 
     def batch(self, step: int) -> Batch:
         """The batch of optimizer step `step`. Waits where groups are lacking. Raises StarvedError."""
         start = time.perf_counter()
         if self._returning:
             self._restore()
+        while len(self._reservoir) < self._order.groups_needed:
+            self._enter(self._stream.get())
         while not self._reservoir.full and (group := self._stream.poll()):
             self._enter(group)
-        while len(self._reservoir) < self._groups_per_batch:
-            self._enter(self._stream.get())
         self.wait_s += time.perf_counter() - start
-        uses = self._reservoir.draw(self._groups_per_batch, step)
+        uses = self._reservoir.use(self._order.draw(step, self._reservoir.indices))
         self._last_batch = [use.group for use in uses]
         batch = collate(uses, pin_memory=self._pin_memory)
+        for record in self._stream.quarantined():
+            self._ledger.quarantined(record)
         self._ledger.step(step, batch.indices)
         return batch
 
     @property
     def state(self) -> FeedState:
         """Where the rank stands after the last batch."""
+        contents = self._reservoir.contents
         return FeedState(
             rank=self._rank,
             world_size=self._world_size,
-            cursor=self._cursor,
-            entered=sorted(self._entered),
-            kept=[(group.ticket.index, uses) for group, uses in self._reservoir.contents],
+            cursor=self._entered.cursor,
+            entered=tuple(sorted(self._entered.beyond)),
+            kept=tuple(Kept(group.ticket.index, uses, group.ticket.stand_in) for group, uses in contents),
         )
 
     def newest(self, num_groups: int) -> list[Group]:
@@ -131,30 +96,27 @@ class Feed:
         by_prompt = {group.ticket.recipe.prompt: group for group in groups}  # of one prompt the newest stays
         return sorted(by_prompt.values(), key=lambda group: -group.ticket.index)[:num_groups]
 
+    def _ask(self, tickets: Iterator[Ticket]) -> None:
+        self._stream.ask(tickets, self._writer.stand_in)
+
     def _restore(self) -> None:
         """Fill the reservoir with what an earlier life had in it, before anything new may take its place."""
         while self._returning:
             self._enter(self._stream.get())
-        self._stream.ask(self._new_tickets(), self._window_groups)
+        self._ask(self._new_tickets)
 
-    def _returning_tickets(self) -> Iterator[Ticket]:
+    def _returning_tickets(self, state: FeedState, step: int) -> Iterator[Ticket]:
         """What an earlier life had in its reservoir."""
-        for index in tuple(self._returning):
-            yield self._writer.write(index, self._rank)
+        for kept in state.kept:
+            yield self._writer.write(kept.index, self._rank, step, kept.stand_in)
 
-    def _new_tickets(self) -> Iterator[Ticket]:
+    def _tickets_after(self, state: FeedState, step: int) -> Iterator[Ticket]:
         """What has never entered."""
-        entered = frozenset(self._entered)
-        for index in owned_indices(self._rank, self._world_size, self._cursor):
-            if index not in entered:
-                yield self._writer.write(index, self._rank)
+        for entry in self._order.upcoming(state, step):
+            yield self._writer.write(entry.index, self._rank, entry.need_by_step)
 
     def _enter(self, group: Group) -> None:
         index = group.ticket.index
-        self._reservoir.put(group, uses=self._returning.pop(index, 0))
+        self._reservoir.put(group, self._returning.pop(index, 0))
+        self._entered.add(index)
         self._ledger.group(group)
-        if index >= self._cursor:
-            self._entered.add(index)
-        while self._cursor in self._entered:
-            self._entered.remove(self._cursor)
-            self._cursor += self._world_size

@@ -1,4 +1,4 @@
-"""What a run has done so far, over all ranks: rates, reuse, waiting."""
+"""What a run has done so far, over all ranks and all its lives: rates, reuse, waiting."""
 
 import time
 from dataclasses import dataclass
@@ -10,22 +10,32 @@ from penstock.consumer.ranks import sum_over_ranks
 from penstock.consumer.stream import GroupStream
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Counts over all ranks since the start of this life."""
+    """Counts over all ranks since the beginning of the run; of earlier lives, what stands in their last checkpoint."""
 
-    images_made: int
-    images_made_in_loop: int
+    steps: int = 0
+    """Optimizer steps."""
+    seconds: float = 0.0
+    """Time since the programs of the run were started, one after another."""
+    images_made: int = 0
+    images_made_in_loop: int = 0
     """Those that came after the loop began: what the rate is made of."""
-    images_trained: int
-    bytes_received: int
-    producers: int
+    images_trained: int = 0
+    bytes_received: int = 0
+    producers: int = 0
     """Producers connected to this rank now."""
-    producers_seen: int
-    loop_s: float
-    """Time since the loop began."""
-    data_wait: float
-    """Mean share of the loop's time that a rank waited for groups."""
+    producers_seen: int = 0
+    """Most producers connected at a time."""
+    loop_s: float = 0.0
+    """Time in the training loop."""
+    wait_s: float = 0.0
+    """Part of it that a rank waited for groups; mean over the ranks."""
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the loop's time that a rank waited for groups."""
+        return self.wait_s / self.loop_s if self.loop_s else 0.0
 
     @property
     def made_per_s(self) -> float:
@@ -44,16 +54,33 @@ class Totals:
 
 
 class Meter:
-    """Adds up what the ranks have done. `begin` marks the start of the loop."""
+    """Adds up what the ranks have done. `begin` marks the start of the loop.
 
-    def __init__(self, accelerator: Accelerator, stream: GroupStream, feed: Feed, images_per_step: int) -> None:
+    Args:
+        accelerator, stream, feed: of this rank.
+        images_per_step: over all ranks.
+        started: `time.perf_counter` at the start of this life.
+        earlier: what earlier lives have done.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        stream: GroupStream,
+        feed: Feed,
+        images_per_step: int,
+        started: float,
+        earlier: Totals,
+    ) -> None:
         self._accelerator = accelerator
         self._stream = stream
         self._feed = feed
         self._images_per_step = images_per_step
+        self._started = started
+        self._earlier = earlier
         self._steps = 0
         self._images_before = 0
-        self._begun = time.perf_counter()
+        self._begun = started
 
     def begin(self) -> None:
         """The loop starts now."""
@@ -66,17 +93,19 @@ class Meter:
 
     def totals(self) -> Totals:
         """Counts over all ranks. All ranks call it together."""
-        stats = self._stream.stats
+        stats, earlier = self._stream.stats, self._earlier
         mine = [stats.images, stats.images - self._images_before, stats.image_bytes, self._feed.wait_s]
         images, images_in_loop, image_bytes, wait_s = sum_over_ranks(self._accelerator, mine)
-        loop_s = time.perf_counter() - self._begun
+        now = time.perf_counter()
         return Totals(
-            images_made=int(images),
-            images_made_in_loop=int(images_in_loop),
-            images_trained=self._steps * self._images_per_step,
-            bytes_received=int(image_bytes),
+            steps=earlier.steps + self._steps,
+            seconds=earlier.seconds + now - self._started,
+            images_made=earlier.images_made + int(images),
+            images_made_in_loop=earlier.images_made_in_loop + int(images_in_loop),
+            images_trained=earlier.images_trained + self._steps * self._images_per_step,
+            bytes_received=earlier.bytes_received + int(image_bytes),
             producers=stats.producers,
-            producers_seen=stats.producers_seen,
-            loop_s=loop_s,
-            data_wait=wait_s / self._accelerator.num_processes / loop_s if loop_s else 0.0,
+            producers_seen=max(earlier.producers_seen, stats.producers_seen),
+            loop_s=earlier.loop_s + now - self._begun,
+            wait_s=earlier.wait_s + wait_s / self._accelerator.num_processes,
         )

@@ -51,6 +51,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     stack.callback(socket.close)
     if rank != 0:
         return Opening(prompts, socket, None)
+    # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
+    run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
+    stack.enter_context(run_folder.lock(config.run_dir))
     folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     if not config.fleet.local_producers:

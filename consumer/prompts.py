@@ -17,6 +17,9 @@ from penstock.protocol.limits import MAX_PROMPT_BYTES
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
 from penstock.toyworld.captions import Captioner
 
+_STAND_IN_STRIDE = 1 << 40
+"""Indices between a group's recipe and that of its stand-in: more than a run has groups."""
+
 
 class PromptSource(Protocol):
     """An endless, indexed source of captions."""
@@ -90,15 +93,15 @@ class TicketWriter:
         self._generator: GeneratorConfig = config.generator
         self._seed = config.seed
         self._model_digest = model_digest
-        self._capacity_groups = config.reservoir.capacity_groups
-        self._fresh_per_step = config.groups_per_step / config.reservoir.reuse
 
-    def write(self, index: int, rank: int) -> Ticket:
-        """The ticket for the group at global `index`, asked for by `rank`."""
-        prompt = self._source.prompt(index)
+    def write(self, index: int, rank: int, need_by_step: int, stand_in: int = 0) -> Ticket:
+        """The ticket for the group at global `index`, asked for by `rank`; its `stand_in`-th stand-in where not 0."""
+        # A stand-in has prompt and seed of an index that no run reaches, so that it repeats no other group.
+        source_index = index + stand_in * _STAND_IN_STRIDE
+        prompt = self._source.prompt(source_index)
         recipe = Recipe(
             prompt=prompt,
-            seed=group_seed(self._seed, prompt_id(prompt), index),
+            seed=group_seed(self._seed, prompt_id(prompt), source_index),
             num_images=self._generator.images_per_group,
             guidance_scale=self._generator.guidance_scale,
             num_inference_steps=self._generator.num_inference_steps,
@@ -107,11 +110,11 @@ class TicketWriter:
             width=self._generator.width,
             model_digest=self._model_digest,
         )
-        return Ticket(index=index, rank=rank, need_by_step=self._need_by_step(index), recipe=recipe)
+        return Ticket(index=index, rank=rank, need_by_step=need_by_step, stand_in=stand_in, recipe=recipe)
 
-    def _need_by_step(self, index: int) -> int:
-        """The first step that can lack the group: the reservoir is filled, then refilled as groups are used up."""
-        return max(0, int((index - self._capacity_groups) / self._fresh_per_step))
+    def stand_in(self, ticket: Ticket) -> Ticket:
+        """What to ask for instead of a ticket that no producer can make: another recipe for the same place."""
+        return self.write(ticket.index, ticket.rank, ticket.need_by_step, ticket.stand_in + 1)
 
 
 def owned_indices(rank: int, world_size: int, start: int) -> Iterator[int]:

@@ -1,14 +1,11 @@
 """The reservoir: groups kept in a rank's memory so that each is used again with new augmentations.
 
 Data echoing (Choi et al. 2019, arXiv 1907.05550) at the level of groups. Every group is used by exactly `reuse`
-optimizer steps and by none of them twice. Batches are drawn at random, so that a group meets new company at every
-use.
+optimizer steps and by none of them twice. Which groups meet in a step is not decided here; see `schedule.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from penstock.consumer.stream import Group
 
@@ -29,19 +26,17 @@ class _Kept:
 
 
 class Reservoir:
-    """Groups with their use counts.
+    """Groups with their use counts, by global index.
 
     Args:
-        capacity_groups: groups kept at most.
+        capacity_groups: groups kept at most. Those of an earlier life may be more: that one may have had more ranks.
         reuse: uses of each group; with the last one it leaves.
-        seed: decides the draws, together with the step.
     """
 
-    def __init__(self, *, capacity_groups: int, reuse: int, seed: Sequence[int]) -> None:
-        self.capacity_groups = capacity_groups
-        self.reuse = reuse
-        self._seed = tuple(seed)
-        self._kept: list[_Kept] = []
+    def __init__(self, *, capacity_groups: int, reuse: int) -> None:
+        self._capacity_groups = capacity_groups
+        self._reuse = reuse
+        self._kept: dict[int, _Kept] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -49,32 +44,32 @@ class Reservoir:
     @property
     def full(self) -> bool:
         """Whether another group would be too many."""
-        return len(self._kept) >= self.capacity_groups
+        return len(self._kept) >= self._capacity_groups
+
+    @property
+    def indices(self) -> Collection[int]:
+        """What is kept, in the order in which it came."""
+        return self._kept.keys()
 
     @property
     def contents(self) -> list[tuple[Group, int]]:
-        """Groups and how often each has been used, in the order of the draws' bookkeeping."""
-        return [(kept.group, kept.uses) for kept in self._kept]
+        """Groups and how often each has been used."""
+        return [(kept.group, kept.uses) for kept in self._kept.values()]
 
     def put(self, group: Group, uses: int = 0) -> None:
-        """Keep a group that has been used `uses` times. Raises ValueError where the reservoir is full."""
-        if self.full:
-            raise ValueError(f"the reservoir holds {len(self._kept)} groups, its capacity")
-        self._kept.append(_Kept(group, uses))
+        """Keep a group that has been used `uses` times. Raises ValueError where it is kept already."""
+        index = group.ticket.index
+        if index in self._kept:
+            raise ValueError(f"group {index} is in the reservoir already")
+        self._kept[index] = _Kept(group, uses)
 
-    def draw(self, num_groups: int, step: int) -> list[Use]:
-        """Use `num_groups` different groups at random; those used up leave.
-
-        Raises ValueError where fewer are kept.
-        """
-        if num_groups > len(self._kept):
-            raise ValueError(
-                f"a batch of {num_groups} groups needs as many in the reservoir, it holds {len(self._kept)}"
-            )
-        rng = np.random.default_rng([*self._seed, step])
-        chosen = [self._kept[position] for position in rng.choice(len(self._kept), num_groups, replace=False)]
-        uses = [Use(kept.group, kept.uses) for kept in chosen]
-        for kept in chosen:
+    def use(self, indices: Sequence[int]) -> list[Use]:
+        """Use the groups at `indices` once each; those used up leave. Raises KeyError where one is not kept."""
+        uses = []
+        for index in indices:
+            kept = self._kept[index]
+            uses.append(Use(kept.group, kept.uses))
             kept.uses += 1
-        self._kept = [kept for kept in self._kept if kept.uses < self.reuse]
+            if kept.uses >= self._reuse:
+                del self._kept[index]
         return uses

@@ -3,11 +3,14 @@
 A folder is never overwritten or continued by accident: a run needs an empty one, or `--overwrite`, or `--resume`.
 """
 
+import fcntl
 import json
 import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +21,15 @@ _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".npy", ".n
 
 PREVIOUS = "checkpoint.old"
 """Where the last checkpoint lies while the next takes its place."""
+CHECKPOINT_STATE = "state.json"
+"""The file of a checkpoint that is written last."""
+LOCK = "run.lock"
+"""Held by the trainer that runs in the folder. It stays: to delete it would let two trainers hold two locks."""
 
 
 _OWN = re.compile(
-    r"run\.json|summary\.json(\.tmp)?|picture\.png|encoder|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl|producer-\d+\.log"
+    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
+    r"|producer-\d+\.log"
 )
 """What a run writes; nothing else is ever deleted."""
 
@@ -70,50 +78,84 @@ class RunFolder:
         return sum(path.stat().st_size for path in files)
 
 
-def prepare(path: Path, *, overwrite: bool, resume: bool) -> RunFolder:
-    """Make the folder ready for a new life of a run and write down who it is. For rank 0.
+def check(path: Path, *, overwrite: bool, resume: bool) -> None:
+    """Raise RunError where the folder is taken, or where there is nothing to resume. Changes nothing."""
+    if resume:
+        if not any((path / name / CHECKPOINT_STATE).is_file() for name in ("checkpoint", PREVIOUS)):
+            raise RunError(f"{path} has no checkpoint to resume; leave --resume out to begin a new run")
+        return
+    if not path.exists():
+        return
+    names = {entry.name for entry in path.iterdir()} - {LOCK} if path.is_dir() else {path.name}
+    if not names:
+        return
+    if not overwrite:
+        raise RunError(f"{path} is not empty; pass --overwrite, --resume, or another --run-dir")
+    if not (path / "run.json").is_file():
+        raise RunError(f"{path} holds something that is not a run (no run.json); --overwrite does not delete that")
+    strangers = sorted(name for name in names if not _OWN.fullmatch(name))
+    if strangers:
+        raise RunError(f"{path} holds {strangers[0]!r}, which no run writes; move it, or choose another --run-dir")
 
-    Raises RunError where the folder is taken, or where there is nothing to resume.
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the folder, which is made where it is missing; freed at the end, and by death. For rank 0.
+
+    Raises RunError where another trainer holds it.
     """
-    identity = path / "run.json"
-    try:
-        if resume:
-            run_id = _resumed(path)
-        else:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                _clear(path, identity, overwrite)
-            path.mkdir(parents=True, exist_ok=True)
-            run_id = secrets.token_hex(8)
+    with _one_line(path):
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / LOCK).open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another trainer is running in {path}; end it, or choose another --run-dir") from error
+        yield
+
+
+def prepare(path: Path, *, overwrite: bool, resume: bool) -> RunFolder:
+    """Make the folder ready for a new life of a run and write down who it is. For rank 0, which holds the lock.
+
+    Raises RunError as `check` does, and where the folder cannot be written.
+    """
+    with _one_line(path):
+        check(path, overwrite=overwrite, resume=resume)
         incarnation = time.time_ns()
         if resume:
+            _finish_renames(path)
+            run_id = read(path).run_id
             # The clock may have been set back between two lives.
             incarnation = max(incarnation, read(path).incarnation + 1)
-        identity.write_text(json.dumps({"run_id": run_id, "incarnation": incarnation}, indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"{path} cannot be a run folder: {error.strerror or error}; choose another --run-dir") from error
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            _clear(path)
+            run_id = secrets.token_hex(8)
+        identity = {"run_id": run_id, "incarnation": incarnation}
+        (path / "run.json").write_text(json.dumps(identity, indent=2) + "\n")
     return read(path)
 
 
-def _resumed(path: Path) -> str:
-    """The id of the run whose checkpoint lies in `path`."""
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be a run folder: {error.strerror or error}; choose another --run-dir") from error
+
+
+def _finish_renames(path: Path) -> None:
+    """Put the last checkpoint back where the run was killed between two renames."""
     checkpoint, previous = path / "checkpoint", path / PREVIOUS
     if previous.is_dir() and not checkpoint.exists():
-        # The run was killed between two renames.
         previous.rename(checkpoint)
-    if not (checkpoint / "feed-0.json").is_file():
-        raise RunError(f"{path} has no checkpoint to resume; leave --resume out to begin a new run")
-    return read(path).run_id
 
 
-def _clear(path: Path, identity: Path, overwrite: bool) -> None:
-    if not overwrite:
-        raise RunError(f"{path} is not empty; pass --overwrite, --resume, or another --run-dir")
-    if not identity.is_file():
-        raise RunError(f"{path} holds something that is not a run (no run.json); --overwrite does not delete that")
-    strangers = sorted(entry.name for entry in path.iterdir() if not _OWN.fullmatch(entry.name))
-    if strangers:
-        raise RunError(f"{path} holds {strangers[0]!r}, which no run writes; move it, or choose another --run-dir")
+def _clear(path: Path) -> None:
     for entry in path.iterdir():
+        if entry.name == LOCK:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

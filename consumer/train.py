@@ -1,16 +1,16 @@
 """The trainer: one rank's way from the first HELLO to the exported encoder."""
 
-import logging
 import math
 import os
 import re
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import Tensor
 from transformers import ViTModel
 from transformers.utils import logging as transformers_logging
@@ -20,39 +20,37 @@ from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation import ToyWorldEvaluation
 from penstock.consumer.feed import Feed
+from penstock.consumer.feed_state import FeedState
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.meter import Meter, Totals
-from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder, save_encoder
+from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder
 from penstock.consumer.objectives import StableRep
 from penstock.consumer.opening import Opening
 from penstock.consumer.optimizer import CosineSchedule, build_optimizer
+from penstock.consumer.outcome import leave_behind
 from penstock.consumer.positions import start_from_sincos
 from penstock.consumer.prompts import TicketWriter
 from penstock.consumer.ranks import gather_strings
+from penstock.consumer.record import Record
 from penstock.consumer.reservoir import Reservoir
+from penstock.consumer.schedule import Share, open_order
 from penstock.consumer.stream import GroupStream
+from penstock.consumer.watch import ProgressWatch
 from penstock.kernels.augment import augment
 from penstock.kernels.augment_params import draw_params
+from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import ConfigError, RunError
-from penstock.protocol.rank_machine import Patience, RankMachine
+from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.telemetry.machine import bf16_instructions, usable_cores
-from penstock.telemetry.picture import History, draw
 from penstock.telemetry.progress import Progress, Snapshot
-from penstock.telemetry.summary import Knn, Summary, box
-
-_log = logging.getLogger(__name__)
+from penstock.telemetry.summary import box
 
 _REPORT_EVERY_STEPS = 10
 """Steps between two looks at loss and counts. Each look waits for the device and for the other ranks."""
-_PICTURED_GROUPS = 6
+_COLLECTIVE_MARGIN_S = 300.0
+"""How much longer than any stream a collective waits: the stream knows why nothing comes."""
 _PEER_GONE = re.compile(r"[Gg]loo|NCCL|Connection (closed|reset) by peer")
 """How torch.distributed reports, as a plain RuntimeError, that a rank has gone away."""
-
-
-@dataclass(slots=True)
-class _Curves:
-    loss: list[tuple[int, float]] = field(default_factory=list)
-    knn: list[tuple[int, float]] = field(default_factory=list)
 
 
 def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, started: float) -> None:
@@ -73,7 +71,9 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
         # Processes that share cores and threads run many times slower.
         torch.set_num_threads(max(1, usable_cores() - config.fleet.local_producers))
     try:
-        accelerator = Accelerator(mixed_precision=_precision(config.mixed_precision))
+        waits = config.stream.producer_timeout_s + config.stream.warmup_timeout_s + _COLLECTIVE_MARGIN_S
+        process_group = InitProcessGroupKwargs(timeout=timedelta(seconds=waits))
+        accelerator = Accelerator(mixed_precision=_precision(config.mixed_precision), kwargs_handlers=[process_group])
     except ValueError as error:
         raise ConfigError(f"mixed_precision {config.mixed_precision} is not possible here: {error}") from error
     if accelerator.process_index != rank:
@@ -118,11 +118,14 @@ class Trainer:
         self._prompts, self._socket, self._fleet = opening.prompts, opening.socket, opening.fleet
         accelerator.wait_for_everyone()
         self._folder = run_folder.read(config.run_dir)
+        self._resume = self._read_checkpoint() if config.resume else None
+        self._record = self._resume.record if self._resume else Record()
         self._stream = self._open_stream()
         set_seed(config.seed)
         model = self._build_model()
         optimizer = build_optimizer(model, weight_decay=config.optimizer.weight_decay, betas=config.optimizer.betas)
         self._model, self._optimizer = accelerator.prepare(model, optimizer)
+        checkpoint.make_portable(accelerator)
         self._schedule = CosineSchedule(
             base_lr=config.optimizer.base_lr,
             images_per_step=self._images_per_step,
@@ -131,24 +134,44 @@ class Trainer:
         )
         self._objective = StableRep(temperature=config.objective.temperature)
         self._evaluation = self._open_evaluation()
-        self._curves = _Curves()
 
     # --- setting up ---------------------------------------------------------------------------------------------------
 
+    def _read_checkpoint(self) -> Checkpoint:
+        """Where an earlier life stood; rank 0 cuts the ledger back to there. Raises RunError."""
+        resume = checkpoint.read(self._folder, self._config, self._rank, self._world_size)
+        if resume.prompts_digest != self._prompts.digest:
+            raise RunError(f"the captions of {self._config.prompts.source} are not those that the run began with")
+        if self._accelerator.is_main_process:
+            checkpoint.rewind_ledgers(self._folder)
+        return resume
+
     def _open_stream(self) -> GroupStream:
-        """Answer producers from now on, on rank 0; the others first learn which model the run uses."""
-        config = self._config
+        """Answer producers from now on, on rank 0; the others first learn which engine the run uses."""
+        config, stream_config = self._config, self._config.stream
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
+        wanted = None if config.generator.model_digest == "first" else config.generator.model_digest
         machine = RankMachine(
             run_id=self._folder.run_id,
             incarnation=self._folder.incarnation,
             rank=self._rank,
             endpoints=endpoints,
-            model_digest=None if config.generator.model_digest == "first" else config.generator.model_digest,
-            patience=Patience(heartbeat_s=config.stream.heartbeat_s, lease_s=config.stream.lease_s),
+            expects=Expectation(
+                model_digest=self._resume.model_digest if self._resume else wanted,
+                manifest_digest=self._resume.manifest_digest if self._resume else None,
+                same_engine=config.same_engine,
+            ),
+            order=config.order,
+            window_groups=max(1, stream_config.window_groups // self._world_size),
+            window_bytes=stream_config.window_bytes,
+            patience=Patience(
+                heartbeat_s=stream_config.heartbeat_s,
+                lease_s=stream_config.lease_s,
+                max_attempts=stream_config.max_attempts,
+            ),
         )
         watch = self._fleet.check if self._fleet else lambda: None
-        stream = GroupStream(self._socket, machine, config.stream, watch)
+        stream = GroupStream(self._socket, machine, stream_config, watch)
         self._stack.callback(stream.close, "the run is over")
         if self._accelerator.is_main_process:
             stream.start()
@@ -177,90 +200,111 @@ class Trainer:
             return None
         return ToyWorldEvaluation(self._config.evaluation, self._config.augment)
 
-    def _open_feed(self, digest: str, resume: Checkpoint | None) -> Feed:
-        config = self._config
-        common = {
+    def _agree_on_engine(self) -> tuple[str, str]:
+        """Digests of the model and of the manifest of the first producer, for which rank 0 waits.
+
+        The other ranks start their streams here, and accept only engines like that one.
+        """
+        digests = ""
+        if self._accelerator.is_main_process:
+            manifest = self._stream.wait_for_engine()
+            digests = f"{manifest.model_digest} {manifest.digest}"
+        model, manifest_digest = gather_strings(self._accelerator, digests)[0].split()
+        if not self._accelerator.is_main_process:
+            same = self._config.same_engine
+            self._stream.expect(Expectation(model_digest=model, manifest_digest=manifest_digest, same_engine=same))
+            self._stream.start()
+        return model, manifest_digest
+
+    def _open_ledger(self, model_digest: str) -> Ledger:
+        generator = self._config.generator
+        life = {
+            "life": self._folder.incarnation,
             "run_id": self._folder.run_id,
             "rank": self._rank,
             "world_size": self._world_size,
-            "model_digest": digest,
-            "num_images": config.generator.images_per_group,
-            "guidance_scale": config.generator.guidance_scale,
-            "num_inference_steps": config.generator.num_inference_steps,
-            "scheduler": config.generator.scheduler,
-            "height": config.generator.height,
-            "width": config.generator.width,
+            "model_digest": model_digest,
+            "num_images": generator.images_per_group,
+            "guidance_scale": generator.guidance_scale,
+            "num_inference_steps": generator.num_inference_steps,
+            "scheduler": generator.scheduler,
+            "height": generator.height,
+            "width": generator.width,
         }
-        return Feed(
-            stream=self._stream,
-            writer=TicketWriter(self._prompts, config, digest),
-            reservoir=Reservoir(
-                capacity_groups=config.reservoir.capacity_groups // self._world_size,
-                reuse=config.reservoir.reuse,
-                seed=(config.seed, self._rank),
-            ),
-            ledger=self._stack.enter_context(Ledger(self._folder.ledger(self._rank), common)),
+        return self._stack.enter_context(Ledger(self._folder.ledger(self._rank), life))
+
+    def _open_feed(self, ledger: Ledger, model_digest: str, first_step: int) -> Feed:
+        config = self._config
+        share = Share(
             rank=self._rank,
             world_size=self._world_size,
-            groups_per_batch=config.groups_per_step // self._world_size,
-            window_groups=max(1, config.stream.window_groups // self._world_size),
-            resume=resume.feed if resume else None,
+            seed=config.seed,
+            groups_per_step=config.groups_per_step,
+            capacity_groups=config.reservoir.capacity_groups,
+            reuse=config.reservoir.reuse,
+        )
+        return Feed(
+            stream=self._stream,
+            writer=TicketWriter(self._prompts, config, model_digest),
+            order=open_order(config.order, share),
+            reservoir=Reservoir(capacity_groups=share.capacity, reuse=share.reuse),
+            ledger=ledger,
+            state=self._resume.feed if self._resume else FeedState.beginning(self._rank, self._world_size),
+            step=first_step,
             pin_memory=self._accelerator.device.type == "cuda",
         )
-
-    def _agree_on_model(self, resume: Checkpoint | None) -> str:
-        """Rank 0 waits for the first producer; the others accept only its model."""
-        digest = self._stream.wait_for_model() if self._accelerator.is_main_process else ""
-        digest = gather_strings(self._accelerator, digest)[0]
-        if resume and digest != resume.model_digest:
-            raise RunError(
-                f"the run used the generator with digest {resume.model_digest[:12]}, the first producer serves "
-                f"{digest[:12]}; start producers of the first"
-            )
-        if not self._accelerator.is_main_process:
-            self._stream.require_model(digest)
-            self._stream.start()
-        return digest
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Train, evaluate and write what the run leaves behind."""
-        resume = checkpoint.load(self._accelerator, self._folder, self._config) if self._config.resume else None
-        if resume and resume.prompts_digest != self._prompts.digest:
-            raise RunError(f"the captions of {self._config.prompts.source} are not those that the run began with")
-        first_step = resume.step if resume else 0
-        digest = self._agree_on_model(resume)
-        feed = self._open_feed(digest, resume)
-        meter = Meter(self._accelerator, self._stream, feed, self._images_per_step)
-        before = self._evaluation.test(self._encoder) if self._evaluation and not resume else None
+        if self._resume:
+            checkpoint.restore(self._accelerator, self._folder)
+        first_step = self._resume.step if self._resume else 0
+        digests = model_digest, _ = self._agree_on_engine()
+        ledger = self._open_ledger(model_digest)
+        feed = self._open_feed(ledger, model_digest, first_step)
+        earlier, images_per_step = self._record.totals, self._images_per_step
+        meter = Meter(self._accelerator, self._stream, feed, images_per_step, self._started, earlier)
+        if self._evaluation and not self._resume:
+            self._record.knn_before = self._evaluation.test(self._encoder)
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
+        stall_report_s = self._config.stream.stall_report_s
+        watch = ProgressWatch(self._rank, stall_report_s, first_step, self._stream.waiting)
+        self._stack.enter_context(watch)
         meter.begin()
         for step in range(first_step, self._config.max_steps):
             loss = self._step(feed, step)
             meter.step()
+            watch.done(step)
             done = step + 1
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                self._curves.knn.append((done, self._evaluation.validation(self._encoder)))
+                self._record.knn.append((done, self._evaluation.validation(self._encoder)))
             is_last = done == self._config.max_steps
             saves = is_last or done % self._config.checkpoint_every_steps == 0
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 # Before the save: weights that are no numbers must not replace a good checkpoint.
                 self._report(done, loss, meter.totals(), progress)
             if saves:
-                checkpoint.save(
-                    self._accelerator,
-                    self._folder,
-                    self._config,
-                    Checkpoint(done, digest, self._prompts.digest, feed.state),
-                )
-        totals = meter.totals()
+                ledger.sync()
+                self._save(done, digests, feed)
+        watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         self._stream.close("the run is over")
         if progress:
             progress.close()
         if self._accelerator.is_main_process:
-            self._leave_behind(feed, totals, before, self._config.max_steps - first_step)
+            seconds = earlier.seconds + time.perf_counter() - self._started
+            self._record.totals = replace(self._record.totals, seconds=seconds)
+            summary = leave_behind(
+                self._folder, self._config, self._encoder, self._evaluation, self._record, feed, self._world_size
+            )
+            print(box(summary))
+
+    def _save(self, done: int, digests: tuple[str, str], feed: Feed) -> None:
+        """Write a checkpoint after `done` steps. All ranks call it together."""
+        state = Checkpoint(done, *digests, self._prompts.digest, self._record, feed.state)
+        checkpoint.save(self._accelerator, self._folder, self._config, state)
 
     def _step(self, feed: Feed, step: int) -> Tensor:
         """One optimizer step; returns its loss, on the device."""
@@ -290,7 +334,8 @@ class Trainer:
         value = float(loss)
         if not math.isfinite(value):
             raise RunError(f"the loss is {value} at step {step}; lower optimizer.base_lr or set --mixed-precision no")
-        self._curves.loss.append((step, value))
+        self._record.loss.append((step, value))
+        self._record.totals = totals
         if progress is None:
             return
         progress.update(
@@ -303,46 +348,8 @@ class Trainer:
                 trained_per_s=totals.trained_per_s,
                 reuse=totals.reuse,
                 loss=value,
-                knn=self._curves.knn[-1][1] if self._curves.knn else None,
+                knn=self._record.knn[-1][1] if self._record.knn else None,
                 producers=totals.producers,
                 data_wait=totals.data_wait,
             )
-        )
-
-    # --- what is left behind ------------------------------------------------------------------------------------------
-
-    def _leave_behind(self, feed: Feed, totals: Totals, before: float | None, num_steps: int) -> None:
-        """Encoder, summary and picture, by rank 0. What is counted is this life of the run."""
-        save_encoder(self._encoder, self._folder.encoder, self._config.augment)
-        summary = Summary(
-            run_id=self._folder.run_id,
-            seconds=time.perf_counter() - self._started,
-            producers=totals.producers_seen,
-            world_size=self._world_size,
-            steps=num_steps,
-            images_generated=totals.images_made,
-            images_trained=totals.images_trained,
-            reuse_factor=totals.reuse,
-            producer_images_per_s=totals.made_per_s,
-            trainer_images_per_s=totals.trained_per_s,
-            data_wait_fraction=totals.data_wait,
-            bytes_received=totals.bytes_received,
-            image_bytes_written=self._folder.image_bytes(),
-            knn=self._final_knn(before),
-        )
-        summary.write(self._folder.summary)
-        groups = [(group.ticket.recipe.prompt, group.images) for group in feed.newest(_PICTURED_GROUPS)]
-        if groups:
-            draw(self._folder.picture, groups, History(loss=self._curves.loss, knn=self._curves.knn), summary)
-        print(box(summary))
-
-    def _final_knn(self, before: float | None) -> Knn:
-        evaluation, config = self._evaluation, self._config.evaluation
-        return Knn(
-            before=before,
-            after=evaluation.test(self._encoder) if evaluation else None,
-            raw_scans_after=evaluation.raw_test(self._encoder) if evaluation else None,
-            pixels=evaluation.pixels() if evaluation else None,
-            k=config.k,
-            temperature=config.temperature,
         )

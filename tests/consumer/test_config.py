@@ -29,6 +29,10 @@ def load(*argv: str) -> TrainConfig:
         ("--evaluation.every-steps", "0", "every_steps must be >= 1"),
         ("--evaluation.k", "0", "k must be >= 1"),
         ("--stream.lease-s", "inf", "lease_s must be at most"),
+        ("--stream.window-bytes", "24575", "stream.window_bytes must hold at least one group (24576 bytes)"),
+        ("--stream.warmup-timeout-s", "0", "warmup_timeout_s must be > 0"),
+        ("--stream.stall-report-s", "inf", "stall_report_s must be > 0"),
+        ("--stream.max-attempts", "0", "max_attempts must be >= 1"),
         ("--stream.heartbeat-s", "0", "heartbeat_s must be in"),
         ("--reservoir.capacity-groups", "4", "capacity_groups must be at least groups_per_step"),
         ("--augment.size", "33", "augment.size must be a multiple of model.patch_size"),
@@ -51,3 +55,16 @@ def test_a_group_beyond_what_a_message_may_hold_is_refused() -> None:
 def test_the_defaults_and_the_demo_are_possible() -> None:
     assert load().generator.group_bytes == 4 * 256 * 256 * 3
     assert load("--config", "demo").fleet.local_producers > 0
+
+
+@pytest.mark.parametrize(
+    ("order", "engines", "same"),
+    [
+        ("arrival", "auto", False),
+        ("ticket", "auto", True),
+        ("arrival", "same", True),
+        ("ticket", "any", False),
+    ],
+)
+def test_equal_bits_are_asked_for_where_the_order_is_to_decide_all(order: str, engines: str, same: bool) -> None:
+    assert load("--config", "demo", "--order", order, "--generator.engines", engines).same_engine is same

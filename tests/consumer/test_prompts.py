@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.consumer.config import GeneratorConfig, ReservoirConfig, TrainConfig
+from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.consumer.prompts import TextFilePrompts, TicketWriter, open_source, owned_indices
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.tickets import group_seed, prompt_id
@@ -107,22 +107,18 @@ def test_the_ranks_own_every_index_once(world_size: int, start: int) -> None:
     assert sorted(taken) == list(range(start, start + 10 * world_size))
 
 
-def _writer(tmp_path: Path, reuse: int = 1) -> TicketWriter:
+def _writer(tmp_path: Path) -> TicketWriter:
     path = _file(tmp_path, b"a fox\nA  fox\na dog\n")
-    config = TrainConfig(
-        seed=11,
-        groups_per_step=4,
-        generator=GeneratorConfig(images_per_group=3, guidance_scale=1.5, num_inference_steps=2, height=16, width=24),
-        reservoir=ReservoirConfig(reuse=reuse, capacity_groups=8),
-    )
-    return TicketWriter(open_source(str(path), 11), config, "digest")
+    generator = GeneratorConfig(images_per_group=3, guidance_scale=1.5, num_inference_steps=2, height=16, width=24)
+    return TicketWriter(open_source(str(path), 11), TrainConfig(seed=11, generator=generator), "digest")
 
 
 def test_a_ticket_carries_the_configuration_and_its_own_seed(tmp_path: Path) -> None:
     writer = _writer(tmp_path)
     for index in range(9):
-        ticket = writer.write(index, index % 3)
-        assert (ticket.index, ticket.rank, ticket.attempt) == (index, index % 3, 0)
+        ticket = writer.write(index, index % 3, need_by_step=index + 5)
+        assert (ticket.index, ticket.rank, ticket.attempt, ticket.stand_in) == (index, index % 3, 0, 0)
+        assert ticket.need_by_step == index + 5
         recipe = ticket.recipe
         assert recipe.shape == (3, 16, 24, 3)
         assert (recipe.guidance_scale, recipe.num_inference_steps, recipe.scheduler) == (1.5, 2, "default")
@@ -132,20 +128,22 @@ def test_a_ticket_carries_the_configuration_and_its_own_seed(tmp_path: Path) -> 
 
 def test_equal_prompts_share_a_label_and_no_image(tmp_path: Path) -> None:
     writer = _writer(tmp_path)
-    tickets = [writer.write(index, 0) for index in range(30)]
+    tickets = [writer.write(index, 0, 0) for index in range(30)]
     foxes = [ticket for ticket in tickets if "fox" in ticket.recipe.prompt]
     assert len({prompt_id(ticket.recipe.prompt) for ticket in foxes}) == 1
     seeds = [seed for ticket in tickets for seed in ticket.recipe.image_seeds]
     assert len(set(seeds)) == len(seeds)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 8), st.integers(0, 400))
-def test_a_group_is_wanted_when_the_reservoir_first_lacks_it(reuse: int, index: int) -> None:
-    config = TrainConfig(groups_per_step=4, reservoir=ReservoirConfig(reuse=reuse, capacity_groups=8))
-    writer = TicketWriter(open_source("toyworld", 0), config, "digest")
-    step = writer.write(index, 0).need_by_step
-    assert step >= 0
-    assert step <= writer.write(index + 1, 0).need_by_step
-    # Before step s at most s·4/reuse groups were used up, so a group beyond 8 + s·4/reuse had no place yet.
-    assert index <= 8 + (step + 1) * 4 / reuse
+def test_a_stand_in_has_the_place_of_its_group_and_another_recipe(tmp_path: Path) -> None:
+    writer = _writer(tmp_path)
+    poison = writer.write(6, 0, need_by_step=4)
+    first = writer.stand_in(poison)
+    second = writer.stand_in(first)
+    assert [(ticket.index, ticket.rank, ticket.need_by_step) for ticket in (first, second)] == [(6, 0, 4)] * 2
+    assert (first.stand_in, second.stand_in) == (1, 2)
+    assert len({poison.recipe.seed, first.recipe.seed, second.recipe.seed}) == 3
+    assert writer.write(6, 0, need_by_step=4, stand_in=2) == second, "and so it can be made again in another life"
+    source = open_source(str(tmp_path / "captions.txt"), 11)
+    assert first.recipe.prompt == source.prompt(6 + 2**40)
+    assert first.recipe.seed == group_seed(11, prompt_id(first.recipe.prompt), 6 + 2**40)

@@ -1,4 +1,4 @@
-"""The reservoir: every group is used exactly as often as it is meant to be, and never twice in a batch."""
+"""The reservoir: every group is used exactly as often as it is meant to be, and then leaves."""
 
 from collections import Counter
 
@@ -40,66 +40,49 @@ def _group(index: int) -> Group:
 
 
 @settings(max_examples=60, deadline=None)
-@given(reuse=st.integers(1, 6), batch=st.integers(1, 8), extra=st.integers(0, 12), steps=st.integers(1, 40))
-def test_every_group_is_used_exactly_as_often_as_asked(reuse: int, batch: int, extra: int, steps: int) -> None:
-    reservoir = Reservoir(capacity_groups=batch + extra, reuse=reuse, seed=(1, 0))
-    uses: Counter[int] = Counter()
-    index = 0
-    for step in range(steps):
-        while not reservoir.full:
-            reservoir.put(_group(index))
-            index += 1
-        drawn = reservoir.draw(batch, step)
-        chosen = [use.group.ticket.index for use in drawn]
-        assert len(set(chosen)) == batch, "a group twice in a batch"
-        for use in drawn:
-            assert use.echo == uses[use.group.ticket.index]
-        uses.update(chosen)
-        assert len(reservoir) <= batch + extra
-        kept = {group.ticket.index: count for group, count in reservoir.contents}
-        assert all(count < reuse for count in kept.values())
-        for group in range(index):
-            assert uses[group] == kept.get(group, reuse)
-
-
-def test_the_draw_depends_on_seed_and_step_alone() -> None:
-    def draws(seed: tuple[int, ...]) -> list[list[int]]:
-        reservoir = Reservoir(capacity_groups=50, reuse=100, seed=seed)
-        for index in range(50):
-            reservoir.put(_group(index))
-        return [[use.group.ticket.index for use in reservoir.draw(10, step)] for step in range(5)]
-
-    assert draws((1, 0)) == draws((1, 0))
-    assert draws((1, 0)) != draws((1, 1))
-    assert len({tuple(batch) for batch in draws((1, 0))}) == 5, "each step draws anew"
-
-
-def test_groups_meet_new_company() -> None:
-    reservoir = Reservoir(capacity_groups=100, reuse=1000, seed=(0,))
-    for index in range(100):
+@given(reuse=st.integers(1, 6), draws=st.lists(st.sets(st.integers(0, 9), max_size=6), max_size=40))
+def test_every_group_is_used_exactly_as_often_as_asked(reuse: int, draws: list[set[int]]) -> None:
+    reservoir = Reservoir(capacity_groups=10, reuse=reuse)
+    for index in range(10):
         reservoir.put(_group(index))
-    counts = Counter(use.group.ticket.index for step in range(400) for use in reservoir.draw(10, step))
-    # Each is expected 40 times; a binomial with sd 6 leaves 15 .. 65 once in ten thousand runs of 100 groups.
-    assert min(counts.values()) > 15
-    assert max(counts.values()) < 65
+    uses: Counter[int] = Counter()
+    for draw in draws:
+        wanted = [index for index in sorted(draw) if uses[index] < reuse]
+        made = reservoir.use(wanted)
+        assert [use.group.ticket.index for use in made] == wanted
+        assert [use.echo for use in made] == [uses[index] for index in wanted]
+        uses.update(wanted)
+        kept = {group.ticket.index: count for group, count in reservoir.contents}
+        assert kept == {index: uses[index] for index in range(10) if uses[index] < reuse}
+        assert set(reservoir.indices) == set(kept)
+        assert len(reservoir) == len(kept)
 
 
 def test_a_group_goes_on_from_the_uses_it_had() -> None:
-    reservoir = Reservoir(capacity_groups=1, reuse=3, seed=(0,))
+    reservoir = Reservoir(capacity_groups=1, reuse=3)
     reservoir.put(_group(0), uses=1)
-    assert [use.echo for step in range(2) for use in reservoir.draw(1, step)] == [1, 2]
+    assert [use.echo for _ in range(2) for use in reservoir.use([0])] == [1, 2]
     assert len(reservoir) == 0
 
 
-def test_more_than_the_capacity_is_refused() -> None:
-    reservoir = Reservoir(capacity_groups=1, reuse=3, seed=(0,))
-    reservoir.put(_group(0))
-    with pytest.raises(ValueError, match="holds 1 groups"):
-        reservoir.put(_group(1))
+def test_it_says_when_it_is_full_and_takes_what_an_earlier_life_had() -> None:
+    reservoir = Reservoir(capacity_groups=2, reuse=3)
+    for index in range(3):
+        assert reservoir.full == (index >= 2)
+        reservoir.put(_group(index), uses=1)
+    assert len(reservoir) == 3
 
 
-def test_a_batch_larger_than_what_is_kept_is_refused() -> None:
-    reservoir = Reservoir(capacity_groups=5, reuse=3, seed=(0,))
+def test_a_group_that_is_there_already_is_refused() -> None:
+    reservoir = Reservoir(capacity_groups=5, reuse=3)
+    reservoir.put(_group(4))
+    with pytest.raises(ValueError, match="group 4 is in the reservoir already"):
+        reservoir.put(_group(4))
+
+
+def test_a_group_that_is_used_up_cannot_be_used() -> None:
+    reservoir = Reservoir(capacity_groups=5, reuse=1)
     reservoir.put(_group(0))
-    with pytest.raises(ValueError, match="a batch of 2 groups"):
-        reservoir.draw(2, 0)
+    reservoir.use([0])
+    with pytest.raises(KeyError):
+        reservoir.use([0])

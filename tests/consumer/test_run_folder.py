@@ -1,6 +1,8 @@
 """The run folder's rules: never overwritten or continued by accident, and nothing else ever deleted."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ def _run(path: Path, *, overwrite: bool = False, resume: bool = False) -> run_fo
 def _with_checkpoint(path: Path) -> run_folder.RunFolder:
     folder = _run(path)
     folder.checkpoint.mkdir()
-    (folder.checkpoint / "feed-0.json").write_text("{}")
+    (folder.checkpoint / run_folder.CHECKPOINT_STATE).write_text("{}")
     return folder
 
 
@@ -96,7 +98,7 @@ def test_a_run_killed_between_two_checkpoints_resumes_from_the_earlier(tmp_path:
     folder = _with_checkpoint(tmp_path / "run")
     folder.checkpoint.rename(folder.path / run_folder.PREVIOUS)
     _run(folder.path, resume=True)
-    assert (folder.checkpoint / "feed-0.json").is_file()
+    assert (folder.checkpoint / run_folder.CHECKPOINT_STATE).is_file()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run_id": "x"}', '{"run_id": "x", "incarnation": null}'])
@@ -145,6 +147,46 @@ def test_a_later_life_has_a_larger_incarnation_though_the_clock_was_set_back(
     path = tmp_path / "run"
     first = run_folder.prepare(path, overwrite=False, resume=False)
     (path / "checkpoint").mkdir()
-    (path / "checkpoint" / "feed-0.json").touch()
+    (path / "checkpoint" / run_folder.CHECKPOINT_STATE).touch()
     monkeypatch.setattr("time.time_ns", lambda: 5)
     assert run_folder.prepare(path, overwrite=False, resume=True).incarnation == first.incarnation + 1
+
+
+def test_a_folder_has_one_trainer_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with run_folder.lock(path):
+        with pytest.raises(RunError, match=r"another trainer is running in .*run; .*--run-dir"), run_folder.lock(path):
+            pass
+        folder = run_folder.prepare(path, overwrite=False, resume=False)
+    with run_folder.lock(path):
+        run_folder.prepare(path, overwrite=True, resume=False)
+        with pytest.raises(RunError, match="another trainer"), run_folder.lock(path):
+            pass
+    assert sorted(entry.name for entry in folder.path.iterdir()) == ["run.json", "run.lock"]
+
+
+def test_a_killed_trainer_leaves_the_folder_free(tmp_path: Path) -> None:
+    source = (
+        "import sys, pathlib; from penstock.consumer import run_folder\n"
+        "with run_folder.lock(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", source, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunError, match="another trainer"), run_folder.lock(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate(timeout=10)
+    with run_folder.lock(tmp_path):
+        pass
+
+
+def test_a_lock_alone_does_not_make_a_folder_taken(tmp_path: Path) -> None:
+    with run_folder.lock(tmp_path):
+        run_folder.check(tmp_path, overwrite=False, resume=False)
+        assert _run(tmp_path).path == tmp_path

@@ -1,0 +1,66 @@
+"""What a run leaves behind at its end: the encoder, the summary, the one picture."""
+
+from transformers import ViTModel
+
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.evaluation import ToyWorldEvaluation
+from penstock.consumer.feed import Feed
+from penstock.consumer.models import save_encoder
+from penstock.consumer.record import Record
+from penstock.consumer.run_folder import RunFolder
+from penstock.telemetry.picture import History, draw
+from penstock.telemetry.summary import Knn, Summary
+
+_PICTURED_GROUPS = 6
+
+
+def leave_behind(
+    folder: RunFolder,
+    config: TrainConfig,
+    encoder: ViTModel,
+    evaluation: ToyWorldEvaluation | None,
+    record: Record,
+    feed: Feed,
+    world_size: int,
+) -> Summary:
+    """Write encoder, summary and picture; they tell all lives of the run. For rank 0.
+
+    Args:
+        evaluation: measures the encoder once more; None where nothing is measured.
+        record: of all lives.
+        feed: its newest groups are pictured.
+        world_size: of this life.
+
+    Returns:
+        What stands in `summary.json`.
+    """
+    save_encoder(encoder, folder.encoder, config.augment)
+    totals = record.totals
+    summary = Summary(
+        run_id=folder.run_id,
+        seconds=totals.seconds,
+        producers=totals.producers_seen,
+        world_size=world_size,
+        steps=totals.steps,
+        images_generated=totals.images_made,
+        images_trained=totals.images_trained,
+        reuse_factor=totals.reuse,
+        producer_images_per_s=totals.made_per_s,
+        trainer_images_per_s=totals.trained_per_s,
+        data_wait_fraction=totals.data_wait,
+        bytes_received=totals.bytes_received,
+        image_bytes_written=folder.image_bytes(),
+        knn=Knn(
+            before=record.knn_before,
+            after=evaluation.test(encoder) if evaluation else None,
+            raw_scans_after=evaluation.raw_test(encoder) if evaluation else None,
+            pixels=evaluation.pixels() if evaluation else None,
+            k=config.evaluation.k,
+            temperature=config.evaluation.temperature,
+        ),
+    )
+    summary.write(folder.summary)
+    groups = [(group.ticket.recipe.prompt, group.images) for group in feed.newest(_PICTURED_GROUPS)]
+    if groups:
+        draw(folder.picture, groups, History(loss=record.loss, knn=record.knn), summary)
+    return summary

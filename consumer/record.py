@@ -1,0 +1,29 @@
+"""What a run tells of itself at its end, gathered over all its lives: part of a checkpoint."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from penstock.consumer.meter import Totals
+
+
+@dataclass(slots=True)
+class Record:
+    """Curves and counts since the beginning of the run."""
+
+    loss: list[tuple[int, float]] = field(default_factory=list)
+    """(step, loss)."""
+    knn: list[tuple[int, float]] = field(default_factory=list)
+    """(step, accuracy on the validation scans)."""
+    knn_before: float | None = None
+    """Accuracy on the test scans before the first step."""
+    totals: Totals = field(default_factory=Totals)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Record":
+        """From `to_json`. Raises TypeError or KeyError where that is not what it is."""
+        curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn")}
+        return cls(**{**value, **curves, "totals": Totals(**value["totals"])})

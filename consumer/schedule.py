@@ -1,0 +1,151 @@
+"""What enters a rank's reservoir when, and what each step draws from it: without pixels, without waiting.
+
+Two orders. In `arrival` order the rank has one pool; groups enter as they come, and a step draws at random from those
+that are there. That is fastest, and which step uses which group depends on luck.
+
+In `ticket` order nothing depends on luck. The reservoir is divided into G lanes, as many as a step has groups. Lane v
+holds the global indices ≡ v (mod G); it is filled to the full before every step, and every step draws exactly one group
+of every lane. What enters next is thus known without a look at what has come: indices, steps and uses are a function of
+the seed and the configuration alone. The number of ranks divides G, so a lane lies on the rank that owns its indices,
+whatever that number is, and all ranks together read one global order.
+
+Random numbers for the lanes are raw words of Philox keyed by (seed, step): NumPy keeps raw words the same in all its
+versions, and not what its Generator makes of them.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, Protocol
+
+import numpy as np
+
+from penstock.consumer.feed_state import FeedState
+from penstock.consumer.prompts import owned_indices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A run's plan, and whose part of it this is."""
+
+    rank: int
+    world_size: int
+    seed: int
+    groups_per_step: int
+    """Over all ranks; a multiple of their number."""
+    capacity_groups: int
+    """Over all ranks; at least `groups_per_step`."""
+    reuse: int
+
+    @property
+    def groups_per_batch(self) -> int:
+        """Groups that this rank uses in a step."""
+        return self.groups_per_step // self.world_size
+
+    @property
+    def capacity(self) -> int:
+        """Groups that this rank keeps."""
+        return len(range(self.rank, self.capacity_groups, self.world_size))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A group that is to enter."""
+
+    index: int
+    need_by_step: int
+
+
+class Order(Protocol):
+    """What enters when, and what is drawn."""
+
+    groups_needed: int
+    """Groups that must be in the reservoir before a step can draw."""
+
+    def upcoming(self, state: FeedState, step: int) -> Iterator[Entry]:
+        """What is to enter after `state`, the next step being `step`; without end, and computed as it is asked for."""
+
+    def draw(self, step: int, kept: Collection[int]) -> list[int]:
+        """Which of the `kept` indices this step uses, each at most once."""
+
+
+class ArrivalOrder:
+    """One pool; what is there is what a step can draw."""
+
+    def __init__(self, share: Share) -> None:
+        self.groups_needed = share.groups_per_batch
+        self._share = share
+
+    def upcoming(self, state: FeedState, step: int) -> Iterator[Entry]:
+        """Every index that has not entered, in order."""
+        entered = frozenset(state.entered)
+        for index in owned_indices(state.rank, state.world_size, state.cursor):
+            if index not in entered:
+                yield Entry(index, max(step, self._first_step_without(index)))
+
+    def draw(self, step: int, kept: Collection[int]) -> list[int]:
+        """A batch of what is there."""
+        rng = np.random.default_rng([self._share.seed, self._share.rank, step])
+        pool = list(kept)
+        return [pool[position] for position in rng.choice(len(pool), self.groups_needed, replace=False)]
+
+    def _first_step_without(self, index: int) -> int:
+        """The first step that can lack the group: the reservoir is filled, then refilled as groups are used up."""
+        share = self._share
+        return max(0, (index - share.capacity_groups) * share.reuse // share.groups_per_step)
+
+
+class TicketOrder:
+    """A lane for each group of a step; which indices meet in a step follows from the seed alone."""
+
+    def __init__(self, share: Share) -> None:
+        self.groups_needed = share.capacity
+        self._share = share
+        self._lanes = range(share.rank, share.groups_per_step, share.world_size)
+
+    def upcoming(self, state: FeedState, step: int) -> Iterator[Entry]:
+        """Each step's missing groups, lowest index first, by playing the steps ahead."""
+        num_lanes = self._share.groups_per_step
+        uses = {kept.index: kept.uses for kept in state.kept}
+        entered = frozenset(state.entered)
+        fresh = {
+            lane: (index for index in owned_indices(lane, num_lanes, state.cursor) if index not in entered)
+            for lane in self._lanes
+        }
+        for ahead in count(step):
+            filled = {lane: len(members) for lane, members in self._members(uses).items()}
+            missing = [next(fresh[lane]) for lane in self._lanes for _ in range(self._size(lane) - filled[lane])]
+            for index in sorted(missing):
+                uses[index] = 0
+                yield Entry(index, ahead)
+            for index in self.draw(ahead, uses):
+                uses[index] += 1
+                if uses[index] == self._share.reuse:
+                    del uses[index]
+
+    def draw(self, step: int, kept: Collection[int]) -> list[int]:
+        """One group of every lane. Raises ValueError where a lane is not full."""
+        # The words of all lanes are drawn by every rank, so that a lane's word does not depend on where it lies.
+        words = np.random.Philox(key=[self._share.seed, step]).random_raw(self._share.groups_per_step)
+        drawn = []
+        for lane, members in self._members(kept).items():
+            if len(members) != self._size(lane):
+                raise ValueError(f"lane {lane} must hold {self._size(lane)} groups at step {step}, got {len(members)}")
+            drawn.append(members[int(words[lane]) * len(members) >> 64])
+        return drawn
+
+    def _members(self, kept: Collection[int]) -> dict[int, list[int]]:
+        """The indices in each lane, lowest first."""
+        members: dict[int, list[int]] = {lane: [] for lane in self._lanes}
+        for index in sorted(kept):
+            members[index % self._share.groups_per_step].append(index)
+        return members
+
+    def _size(self, lane: int) -> int:
+        """Groups that a lane holds."""
+        return len(range(lane, self._share.capacity_groups, self._share.groups_per_step))
+
+
+def open_order(name: Literal["arrival", "ticket"], share: Share) -> Order:
+    """The order that `TrainConfig.order` names."""
+    return TicketOrder(share) if name == "ticket" else ArrivalOrder(share)
