@@ -172,7 +172,10 @@ class RankMachine(Dispatcher):
             actions: list[Action] = [Send(identity, Reject(reason=reason))]
             actions.append(Note(f"refused a producer: {reason}", warning=True))
             return actions + (self._forget(identity, "changed its engine") if identity in self.peers else [])
-        actions = self._forget(identity, "said HELLO again") if identity in self.peers else []
+        before = self.peers.get(identity)
+        # One that has waited for us has said it several times.
+        is_new = before is None or before.state is not PeerState.WARMING
+        actions = self._forget(identity, "said HELLO again") if before and is_new else []
         self.engine = self.engine or manifest
         self.peers[identity] = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
         welcome = Welcome(
@@ -182,7 +185,7 @@ class RankMachine(Dispatcher):
             heartbeat_ms=int(self.patience.heartbeat_s * 1000),
             lease_ms=int(self.patience.lease_s * 1000),
         )
-        return [*actions, Send(identity, welcome), Note(f"{message.producer} joined")]
+        return [*actions, Send(identity, welcome), *([Note(f"{message.producer} joined")] if is_new else [])]
 
     def _refusal(self, producer: str, manifest: Manifest) -> tuple[str, str] | None:
         """Why an engine cannot serve the run, as the word that is counted and a sentence; or None."""

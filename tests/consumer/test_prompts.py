@@ -11,6 +11,8 @@ from penstock.consumer.prompts import TextFilePrompts, TicketWriter, open_source
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.tickets import group_seed, prompt_id
 
+DIGEST = "d" * 64
+
 
 def _file(tmp_path: Path, content: bytes) -> Path:
     path = tmp_path / "captions.txt"
@@ -110,7 +112,7 @@ def test_the_ranks_own_every_index_once(world_size: int, start: int) -> None:
 def _writer(tmp_path: Path) -> TicketWriter:
     path = _file(tmp_path, b"a fox\nA  fox\na dog\n")
     generator = GeneratorConfig(images_per_group=3, guidance_scale=1.5, num_inference_steps=2, height=16, width=24)
-    return TicketWriter(open_source(str(path), 11), TrainConfig(seed=11, generator=generator), "digest")
+    return TicketWriter(open_source(str(path), 11), TrainConfig(seed=11, generator=generator), DIGEST)
 
 
 def test_a_ticket_carries_the_configuration_and_its_own_seed(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_ticket_carries_the_configuration_and_its_own_seed(tmp_path: Path) -> 
         recipe = ticket.recipe
         assert recipe.shape == (3, 16, 24, 3)
         assert (recipe.guidance_scale, recipe.num_inference_steps, recipe.scheduler) == (1.5, 2, "default")
-        assert recipe.model_digest == "digest"
+        assert recipe.model_digest == DIGEST
         assert recipe.seed == group_seed(11, prompt_id(recipe.prompt), index)
 
 

@@ -23,6 +23,8 @@ import psutil
 import pytest
 import zmq
 
+from penstock.consumer import run_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "PENSTOCK_TEST_MARK"
 WAIT_S = 110.0
@@ -225,8 +227,9 @@ def test_a_run_leaves_no_process_and_no_shared_memory(run: str, request: pytest.
 
 @pytest.mark.slow
 def test_the_ledger_accounts_for_every_group_of_every_step(one_rank: Run) -> None:
-    common, *lines = _ledger(one_rank.path, 0)
-    assert {"run_id", "model_digest", "num_images", "guidance_scale", "height", "width"} <= set(common["run"])
+    life, *lines = _ledger(one_rank.path, 0)
+    assert {"life", "rank", "world_size"} <= set(life)
+    assert {"run_id", "model_digest", "num_images", "guidance_scale", "height", "width"} <= set(life)
     groups = [line["group"] for line in lines if "group" in line]
     steps = [line for line in lines if "step" in line]
     assert len(set(groups)) == len(groups)
@@ -258,10 +261,16 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert resumed.end() == 0, resumed.output
     lines = _ledger(one_rank.path, 0)
     assert [line["step"] for line in lines if "step" in line] == list(range(9))
-    assert sum("run" in line for line in lines) == 1
+    first, second = [line["life"] for line in lines if "life" in line]
+    assert first < second
     echoes = [index for line in lines if "step" in line for index in line["groups"]]
     assert max(echoes.count(index) for index in set(echoes)) <= 16
-    assert json.loads((one_rank.path / "checkpoint" / "feed-0.json").read_text())["step"] == 9
+    assert json.loads((one_rank.path / "checkpoint" / "state.json").read_text())["step"] == 9
+    summary = json.loads((one_rank.path / "summary.json").read_text())
+    assert (summary["steps"], summary["images_trained"]) == (9, 9 * 8 * 4), "the summary tells both lives"
+    assert summary["images_generated"] * 32 * 32 * 3 == summary["bytes_received"]
+    assert summary["images_generated"] >= 4 * len(set(echoes))
+    assert summary["knn"]["before"] is not None
 
 
 # --- signals -----------------------------------------------------------------------------------------
@@ -362,6 +371,12 @@ def test_a_run_folder_that_is_taken_is_one_line_and_stays(start: Start, tmp_path
     program = start(*TRAINER, *NO_PRODUCER, "--run-dir", str(tmp_path))
     _refused(program, str(tmp_path), "--overwrite")
     assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+def test_a_second_trainer_in_the_folder_is_one_line(start: Start, tmp_path: Path) -> None:
+    with run_folder.lock(tmp_path):
+        _refused(start(*TRAINER, *NO_PRODUCER, "--run-dir", str(tmp_path)), str(tmp_path), "another trainer is running")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".log"] == ["run.lock"]
 
 
 def test_nothing_to_resume_is_one_line(start: Start, tmp_path: Path) -> None:

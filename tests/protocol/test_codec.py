@@ -19,15 +19,23 @@ from penstock.protocol.limits import (
     MAX_HEADER_BYTES,
     MAX_IMAGE_SIDE,
     MAX_IMAGES_PER_GROUP,
+    MAX_INFERENCE_STEPS,
+    MAX_INT,
     MAX_LIST_LENGTH,
+    MAX_NAME_LENGTH,
     MAX_NESTING,
+    MAX_PROMPT_BYTES,
     MAX_STRING_BYTES,
+    MAX_TICKETS_PER_MESSAGE,
+    MAX_VALUES,
     PROTOCOL_VERSION,
 )
 from penstock.protocol.messages import (
     MESSAGE_TYPES,
     Ack,
     Bye,
+    Cancel,
+    Drain,
     Header,
     Heartbeat,
     Hello,
@@ -37,16 +45,18 @@ from penstock.protocol.messages import (
     Result,
     Started,
     Tickets,
+    Welcome,
 )
-from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from penstock.protocol.tickets import Attempt, Manifest, Recipe, Ticket
 
 DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=40)
 NATURAL = st.integers(0, 2**63 - 1)
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
-    int: st.integers(-1, 2**63 - 1),
-    float: st.floats(allow_nan=False, allow_infinity=False),
+    int: NATURAL,
+    float: st.floats(0, allow_nan=False, allow_infinity=False),
     bool: st.booleans(),
 }
 RECIPES = st.builds(
@@ -56,22 +66,30 @@ RECIPES = st.builds(
     num_images=st.integers(1, MAX_IMAGES_PER_GROUP),
     guidance_scale=st.floats(0, 1e6),
     num_inference_steps=st.integers(1, 10_000),
-    scheduler=TEXT,
+    scheduler=NAMES,
     height=st.integers(1, MAX_IMAGE_SIDE),
     width=st.integers(1, MAX_IMAGE_SIDE),
     model_digest=DIGESTS,
 )
-TICKETS = st.builds(Ticket, index=NATURAL, rank=NATURAL, attempt=NATURAL, need_by_step=NATURAL, recipe=RECIPES)
-
+TICKETS = st.builds(
+    Ticket,
+    index=NATURAL,
+    rank=NATURAL,
+    attempt=NATURAL,
+    need_by_step=NATURAL,
+    stand_in=NATURAL,
+    recipe=RECIPES,
+)
+ATTEMPTS = st.builds(Attempt, index=NATURAL, attempt=NATURAL)
 
 MANIFESTS = st.builds(
     Manifest,
-    model=TEXT,
+    model=NAMES,
     model_digest=DIGESTS,
-    scheduler=TEXT,
-    dtype=TEXT,
-    backend=TEXT,
-    device=TEXT,
+    scheduler=NAMES,
+    dtype=NAMES,
+    backend=NAMES,
+    device=NAMES,
     batch_images=st.integers(1, 2**63 - 1),
     versions=st.dictionaries(TEXT, TEXT, max_size=4),
 )
@@ -82,6 +100,8 @@ def _strategy(hint: Any) -> st.SearchStrategy[Any]:
         return TICKETS
     if hint is Manifest:
         return MANIFESTS
+    if hint is Attempt:
+        return ATTEMPTS
     if get_origin(hint) is tuple:
         return st.lists(_strategy(get_args(hint)[0]), max_size=5).map(tuple)
     if get_origin(hint) is dict:
@@ -92,10 +112,26 @@ def _strategy(hint: Any) -> st.SearchStrategy[Any]:
 def _instances(cls: type[Any]) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
     strategies = {field.name: _strategy(hints[field.name]) for field in fields(cls)}
-    if cls is Hello:
-        strategies["producer"] = TEXT.filter(bool)
+    strategies |= SPECIAL.get(cls, {})
     return st.builds(cls, **strategies)
 
+
+SPECIAL: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
+    Hello: {"producer": NAMES},
+    Welcome: {
+        "rank": st.just(1),
+        "world_size": st.just(2),
+        "endpoints": st.tuples(TEXT, TEXT),
+        "heartbeat_ms": st.integers(1, 10**6),
+        "lease_ms": st.integers(1, 10**6),
+    },
+    Nack: {"index": st.integers(-1, 2**63 - 1)},
+    Result: {
+        "shape": st.tuples(*(st.integers(1, side) for side in (1024, 8192, 8192)), st.just(3)),
+        "crc32": st.integers(0, 2**32 - 1),
+    },
+}
+"""Fields that may not hold every value of their type."""
 
 MESSAGES: st.SearchStrategy[Message] = st.one_of(*(_instances(cls) for cls in MESSAGE_TYPES.values()))
 HEADERS = st.builds(Header, run=TEXT, incarnation=NATURAL, seq=NATURAL)
@@ -127,7 +163,9 @@ EXAMPLES: list[Message] = [
     ),
     Tickets(tickets=(Ticket(index=3, rank=0, recipe=RECIPE), Ticket(index=4, rank=0, recipe=RECIPE))),
     Result(index=3, attempt=0, shape=(4, 32, 32, 3), crc32=77, seconds=0.5),
-    Heartbeat(held=(1, 2, 3)),
+    Heartbeat(held=(Attempt(1, 0), Attempt(2, 3))),
+    Cancel(attempts=(Attempt(1, 0),)),
+    Drain(returned=(Attempt(2, 3),), reason="SIGTERM"),
     Nack(index=-1, attempt=0, reason="why", retryable=True),
 ]
 
@@ -248,7 +286,9 @@ def test_a_duplicate_key_is_refused_at_any_depth_and_named() -> None:
         ({"t": "ack"}, "unknown_type", "ack"),
         ({"t": "CANCEL_ALL"}, "unknown_type", "CANCEL_ALL"),
         ({"t": None}, "unknown_type", "None"),
-        ({"t": ["ACK"]}, "unknown_type", "ACK"),
+        ({"t": ["ACK"]}, "unknown_type", "list"),
+        ({"inc": -1}, "bad_value", "inc must be >= 0"),
+        ({"seq": -1}, "bad_value", "seq must be >= 0"),
         ({"index": "5"}, "wrong_type", "index"),
         ({"index": 5.0}, "wrong_type", "index"),
         ({"index": True}, "wrong_type", "index"),
@@ -282,11 +322,19 @@ def test_a_wrong_header_or_field_is_refused_and_named(changes: dict[str, object]
         ("shape", [4, "32", 32, 3], "wrong_type"),
         ("shape", {"0": 4}, "wrong_type"),
         ("shape", [4, 2**63, 1, 3], "bad_value"),
+        ("shape", [4, 32, 32], "bad_value"),
+        ("shape", [4, 32, 32, 3, 1], "bad_value"),
+        ("shape", [4, 0, 32, 3], "bad_value"),
+        ("shape", [4, -1, 32, 3], "bad_value"),
+        ("crc32", -1, "bad_value"),
+        ("crc32", 2**32, "bad_value"),
+        ("seconds", -0.5, "bad_value"),
+        ("index", -1, "bad_value"),
     ],
 )
 def test_a_result_with_impossible_figures_is_refused(field: str, value: object, reason: str) -> None:
     plain = msgpack.unpackb(encode(EXAMPLES[2], Header()))
-    with pytest.raises(MessageError, match=rf"RESULT\.{field}"):
+    with pytest.raises(MessageError, match=rf"RESULT.*{field}"):
         decode(msgpack.packb(plain | {field: value}))
     assert _reason(msgpack.packb(plain | {field: value})) == reason
 
@@ -312,6 +360,10 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"guidance_scale": float("nan")}, "bad_value", "guidance_scale"),
         ({"num_inference_steps": 0}, "bad_value", "num_inference_steps"),
         ({"seed": -1}, "bad_value", "seed"),
+        ({"model_digest": "AB"}, "bad_value", "model_digest"),
+        ({"model_digest": ""}, "bad_value", "model_digest"),
+        ({"scheduler": "x" * 201}, "bad_value", "scheduler"),
+        ({"scheduler": "a\nb"}, "bad_value", "scheduler"),
         ({"loras": []}, "unknown_field", "loras"),
     ],
 )
@@ -325,16 +377,127 @@ def test_a_ticket_with_a_bad_recipe_is_refused_by_place_and_rule(
     assert caught.value.reason == reason
 
 
+ATTEMPT_LISTS = {"STARTED": "attempts", "HEARTBEAT": "held", "CANCEL": "attempts", "DRAIN": "returned"}
+
+
+@pytest.mark.parametrize("kind", ATTEMPT_LISTS)
+@pytest.mark.parametrize(
+    ("entry", "reason", "named"),
+    [
+        (3, "wrong_type", r"\[1\] must be a map"),
+        ([3, 0], "wrong_type", r"\[1\] must be a map"),
+        ({"index": 3}, "missing_field", r"\[1\] lacks the field 'attempt'"),
+        ({"index": 3, "attempt": 0, "rank": 1}, "unknown_field", r"\[1\] has no field 'rank'"),
+        ({"index": 3, "attempt": "0"}, "wrong_type", r"\[1\]\.attempt"),
+        ({"index": 2**63, "attempt": 0}, "bad_value", r"\[1\]\.index"),
+        ({"index": -1, "attempt": 0}, "bad_value", r"\[1\]: index"),
+    ],
+)
+def test_a_list_of_attempts_is_judged_entry_by_entry(kind: str, entry: object, reason: str, named: str) -> None:
+    field = ATTEMPT_LISTS[kind]
+    plain = _ack(t=kind, index=..., attempt=...) | {field: [{"index": 3, "attempt": 0}, entry]}
+    if kind == "DRAIN":
+        plain["reason"] = "SIGTERM"
+    with pytest.raises(MessageError, match=rf"{kind}\.{field}{named}") as caught:
+        decode(msgpack.packb(plain))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("x" * MAX_PROMPT_BYTES, None),
+        ("x" * (MAX_PROMPT_BYTES + 1), "malformed"),
+        ("\u00e9" * (MAX_PROMPT_BYTES // 2), None),
+        ("\u00e9" * (MAX_PROMPT_BYTES // 2) + "x", "malformed"),
+    ],
+)
+def test_a_prompt_is_limited_by_its_bytes(prompt: str, reason: str | None) -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[1], Header()))
+    plain["tickets"][0]["recipe"]["prompt"] = prompt
+    if reason is None:
+        message = decode(msgpack.packb(plain))[1]
+        assert isinstance(message, Tickets)
+        assert message.tickets[0].recipe.prompt == prompt
+    else:
+        assert _reason(msgpack.packb(plain)) == reason
+
+
+def test_the_largest_message_that_a_rank_sends_is_within_the_limits() -> None:
+    recipe = Recipe(
+        prompt="\u00e9" * (MAX_PROMPT_BYTES // 2),
+        seed=MAX_INT,
+        num_images=MAX_IMAGES_PER_GROUP,
+        guidance_scale=7.5,
+        num_inference_steps=MAX_INFERENCE_STEPS,
+        scheduler="x" * MAX_NAME_LENGTH,
+        height=MAX_IMAGE_SIDE,
+        width=MAX_IMAGE_SIDE,
+        model_digest="f" * 64,
+    )
+    ticket = Ticket(index=MAX_INT, rank=MAX_INT, attempt=MAX_INT, need_by_step=MAX_INT, recipe=recipe)
+    message = Tickets(tickets=(ticket,) * MAX_TICKETS_PER_MESSAGE)
+    assert decode(encode(message, Header()))[1] == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("READY", {"credit_groups": -1, "credit_bytes": 0}),
+        ("READY", {"credit_groups": 0, "credit_bytes": -1}),
+        *(
+            ("WELCOME", {"rank": 0, "world_size": 1, "endpoints": ["e"], "heartbeat_ms": 1, "lease_ms": 1} | change)
+            for change in (
+                *({"rank": 1}, {"rank": -1}, {"world_size": 0}, {"world_size": 2}, {"endpoints": []}),
+                *({"heartbeat_ms": 0}, {"lease_ms": 0}, {"heartbeat_ms": -1}),
+            )
+        ),
+    ],
+)
+def test_a_figure_outside_its_range_is_refused(kind: str, fields: dict[str, object]) -> None:
+    assert _reason(msgpack.packb(_ack(t=kind, index=..., attempt=...) | fields)) == "bad_value"
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", "\x1b[2J", "a\u2028b", "\u202eb"])
+def test_a_name_that_could_forge_a_line_of_the_log_is_refused(name: str) -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[0], Header()))
+    assert _reason(msgpack.packb(plain | {"producer": name})) == "bad_value"
+    plain["manifest"]["model"] = name
+    assert _reason(msgpack.packb(plain)) == "bad_value"
+
+
+def test_more_tickets_than_a_message_may_hold_are_refused() -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[1], Header()))
+    plain["tickets"] = plain["tickets"][:1] * 65
+    assert _reason(msgpack.packb(plain)) == "bad_value"
+    plain["tickets"] = plain["tickets"][:64]
+    assert decode(msgpack.packb(plain))[1].kind == "TICKETS"
+
+
 # --- versions -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, "1", None, 1.5, True, 1.0, [1]])
-def test_another_version_is_refused_with_both_versions(version: object) -> None:
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [
+        (0, "0"),
+        (PROTOCOL_VERSION + 1, str(PROTOCOL_VERSION + 1)),
+        ("1", "'1'"),
+        (None, "None"),
+        (1.5, "1.5"),
+        (True, "True"),
+        (1.0, "1.0"),
+        ([1], "list"),
+        ({"major": 1}, "dict"),
+        ("x" * 8000, "'" + "x" * 40 + "'"),
+    ],
+)
+def test_another_version_is_refused_with_both_versions(version: object, shown: str) -> None:
     with pytest.raises(VersionError) as caught:
         decode(msgpack.packb(_ack(v=version)))
-    assert caught.value.theirs == repr(version)
+    assert caught.value.theirs == shown
     assert caught.value.reason == "version"
-    assert repr(version) in str(caught.value)
+    assert f"version {shown}, this side" in str(caught.value)
     assert str(PROTOCOL_VERSION) in str(caught.value)
 
 
@@ -369,9 +532,9 @@ def test_a_long_string_is_refused_and_the_longest_allowed_passes() -> None:
 
 
 def test_a_long_list_is_refused_and_the_longest_allowed_passes() -> None:
-    held = tuple(range(MAX_LIST_LENGTH))
+    held = tuple(Attempt(MAX_INT - index, index) for index in range(MAX_LIST_LENGTH))
     assert decode(encode(Heartbeat(held=held), Header()))[1] == Heartbeat(held=held)
-    assert _reason(encode(Heartbeat(held=(*held, 1)), Header())) == "too_long"
+    assert _reason(encode(Heartbeat(held=(*held, Attempt(0, 0))), Header())) == "too_long"
 
 
 @pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa0", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01"])
@@ -421,6 +584,28 @@ def test_a_small_hostile_header_costs_no_large_allocation(frame: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2 * MAX_HEADER_BYTES
+
+
+def test_values_are_counted_over_all_levels() -> None:
+    # 8 lists of 4,095 are 8 + 8 x 4,095 = 32,768 values; with the five other keys and values they are too many.
+    inner = [[0] * 4095] * 8
+    assert _reason(msgpack.packb(_ack(index=inner))) == "too_many_values"
+    assert MAX_VALUES == 8 + 8 * 4095
+    assert _reason(msgpack.packb(_ack(index=inner[1:]))) == "wrong_type"
+
+
+@pytest.mark.parametrize("key", ["v", "t"])
+def test_an_error_does_not_write_out_what_it_shows(key: str) -> None:
+    # Written out, each of these control characters takes four characters of four bytes each.
+    frame = msgpack.packb({"v": 1, "t": "ACK"} | {key: ["\x01" * 8000 + "\U0001f98a"] * 100})
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError):
+            decode(frame)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * MAX_HEADER_BYTES
 
 
 @pytest.mark.parametrize("item", [b"\x80", b"\x90", b"\xa0"])
@@ -494,7 +679,7 @@ def test_no_mutation_of_a_good_message_raises_anything_but_a_message_error(messa
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=50, deadline=None)
-def test_started_indices_survive_in_order(seed: int) -> None:
+def test_started_attempts_survive_in_order(seed: int) -> None:
     rng = random.Random(seed)
-    indices = tuple(rng.randrange(2**63) for _ in range(rng.randrange(64)))
-    assert decode(encode(Started(indices=indices), Header()))[1] == Started(indices=indices)
+    attempts = tuple(Attempt(rng.randrange(2**63), rng.randrange(2**63)) for _ in range(rng.randrange(64)))
+    assert decode(encode(Started(attempts=attempts), Header()))[1] == Started(attempts=attempts)
