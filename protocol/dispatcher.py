@@ -5,6 +5,7 @@ what counts against a ticket: an attempt that had begun and did not end well is 
 poison; one that had not begun is nobody's fault. Times are seconds on the rank's monotonic clock.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.protocol.actions import Action, Fail, Note, Quarantine, Send
@@ -134,11 +135,17 @@ class Dispatcher:
     def issue(self, now: float) -> list[Action]:
         """Hand planned tickets, in the order of the plan, to the producers that would be done first."""
         given: dict[bytes, list[Ticket]] = {}
-        while not self._closing and (entry := self._table.next_planned()) is not None:
+        not_now: list[Entry] = []
+        while not self._closing and (entry := self._table.pop_planned()) is not None:
             identity = choose(self.peers.items(), entry.ticket, entry.failed_by, self._service)
-            if identity is None:
-                break
-            given.setdefault(identity, []).append(self._hand_out(entry, identity, now))
+            if identity is not None:
+                given.setdefault(identity, []).append(self._hand_out(entry, identity, now))
+                continue
+            not_now.append(entry)
+            if not entry.failed_by:
+                break  # nobody has room; one that has failed may only wait for somebody else
+        for entry in not_now:
+            self._table.put_back(entry)
         return [
             Send(identity, Tickets(tickets=tuple(tickets[start : start + MAX_TICKETS_PER_MESSAGE])))
             for identity, tickets in given.items()
@@ -176,7 +183,7 @@ class Dispatcher:
     def _expire(self, now: float) -> list[Action]:
         """Take back what no heartbeat names, and everything from a producer that works on something far too long."""
         actions: list[Action] = []
-        overdue: dict[bytes, str] = {}
+        overdue: dict[bytes, list[Attempt]] = {}
         for entry in tuple(self._table):
             for hold in tuple(entry.holds):
                 if now - hold.named_at > self.patience.lease_s:
@@ -185,13 +192,11 @@ class Dispatcher:
                     actions.append(Send(hold.holder, Cancel(attempts=(hold.key,))))
                     actions += self._take_back(entry, hold, why, blame=hold.started_at is not None)
                 elif hold.started_at is not None and now - hold.started_at > self._deadline_s(hold.holder):
-                    self.expired += 1
-                    overdue[hold.holder] = (
-                        f"has worked on ticket {entry.ticket.index} for {now - hold.started_at:.1f} s"
-                    )
-                    actions += self._take_back(entry, hold, f"{self._name(hold.holder)} took too long", blame=True)
-        for identity, why in overdue.items():
-            actions += self._stall(identity, why)
+                    overdue.setdefault(hold.holder, []).append(hold.key)
+        for identity, keys in overdue.items():
+            self.expired += len(keys)
+            why = f"has worked on ticket {keys[0].index} for over {self._deadline_s(identity):.1f} s"
+            actions += self._stall(identity, why, overdue=keys)
         return actions
 
     def _deadline_s(self, identity: bytes) -> float:
@@ -201,7 +206,9 @@ class Dispatcher:
             return self.patience.cold_start_s
         return max(self.patience.lease_s, self.patience.deadline_factor * service.quantile(0.95))
 
-    def _stall(self, identity: bytes, why: str, *, keeps_begun: bool = False) -> list[Action]:
+    def _stall(
+        self, identity: bytes, why: str, *, overdue: Sequence[Attempt] = (), keeps_begun: bool = False
+    ) -> list[Action]:
         """A producer that talks is far too slow, or hangs: it gets nothing until it says that it is free again."""
         peer = self.peers[identity]
         if peer.state is PeerState.READY:
@@ -217,7 +224,7 @@ class Dispatcher:
         # Also where there is nothing to cancel: a producer answers with READY when its engine is free.
         actions.append(Send(identity, Cancel(attempts=tuple(hold.key for _, hold in lost))))
         for entry, hold in lost:
-            actions += self._take_back(entry, hold, f"{peer.name} has stalled", blame=False, quiet=True)
+            actions += self._take_back(entry, hold, f"{peer.name} {why}", blame=hold.key in overdue, quiet=True)
         return actions
 
     def _held(self, identity: bytes, attempts: tuple[Attempt, ...]) -> list[tuple[Entry, Hold]]:
@@ -269,4 +276,4 @@ class Dispatcher:
 
     def _name(self, identity: bytes) -> str:
         peer = self.peers.get(identity)
-        return peer.name if peer else f"unknown peer {identity.hex()}"
+        return peer.name if peer else "an unknown producer"

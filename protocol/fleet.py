@@ -9,6 +9,8 @@ from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
 _UNKNOWN_BATCH_S = 1.0
 """Taken for a batch's time before any is known; only its ratio to others of the same kind counts."""
+_DOUBTFUL_AFTER = 8
+"""More than one batch of tickets that fails because of one of them."""
 
 
 class PeerState(Enum):
@@ -56,6 +58,13 @@ class Peer:
     """From STARTED to the group, on the rank's clock."""
     bad_results: int = 0
     """Broken groups in a row."""
+    refusals: int = 0
+    """Tickets in a row that it could not make."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it has failed so often in a row that it may be the producer and not the tickets."""
+        return self.refusals > _DOUBTFUL_AFTER
 
     def has_room(self, ticket: Ticket) -> bool:
         """Whether it may be given this ticket now."""
@@ -86,17 +95,20 @@ class Peer:
 def choose(peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations) -> bytes | None:
     """The producer that should hold a ticket: of those with room, the one that would be done first.
 
-    One in `avoid` is taken only where no other has room. Among equals, one whose batch is not full yet: a batch has a
-    fixed shape, so tickets spread thinly over the fleet would be made among padding.
+    Where all those with room are in `avoid`, the ticket waits as long as there is any other: a broken producer always
+    has room. For the same reason one that has failed again and again comes last. Among equals, one whose batch is not
+    full yet: a batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
     """
+    peers = list(peers)
+    others = any(identity not in avoid and peer.state is not PeerState.DRAINING for identity, peer in peers)
     best, best_rank = None, None
     for identity, peer in peers:
-        if not peer.has_room(ticket):
+        if not peer.has_room(ticket) or (others and identity in avoid):
             continue
         groups_per_batch = max(1, peer.manifest.batch_images // ticket.recipe.num_images)
         incomplete = len(peer.held) % groups_per_batch != 0
         room = peer.credit_groups - len(peer.held)
-        rank = (identity not in avoid, -peer.done_in_s(ticket, fleet), incomplete, room)
+        rank = (not peer.is_doubtful, -peer.done_in_s(ticket, fleet), incomplete, room)
         if best_rank is None or rank > best_rank:
             best, best_rank = identity, rank
     return best

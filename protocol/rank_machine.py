@@ -109,7 +109,7 @@ class RankMachine(Dispatcher):
 
     def on_garbage(self, identity: bytes, error: MessageError) -> list[Action]:
         """Bytes that are no message: count them, and say why to whoever may understand."""
-        note = self._count(identity, error.reason, str(error))
+        note = self._count(self._name(identity), error.reason, str(error))
         if isinstance(error, VersionError):
             reason = f"this run speaks protocol version {PROTOCOL_VERSION}, you speak {error.theirs}; install the same"
             return [Send(identity, Reject(reason=reason)), *note]
@@ -155,7 +155,7 @@ class RankMachine(Dispatcher):
             case Result():
                 return self._on_result(identity, peer, message, payload, now) + self.issue(now)
             case Nack():
-                return self._on_nack(identity, message) + self.issue(now)
+                return self._on_nack(identity, peer, message) + self.issue(now)
             case Drain():
                 return self._on_drain(identity, peer, message) + self.issue(now)
             case Bye():
@@ -168,9 +168,8 @@ class RankMachine(Dispatcher):
         manifest = message.manifest
         if (refusal := self._refusal(message.producer, manifest)) is not None:
             word, reason = refusal
-            self.rejects.count(word, message.producer)
-            actions: list[Action] = [Send(identity, Reject(reason=reason))]
-            actions.append(Note(f"refused a producer: {reason}", warning=True))
+            note = self._count(message.producer, word, reason)
+            actions: list[Action] = [Send(identity, Reject(reason=reason)), *note]
             return actions + (self._forget(identity, "changed its engine") if identity in self.peers else [])
         before = self.peers.get(identity)
         # One that has waited for us has said it several times.
@@ -199,7 +198,7 @@ class RankMachine(Dispatcher):
             others = asdict(first) if first else {}
             named = [f"{k} {v}, the run has {others[k]}" for k, v in asdict(manifest).items() if others.get(k, v) != v]
             what = "; ".join(named) or f"its manifest's digest is {manifest.digest[:12]}, the run has {digest[:12]}"
-            return "engine", f"{producer} cannot make the same bits as the run's first producer: {what}"
+            return "engine", f"{producer} cannot make the same bits as the run's first producer: {what:.400}"
         return None
 
     def _on_result(
@@ -223,7 +222,7 @@ class RankMachine(Dispatcher):
                 reason = f"{peer.bad_results} broken groups in a row, the last: {word}: {what}"
                 actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
             return actions
-        peer.bad_results = self._quarantined_in_row = 0
+        peer.bad_results = peer.refusals = self._quarantined_in_row = 0
         if hold.started_at is not None:
             peer.service.add(now - hold.started_at)
             self._service.add(now - hold.started_at)
@@ -238,14 +237,16 @@ class RankMachine(Dispatcher):
         group = Deliver(replace(ticket, attempt=key.attempt), payload, peer.name, peer.manifest)
         return [*self._table.buffer(entry, group), *actions]
 
-    def _on_nack(self, identity: bytes, nack: Nack) -> list[Action]:
+    def _on_nack(self, identity: bytes, peer: Peer, nack: Nack) -> list[Action]:
         why = f"{self._name(identity)} could not make it: {nack.reason}"
         actions: list[Action] = []
         for entry, hold in self._held(identity, (Attempt(nack.index, nack.attempt),)):
-            if nack.retryable:
-                # The producer has no room for it: it gets no more until it says READY.
-                self.peers[identity].state = PeerState.STALLED
-            actions += self._take_back(entry, hold, why, blame=not nack.retryable)
+            quiet = peer.is_doubtful  # what it says is known by now
+            actions += self._take_back(entry, hold, why, blame=not nack.retryable, quiet=quiet)
+            if not nack.retryable:
+                peer.refusals += 1
+            elif peer.state is PeerState.READY:
+                peer.state = PeerState.STALLED  # it has no room, and gets no more until it says READY
         return actions
 
     def _on_drain(self, identity: bytes, peer: Peer, drain: Drain) -> list[Action]:
@@ -287,14 +288,13 @@ class RankMachine(Dispatcher):
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
-    def _count(self, identity: bytes, reason: str, detail: str) -> list[Action]:
+    def _count(self, name: str, reason: str, detail: str) -> list[Action]:
         """Count a dropped message; noted at the first, second, fourth, … so that a flood does not flood the log."""
-        peer = self.peers.get(identity)
-        count = self.rejects.count(reason, peer.name if peer else "unknown")
+        count = self.rejects.count(reason, name)
         if count & (count - 1):
             return []
         times = f" ({count} times)" if count > 1 else ""
-        return [Note(f"dropped a message of {self._name(identity)}{times}: {detail}", warning=True)]
+        return [Note(f"refused a message of {name}{times}: {detail}", warning=True)]
 
     def _nack(
         self, identity: bytes, key: Attempt | None, reason: str, detail: str, *, retryable: bool = True
@@ -302,5 +302,5 @@ class RankMachine(Dispatcher):
         """Refuse a message and say why; without a key and retryable, it asks for a HELLO."""
         text = f"{reason}: {detail}"
         index, attempt = (key.index, key.attempt) if key else (-1, 0)
-        note = self._count(identity, reason, text)
+        note = self._count(self._name(identity), reason, text)
         return [Send(identity, Nack(index=index, attempt=attempt, reason=text, retryable=retryable)), *note]

@@ -119,7 +119,7 @@ class TicketTable:
         entry = self._entries[ticket.index] = Entry(self._next_place, ticket)
         self._next_place += 1
         self.reserved_bytes += ticket.recipe.nbytes
-        heapq.heappush(self._planned, (entry.place, ticket.index))
+        self.put_back(entry)
 
     def stand_in(self, ticket: Ticket) -> None:
         """Put `ticket` in the place of the quarantined one of the same index.
@@ -134,16 +134,19 @@ class TicketTable:
         entry.ticket = replace(ticket, attempt=entry.ticket.attempt)
         entry.quarantined, entry.failures = False, 0
         entry.failed_by.clear()
-        heapq.heappush(self._planned, (entry.place, ticket.index))
+        self.put_back(entry)
 
-    def next_planned(self) -> Entry | None:
-        """The first ticket of the plan that is in nobody's hands."""
+    def pop_planned(self) -> Entry | None:
+        """The first ticket of the plan that is in nobody's hands; it is to be issued or put back."""
         while self._planned:
-            entry = self._entries.get(self._planned[0][1])
+            entry = self._entries.get(heapq.heappop(self._planned)[1])
             if entry is not None and entry.state is TicketState.PLANNED:
                 return entry
-            heapq.heappop(self._planned)
         return None
+
+    def put_back(self, entry: Entry) -> None:
+        """What `pop_planned` returned could not be issued."""
+        heapq.heappush(self._planned, (entry.place, entry.ticket.index))
 
     def issue(self, entry: Entry, holder: bytes, now: float) -> Ticket:
         """Put the ticket into a producer's hands; returns it as it is to be sent."""
@@ -160,7 +163,7 @@ class TicketTable:
         if entry.holds:
             self.reserved_bytes -= entry.ticket.recipe.nbytes
         elif entry.state is TicketState.PLANNED:
-            heapq.heappush(self._planned, (entry.place, entry.ticket.index))
+            self.put_back(entry)
 
     def quarantine(self, entry: Entry) -> None:
         """Hand the ticket out no more; for one that nobody holds."""
