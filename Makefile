@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint fuzz bench clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -49,6 +49,10 @@ lint: setup  ## style, format and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+fuzz: setup  ## a million hostile messages through the decoder, and a hundred thousand at a rank; some minutes
+	@$(ONE_THREAD) $(PY) -m tests.fuzz.decoder
+	@$(ONE_THREAD) $(PY) -m tests.fuzz.rank
 
 bench: setup  ## every benchmark; results in runs/bench
 	@mkdir -p runs/bench

@@ -37,7 +37,7 @@ class Checkpoint:
     model_digest: str
     """Digest of the generator whose images the run uses."""
     manifest_digest: str
-    """Digest of the engine that the first life began with."""
+    """Digest of the manifest of the first producer: what the others must have where equal bits are asked for."""
     prompts_digest: str
     """Digest of the captions that the run uses."""
     record: Record

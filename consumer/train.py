@@ -261,6 +261,9 @@ class Trainer:
         if self._resume:
             checkpoint.restore(self._accelerator, self._folder)
         first_step = self._resume.step if self._resume else 0
+        stall_report_s = self._config.stream.stall_report_s
+        watch = ProgressWatch(self._rank, stall_report_s, first_step, self._stream.waiting)
+        self._stack.enter_context(watch)
         digests = model_digest, _ = self._agree_on_engine()
         ledger = self._open_ledger(model_digest)
         feed = self._open_feed(ledger, model_digest, first_step)
@@ -269,9 +272,6 @@ class Trainer:
         if self._evaluation and not self._resume:
             self._record.knn_before = self._evaluation.test(self._encoder)
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
-        stall_report_s = self._config.stream.stall_report_s
-        watch = ProgressWatch(self._rank, stall_report_s, first_step, self._stream.waiting)
-        self._stack.enter_context(watch)
         meter.begin()
         for step in range(first_step, self._config.max_steps):
             loss = self._step(feed, step)

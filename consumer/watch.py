@@ -36,13 +36,13 @@ class StallClock:
         self._due_s = report_s
 
     def look(self, now: float, waiting: str | None) -> str | None:
-        """What is to be said now, if anything. `waiting` is what the stream waits for; None where the groups came."""
+        """What is to be said now, if anything. `waiting` is what the stream waits for; None for nothing."""
         stalled_s = now - self._since
         if stalled_s < self._due_s:
             return None
         while self._due_s <= stalled_s:
             self._due_s *= 2
-        why = f"waits for {waiting}" if waiting else "has its groups; it waits for the other ranks or its device"
+        why = f"waits for {waiting}" if waiting else "waits for no group, but for the other ranks or its device"
         return f"rank {self._rank} has finished no step for {stalled_s:.0f} s: step {self._step} {why}"
 
     def done(self, step: int, now: float) -> str | None:

@@ -132,11 +132,15 @@ class Result:
     """Time the producer spent on the group: its share of the batch."""
 
     def __post_init__(self) -> None:
-        require(self.index >= 0, "index must be >= 0", self.index)
-        require(self.attempt >= 0, "attempt must be >= 0", self.attempt)
+        Attempt(self.index, self.attempt)  # checks both
         require(len(self.shape) == 4 and min(self.shape) >= 1, "shape must be 4 sizes >= 1", self.shape)
         require(0 <= self.crc32 < 2**32, "crc32 must be in [0, 2**32)", self.crc32)
         require(self.seconds >= 0, "seconds must be >= 0", self.seconds)
+
+    @property
+    def key(self) -> Attempt:
+        """The attempt that is meant."""
+        return Attempt(self.index, self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,14 @@ class Ack:
     kind: ClassVar[str] = "ACK"
     index: int
     attempt: int
+
+    def __post_init__(self) -> None:
+        Attempt(self.index, self.attempt)  # checks both
+
+    @property
+    def key(self) -> Attempt:
+        """The attempt that is meant."""
+        return Attempt(self.index, self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +173,14 @@ class Nack:
     attempt: int
     reason: str
     retryable: bool
+
+    @property
+    def key(self) -> Attempt | None:
+        """The attempt that is meant; None where no ticket is."""
+        return Attempt(self.index, self.attempt) if self.index >= 0 else None
+
+    def __post_init__(self) -> None:
+        require(self.attempt >= 0, "attempt must be >= 0", self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -283,9 +283,10 @@ class ProducerMachine:
                 self._drop(peer, set(message.attempts))
                 link.owes_ready = True
             case Ack():
-                link.sent.pop(Attempt(message.index, message.attempt), None)
+                link.sent.pop(message.key, None)
             case Nack():
-                link.sent.pop(Attempt(message.index, message.attempt), None)
+                if message.key is not None:
+                    link.sent.pop(message.key, None)
                 if _asks_for_hello(message):
                     self._restart(peer)
                 return [Note(f"{link.endpoint} dropped a message: {message.reason}", warning=True)]

@@ -206,7 +206,7 @@ class RankMachine(Dispatcher):
     ) -> list[Action]:
         if peer.state is PeerState.STALLED:
             peer.state = PeerState.READY  # whatever it is worth: the engine works
-        key = Attempt(result.index, result.attempt)
+        key = result.key
         held = self._held(identity, (key,))
         if not held:
             return self._nack(identity, key, "stale", "not held by you any more", retryable=False)
@@ -240,7 +240,7 @@ class RankMachine(Dispatcher):
     def _on_nack(self, identity: bytes, peer: Peer, nack: Nack) -> list[Action]:
         why = f"{self._name(identity)} could not make it: {nack.reason}"
         actions: list[Action] = []
-        for entry, hold in self._held(identity, (Attempt(nack.index, nack.attempt),)):
+        for entry, hold in self._held(identity, (nack.key,) if nack.key else ()):
             quiet = peer.is_doubtful  # what it says is known by now
             actions += self._take_back(entry, hold, why, blame=not nack.retryable, quiet=quiet)
             if not nack.retryable:

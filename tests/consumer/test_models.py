@@ -168,3 +168,16 @@ def test_both_attentions_compute_the_same_features() -> None:
     torch.testing.assert_close(
         plain(pixel_values=pixels).last_hidden_state, fused(pixel_values=pixels).last_hidden_state, atol=1e-5, rtol=0
     )
+
+
+def test_a_training_pass_draws_no_random_numbers() -> None:
+    """Else a resumed run with another number of ranks, whose random states are new, would be another run."""
+    encoder = build_encoder(16, 8, 16, num_layers=1, num_heads=2)
+    model = ContrastiveModel(encoder, ProjectionHead(16, 32, 8)).train()
+    pixels = torch.rand(8, 3, 16, 16)
+    before = torch.get_rng_state()
+    first = model(pixels, 2)
+    first.sum().backward()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(999)
+    assert torch.equal(model(pixels, 2), first)

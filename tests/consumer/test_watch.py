@@ -25,10 +25,10 @@ def test_it_says_which_rank_waits_for_what_at_which_step() -> None:
     )
 
 
-def test_a_rank_that_has_its_groups_says_so() -> None:
+def test_a_rank_that_waits_for_no_group_says_so() -> None:
     text = StallClock(rank=0, report_s=1, step=7, now=0.0).look(2.0, None)
     assert text == (
-        "rank 0 has finished no step for 2 s: step 7 has its groups; it waits for the other ranks or its device"
+        "rank 0 has finished no step for 2 s: step 7 waits for no group, but for the other ranks or its device"
     )
 
 
