@@ -206,6 +206,9 @@ class RankMachine(Dispatcher):
     ) -> list[Action]:
         if peer.state is PeerState.STALLED:
             peer.state = PeerState.READY  # whatever it is worth: the engine works
+        for _, begun in self._held(identity, tuple(peer.held.values())):
+            if begun.started_at is not None:
+                begun.named_at = now  # on a narrow link heartbeats wait behind the groups of a batch
         key = result.key
         held = self._held(identity, (key,))
         if not held:
