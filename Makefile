@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz bench clean
+.PHONY: help setup demo test faults lint fuzz bench clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -43,7 +43,10 @@ demo: setup  ## the whole way of the data on this machine, in minutes; results i
 	@.venv/bin/penstock demo --overwrite
 
 test: setup  ## all tests that need no GPU, in at most eight minutes
-	@$(ONE_THREAD) $(PY) -m pytest -q --session-timeout=480
+	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=480
+
+faults: setup  ## every fault on real processes, and the table of what was seen; at most fifteen minutes
+	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=900
 
 lint: setup  ## style, format and types
 	@.venv/bin/ruff check .

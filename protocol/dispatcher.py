@@ -247,12 +247,22 @@ class Dispatcher:
         self.peers[hold.holder].drop(entry.ticket)
         self._table.release(entry, hold)
 
-    def _take_back(self, entry: Entry, hold: Hold, why: str, *, blame: bool, quiet: bool = False) -> list[Action]:
-        """End an attempt; the ticket is planned again, or quarantined where it has gone wrong too often."""
+    def _take_back(
+        self, entry: Entry, hold: Hold, why: str, *, blame: bool, avoid: bool = False, quiet: bool = False
+    ) -> list[Action]:
+        """End an attempt; the ticket is planned again, or quarantined where it has gone wrong too often.
+
+        Args:
+            entry, hold: the attempt, which is living.
+            why: for people.
+            blame: whether it counts as a failure of the ticket.
+            avoid: whether others are tried first even if it does not.
+            quiet: whether somebody else says so.
+        """
         self._let_go(entry, hold)
         index = entry.ticket.index
-        if blame:
-            entry.failures += 1
+        entry.failures += blame
+        if blame or avoid:
             entry.failed_by.add(hold.holder)
         if entry.holds or entry.failures < self.patience.max_attempts:
             return [] if quiet else [Note(f"ticket {index} goes back to the plan: {why}", warning=blame)]

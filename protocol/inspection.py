@@ -11,6 +11,8 @@ from penstock.protocol.tickets import Ticket
 
 _MAX_COUNTED = 1024
 """Pairs of reason and producer that are counted apart; beyond them a producer counts as one of the others."""
+BLANK = "blank"
+"""The one fault that may lie with the ticket."""
 
 
 class Rejects:
@@ -45,5 +47,5 @@ def fault_of(ticket: Ticket, result: Result, payload: Buffer | None) -> tuple[st
     blank = np.flatnonzero(~np.frombuffer(payload, np.uint8).reshape(recipe.num_images, -1).any(axis=1))
     if len(blank):
         # What a safety checker leaves of an image that it dislikes.
-        return "blank", f"image {blank[0]} of {recipe.num_images} is all black"
+        return BLANK, f"image {blank[0]} of {recipe.num_images} is all black"
     return None

@@ -12,7 +12,7 @@ from penstock.protocol.actions import Action, Buffer, Deliver, Note, Send
 from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of
-from penstock.protocol.inspection import Rejects, fault_of
+from penstock.protocol.inspection import BLANK, Rejects, fault_of
 from penstock.protocol.limits import MAX_LIST_LENGTH, PROTOCOL_VERSION
 from penstock.protocol.messages import (
     Ack,
@@ -220,7 +220,9 @@ class RankMachine(Dispatcher):
             word, what = fault or ("frame_count", "no pixels")
             peer.bad_results += 1
             actions = self._nack(identity, key, word, what)
-            actions += self._take_back(entry, hold, f"{peer.name} sent a broken group: {word}: {what}", blame=True)
+            # What was garbled says nothing of the ticket; what the model made of it does.
+            why = f"{peer.name} sent a broken group: {word}: {what}"
+            actions += self._take_back(entry, hold, why, blame=word == BLANK, avoid=True)
             if peer.bad_results >= self.patience.max_bad_results:
                 reason = f"{peer.bad_results} broken groups in a row, the last: {word}: {what}"
                 actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
