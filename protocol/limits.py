@@ -31,6 +31,12 @@ MAX_LIST_LENGTH: Final = 4096
 MAX_VALUES: Final = 1 << 15
 """Keys and values in one header, counted over all levels: lists of lists of empty maps cost 64 times their bytes."""
 
+MAX_VERSIONS: Final = 64
+"""Libraries that a manifest may name."""
+
+MAX_PRODUCERS: Final = 1024
+"""Producers of one rank at a time; each costs it a manifest and two sockets' buffers."""
+
 MAX_NESTING: Final = 6
 """Levels of maps and lists in a header."""
 

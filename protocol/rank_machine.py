@@ -13,7 +13,7 @@ from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of
 from penstock.protocol.inspection import BLANK, Rejects, fault_of
-from penstock.protocol.limits import MAX_LIST_LENGTH, PROTOCOL_VERSION
+from penstock.protocol.limits import MAX_LIST_LENGTH, MAX_PRODUCERS, PROTOCOL_VERSION
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -166,7 +166,7 @@ class RankMachine(Dispatcher):
 
     def _on_hello(self, identity: bytes, header: Header, message: Hello, now: float) -> list[Action]:
         manifest = message.manifest
-        if (refusal := self._refusal(message.producer, manifest)) is not None:
+        if (refusal := self._refusal(identity, message.producer, manifest)) is not None:
             word, reason = refusal
             note = self._count(message.producer, word, reason)
             actions: list[Action] = [Send(identity, Reject(reason=reason)), *note]
@@ -186,8 +186,10 @@ class RankMachine(Dispatcher):
         )
         return [*actions, Send(identity, welcome), *([Note(f"{message.producer} joined")] if is_new else [])]
 
-    def _refusal(self, producer: str, manifest: Manifest) -> tuple[str, str] | None:
-        """Why an engine cannot serve the run, as the word that is counted and a sentence; or None."""
+    def _refusal(self, identity: bytes, producer: str, manifest: Manifest) -> tuple[str, str] | None:
+        """Why a producer cannot serve the run, as the word that is counted and a sentence; or None."""
+        if identity not in self.peers and len(self.peers) >= MAX_PRODUCERS:
+            return "crowd", f"this rank has {MAX_PRODUCERS} producers, which is its limit"
         first, expects = self.engine, self.expects
         model_digest = expects.model_digest or (first.model_digest if first else manifest.model_digest)
         if manifest.model_digest != model_digest:

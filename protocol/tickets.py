@@ -18,6 +18,7 @@ from penstock.protocol.limits import (
     MAX_INT,
     MAX_NAME_LENGTH,
     MAX_PROMPT_BYTES,
+    MAX_VERSIONS,
 )
 from penstock.protocol.rules import require, require_name
 
@@ -211,3 +212,7 @@ class Manifest:
         require(1 <= self.batch_images <= MAX_INT, "batch_images must be >= 1", self.batch_images)
         for name in ("model", "scheduler", "dtype", "backend", "device"):
             require_name(name, getattr(self, name), MAX_NAME_LENGTH)
+        require(len(self.versions) <= MAX_VERSIONS, f"versions must be at most {MAX_VERSIONS}", len(self.versions))
+        for name, version in self.versions.items():
+            require_name("versions", name, MAX_NAME_LENGTH)
+            require_name(f"versions.{name}", version, MAX_NAME_LENGTH)

@@ -91,7 +91,7 @@ MANIFESTS = st.builds(
     backend=NAMES,
     device=NAMES,
     batch_images=st.integers(1, 2**63 - 1),
-    versions=st.dictionaries(TEXT, TEXT, max_size=4),
+    versions=st.dictionaries(NAMES, NAMES, max_size=4),
 )
 
 

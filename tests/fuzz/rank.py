@@ -1,0 +1,292 @@
+"""A rank's whole receiving path under fire: frames from honest, broken and hostile producers, through the stream's own
+door into the state machine, while a trainer plans and takes groups.
+
+`python -m tests.fuzz.rank --help`; `make fuzz` runs it after the decoder. Nothing may be raised, nothing broken may be
+delivered, no index twice, and the machine's books must balance after every message.
+"""
+
+import argparse
+import random
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgpack
+
+from penstock.consumer.config import StreamConfig
+from penstock.consumer.stream import GroupStream
+from penstock.protocol.actions import Action, Deliver, Fail, Quarantine, Send
+from penstock.protocol.codec import decode, encode
+from penstock.protocol.dispatcher import Patience
+from penstock.protocol.messages import Ack, Cancel, Header, Nack, Tickets, Welcome
+from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.sockets import RankSocket
+from penstock.protocol.tickets import Recipe, Ticket
+from tests.fuzz.decoder import make_mutator, read_corpus
+
+RUN, INCARNATION, DIGEST = "e81dc6f7", 1763840000, "ab" * 32
+MAX_REJECT_KINDS = 1024 + 64
+"""Pairs of reason and producer that a rank counts apart, and some for those beyond them."""
+WINDOW_BYTES = 4000
+MESSAGES_PER_LIFE = 2500
+POISON = 7
+"""No producer can make the last of so many tickets."""
+SHAPES = ((1, 2, 2), (3, 4, 5), (2, 8, 8))
+
+
+@dataclass
+class Producer:
+    """What the fuzz remembers of one producer, honest or not."""
+
+    identity: bytes
+    seq: int = 0
+    held: dict[int, Ticket] = field(default_factory=dict)
+
+
+class RankUnderFire:
+    """A rank with planned tickets, and producers that talk to it.
+
+    Args:
+        seed: of everything random.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.mutator = make_mutator(seed)
+        self.hello = msgpack.unpackb(read_corpus()["HELLO"])
+        self.outcomes: Counter[str] = Counter()
+        self.misses: list[str] = []
+        self.num_lives = 0
+        self.begin_life()
+
+    def begin_life(self) -> None:
+        """A new machine, by turns for each order."""
+        order = "ticket" if self.num_lives % 2 else "arrival"
+        self.machine = RankMachine(
+            run_id=RUN,
+            incarnation=INCARNATION,
+            rank=0,
+            endpoints=("tcp://127.0.0.1:1",),
+            expects=Expectation(model_digest=DIGEST),
+            order=cast(Any, order),
+            window_groups=12,
+            window_bytes=WINDOW_BYTES,
+            patience=Patience(max_quarantined=4),
+        )
+        # The door is the stream's own; it asks the socket for nothing.
+        self.stream = GroupStream(cast(RankSocket, None), self.machine, StreamConfig())
+        self.producers = [Producer(b"peer%d" % number) for number in range(4)]
+        self.now, self.num_planned, self.num_lives = 0.0, 0, self.num_lives + 1
+        self.delivered: set[int] = set()
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Throw one message, or let time pass; then judge."""
+        self.now += self.rng.choice((0.0, 0.01, 0.3)) if self.rng.random() < 0.995 else 40.0
+        while self.machine.room_for(self._ticket().recipe.nbytes):
+            self.machine.plan(self._ticket())
+            self.num_planned += 1
+        producer = self.rng.choice(self.producers)
+        frames = self._frames(producer)
+        try:
+            if self.rng.random() < 0.1:
+                self._perform(self.machine.tick(self.now))
+            if self.rng.random() < 0.002:
+                self._perform(self.machine.on_unreachable(producer.identity))
+            self._perform(self.stream._hear(producer.identity, [memoryview(frame) for frame in frames], self.now))
+            self._check_books()
+        except Exception as error:  # noqa: BLE001 - what a fuzzer looks for
+            shown = [frame[:100].hex() for frame in frames]
+            self.misses.append(f"{error!r:.300} after {self.outcomes.total()} messages, at {shown}")
+            self.begin_life()
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            self.outcomes[type(action).__name__] += 1
+            match action:
+                case Send():
+                    self._on_send(action)
+                case Deliver():
+                    self._on_deliver(action)
+                case Quarantine():
+                    self.machine.stand_in(self._ticket(action.ticket.index, action.ticket.stand_in + 1))
+                case Fail():
+                    self.begin_life()
+                    return
+
+    def _on_send(self, send: Send) -> None:
+        """Everything that a rank says must be a message that a producer can read."""
+        self.outcomes[send.message.kind] += 1
+        header = Header(run=RUN, incarnation=INCARNATION, seq=1)
+        if decode(encode(send.message, header)) != (header, send.message):
+            raise ValueError(f"the rank says what cannot be read: {send.message}")
+        [producer] = [producer for producer in self.producers if producer.identity == send.peer]
+        if isinstance(send.message, Tickets):
+            peer = self.machine.peers[send.peer]
+            if len(peer.held) > peer.credit_groups or peer.held_bytes > peer.credit_bytes:
+                raise ValueError(f"{peer.name} is given more than its credit")
+            producer.held |= {ticket.index: ticket for ticket in send.message.tickets}
+        elif isinstance(send.message, Cancel):
+            for key in send.message.attempts:
+                producer.held.pop(key.index, None)
+        elif isinstance(send.message, Ack | Nack):
+            producer.held.pop(send.message.index, None)
+        elif isinstance(send.message, Welcome):
+            producer.held.clear()
+
+    def _on_deliver(self, group: Deliver) -> None:
+        index = group.ticket.index
+        if index in self.delivered or index >= self.num_planned:
+            raise ValueError(f"the group at {index} is delivered twice or was not asked for")
+        if bytes(group.payload) != pixels_of(group.ticket):
+            raise ValueError(f"the group at {index} is not what an honest producer made")
+        self.delivered.add(index)
+        self.machine.take(index)
+
+    def _check_books(self) -> None:
+        machine = self.machine
+        if machine.num_outstanding != sum(len(entry.holds) for entry in machine._table):
+            raise ValueError("credits and live attempts do not agree")
+        if machine.reserved_bytes > WINDOW_BYTES:
+            raise ValueError(f"{machine.reserved_bytes} bytes are reserved")
+        if len(machine.rejects.counts) > MAX_REJECT_KINDS:
+            raise ValueError("the counts of rejects grow without end")
+
+    # --- what is thrown -----------------------------------------------------------------------------------------------
+
+    def _ticket(self, index: int | None = None, stand_in: int = 0) -> Ticket:
+        index = self.num_planned if index is None else index
+        images, height, width = SHAPES[index % len(SHAPES)]
+        recipe = Recipe(
+            prompt=f"prompt {index}",
+            seed=index,
+            num_images=images,
+            guidance_scale=1.0,
+            num_inference_steps=1,
+            scheduler="default",
+            height=height,
+            width=width,
+            model_digest=DIGEST,
+        )
+        return Ticket(index=index, rank=0, need_by_step=index, stand_in=stand_in, recipe=recipe)
+
+    def _frames(self, producer: Producer) -> list[bytes]:
+        draw = self.rng.random()
+        if draw < 0.5:
+            return self._plausible(producer)
+        if draw < 0.8:
+            return self._mutated(producer)
+        return [self.mutator.frame() for _ in range(self.rng.choice((0, 1, 1, 1, 2, 3, 40)))]
+
+    def _plausible(self, producer: Producer) -> list[bytes]:
+        """What an honest producer might say, in no sensible order; groups broken now and then."""
+        keys = [{"index": ticket.index, "attempt": ticket.attempt} for ticket in producer.held.values()]
+        self.rng.shuffle(keys)
+        poison = [key for key in keys if key["index"] % POISON == POISON - 1]
+        if poison and self.rng.random() < 0.5:
+            return [self._packed(producer, "NACK", poison[0] | {"reason": "poison", "retryable": False})]
+        kind = self.rng.choice(("HELLO", "READY", "STARTED", "HEARTBEAT", *["RESULT"] * 5, "NACK", "DRAIN", "BYE"))
+        peer = self.machine.peers.get(producer.identity)
+        if peer is None or peer.last_seq > producer.seq + 100 or not producer.held:
+            # Otherwise the rank would soon listen to nobody.
+            kind = "READY" if peer and peer.last_seq < producer.seq else "HELLO"
+        elif kind in ("HELLO", "DRAIN", "BYE") and self.rng.random() < 0.8:
+            kind = "HEARTBEAT"
+        some = keys[: self.rng.randrange(4)]
+        fields: dict[str, Any] = {
+            "HELLO": {"producer": self.hello["producer"], "manifest": self.hello["manifest"]},
+            "READY": {
+                "credit_groups": self.rng.choice((0, 1, 8, 8)),
+                "credit_bytes": self.rng.choice((100, 2000, 1 << 20)),
+            },
+            "STARTED": {"attempts": some},
+            "HEARTBEAT": {"held": keys},
+            "NACK": {"reason": "no", "retryable": self.rng.random() < 0.5},
+            "DRAIN": {"returned": some, "reason": "SIGTERM"},
+            "BYE": {"reason": "enough"},
+            "RESULT": {},
+        }[kind]
+        if kind == "NACK":
+            fields |= (some or [{"index": -1, "attempt": 0}])[0]
+        if kind == "RESULT":
+            return self._result(producer)
+        return [self._packed(producer, kind, fields)]
+
+    def _result(self, producer: Producer) -> list[bytes]:
+        ticket = self.rng.choice(list(producer.held.values()))
+        pixels = pixels_of(ticket)
+        fields = {"shape": list(ticket.recipe.shape), "crc32": zlib.crc32(pixels), "seconds": 0.5}
+        fields |= {"index": ticket.index, "attempt": ticket.attempt}
+        frames = [pixels]
+        match self.rng.randrange(24):
+            case 0:
+                frames = [bytes([pixels[0] ^ 1]) + pixels[1:]]
+            case 1:
+                frames = [pixels[:-1]]
+            case 2:
+                frames = [pixels + b"\x00"]
+            case 3:
+                frames = self.rng.choice(([], [pixels, pixels], [b""]))
+            case 4:
+                fields["shape"] = self.rng.choice(([1, 1, 1, 3], fields["shape"][::-1], [2**62, 4, 4, 3]))
+            case 5:
+                fields["attempt"] += 1
+            case 6:
+                frames, fields["crc32"] = [bytes(len(pixels))], zlib.crc32(bytes(len(pixels)))
+        return [self._packed(producer, "RESULT", fields), *frames]
+
+    def _packed(self, producer: Producer, kind: str, fields: dict[str, Any]) -> bytes:
+        producer.seq += self.rng.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, -1, 5))
+        producer.seq = max(0, producer.seq)
+        header = {"v": 1, "t": kind, "run": RUN, "inc": INCARNATION, "seq": producer.seq} | fields
+        if self.rng.random() < 0.02:
+            header["inc"] -= 1
+        return cast(bytes, msgpack.packb(header))
+
+    def _mutated(self, producer: Producer) -> list[bytes]:
+        """A plausible message after the mutator's hands: its fences are right, the rest is not."""
+        frames = self._plausible(producer)
+        tree = self.mutator.mutated(msgpack.unpackb(frames[0]))
+        return [tree, *frames[1:]]
+
+
+def pixels_of(ticket: Ticket) -> bytes:
+    """What an honest producer makes of a ticket, stand-ins included."""
+    recipe = ticket.recipe
+    return bytes((recipe.seed + offset) % 255 + 1 for offset in range(recipe.nbytes))
+
+
+def fuzz(num_messages: int, seed: int) -> RankUnderFire:
+    """Throw `num_messages` messages."""
+    fire = RankUnderFire(seed)
+    for number in range(1, num_messages + 1):
+        fire.step()
+        if number % MESSAGES_PER_LIFE == 0:
+            fire.begin_life()
+    return fire
+
+
+def main() -> int:
+    """Throw messages, print what came of them; 1 where the rank failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    started = time.monotonic()
+    fire = fuzz(args.messages, args.seed)
+    seconds = time.monotonic() - started
+    lines = [f"{args.messages:,} messages to a rank in {seconds:.0f} s, {args.messages / seconds:,.0f} messages/s"]
+    lines += [f"  {what:<12} {count:>9,}" for what, count in fire.outcomes.most_common()]
+    lines += [f"MISS {miss}" for miss in fire.misses[:20]]
+    lines.append(f"{len(fire.misses)} misses" if fire.misses else f"no miss in {fire.num_lives} lives of the rank")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return bool(fire.misses)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
