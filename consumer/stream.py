@@ -113,6 +113,7 @@ class GroupStream:
         self._changed = threading.Condition()
         """Guards the buffer, the counts and the machine; notified when a group or a producer comes."""
         self._seq = 0
+        self._unreachable: set[bytes] = set()
         self._images = self._groups = self._image_bytes = self._producers_seen = 0
         self._error: BaseException | None = None
         self._stopping = False
@@ -214,7 +215,10 @@ class GroupStream:
         if self._thread.is_alive():
             self._thread.join(timeout=3)
         for action in self._machine.close(reason):
-            self._perform(action)
+            if isinstance(action, Send):
+                self._send(action)
+        for identity in self._unreachable:
+            self._machine.on_unreachable(identity)
         # Their BYE says that ours was read: a connection that ends takes with it what is unread.
         deadline = time.monotonic() + _FAREWELL_S
         while self._machine.num_listening and time.monotonic() < deadline:
@@ -272,12 +276,14 @@ class GroupStream:
                     now = time.monotonic()
                     # What has come is heard before time passes: after a pause the heartbeats lie in the queue. But not
                     # without end: a producer that floods must stop neither the clock nor the training thread.
-                    for _ in range(_MESSAGES_PER_TURN):
-                        if received is None:
-                            break
+                    num_heard = 0
+                    while received is not None:
                         for action in self._hear(*received, now):
                             self._perform(action)
-                        received = self._socket.recv(0)
+                        num_heard += 1
+                        received = self._socket.recv(0) if num_heard < _MESSAGES_PER_TURN else None
+                    if num_heard < _MESSAGES_PER_TURN:
+                        self._forget_unreachable()
                     self._top_up()
                     was_warming = self._machine.fleet is FleetState.WARMING
                     for action in self._machine.tick(now):
@@ -288,6 +294,13 @@ class GroupStream:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+    def _forget_unreachable(self) -> None:
+        """Tell the machine whose connection has ended; when all is heard, since a BYE comes before the end."""
+        gone, self._unreachable = self._unreachable, set()
+        for identity in gone:
+            for action in self._machine.on_unreachable(identity):
+                self._perform(action)
 
     def _top_up(self) -> None:
         """Plan tickets until the window is full."""
@@ -332,8 +345,7 @@ class GroupStream:
         header = Header(run=self._machine.run_id, incarnation=self._machine.incarnation, seq=self._seq)
         self._seq += 1
         if self._socket.send(action.peer, encode(action.message, header)) is Sent.UNREACHABLE:
-            for consequence in self._machine.on_unreachable(action.peer):
-                self._perform(consequence)
+            self._unreachable.add(action.peer)
 
     def _replace(self, action: Quarantine) -> None:
         stand_in = self._stand_in(action.ticket)

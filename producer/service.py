@@ -17,7 +17,7 @@ from penstock.producer.engine import Engine, Images
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
-from penstock.protocol.messages import Header, Message, Result
+from penstock.protocol.messages import Header, Hello, Message, Result
 from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 
@@ -242,6 +242,9 @@ class ProducerService:
             if isinstance(out.message, Result) and self._still_wanted(out):
                 with self._changed:
                     self._outbox.append(out)
+            elif isinstance(out.message, Hello):
+                with self._changed:
+                    self._machine.not_sent(out.peer)
 
     def _still_wanted(self, out: _Outgoing) -> bool:
         with self._changed:

@@ -62,19 +62,18 @@ class Peer:
     """Tickets in a row that it could not make."""
 
     @property
-    def is_working(self) -> bool:
-        """Whether it takes tickets, or did until it fell silent a moment ago."""
-        return (self.awake if self.state is PeerState.SUSPECT else self.state) is PeerState.READY
-
-    @property
     def is_doubtful(self) -> bool:
         """Whether it has failed so often in a row that it may be the producer and not the tickets."""
         return self.refusals > _DOUBTFUL_AFTER
 
+    def may_take(self, ticket: Ticket) -> bool:
+        """Whether it may be given this ticket, once it has room."""
+        return self.state is PeerState.READY and self.credit_groups > 0 and ticket.recipe.nbytes <= self.credit_bytes
+
     def has_room(self, ticket: Ticket) -> bool:
         """Whether it may be given this ticket now."""
         return (
-            self.state is PeerState.READY
+            self.may_take(ticket)
             and len(self.held) < self.credit_groups
             and self.held_bytes + ticket.recipe.nbytes <= self.credit_bytes
         )
@@ -100,12 +99,13 @@ class Peer:
 def choose(peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations) -> bytes | None:
     """The producer that should hold a ticket: of those with room, the one that would be done first.
 
-    Where all those with room are in `avoid`, the ticket waits as long as any other works: a broken producer always
-    has room. For the same reason one that has failed again and again comes last. Among equals, one whose batch is not
-    full yet: a batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
+    Where all those with room are in `avoid`, the ticket waits as long as any other may have room soon: a broken
+    producer always has room. For the same reason one that has failed again and again comes last. Among equals, one
+    whose batch is not full yet: a batch has a fixed shape, so tickets spread thinly over the fleet would be made among
+    padding.
     """
     peers = list(peers)
-    others = any(identity not in avoid and peer.is_working for identity, peer in peers)
+    others = any(identity not in avoid and peer.may_take(ticket) for identity, peer in peers)
     best, best_rank = None, None
     for identity, peer in peers:
         if not peer.has_room(ticket) or (others and identity in avoid):

@@ -22,6 +22,9 @@ MAX_PROMPT_BYTES: Final = 8192
 MAX_NAME_LENGTH: Final = 200
 """Characters of a name: of a producer, a model, a device."""
 
+MAX_REASON_LENGTH: Final = 1000
+"""Characters of a reason; a longer one is cut by its sender and by its reader."""
+
 MAX_STRING_BYTES: Final = 8192
 """UTF-8 bytes of any other string in a header."""
 

@@ -7,7 +7,7 @@ Rank to producer: WELCOME, REJECT, TICKETS, CANCEL, HEARTBEAT, ACK, NACK, BYE.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_TICKETS_PER_MESSAGE
+from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_REASON_LENGTH, MAX_TICKETS_PER_MESSAGE
 from penstock.protocol.rules import require, require_name
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
@@ -68,6 +68,9 @@ class Reject:
 
     kind: ClassVar[str] = "REJECT"
     reason: str
+
+    def __post_init__(self) -> None:
+        _shorten_reason(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +184,7 @@ class Nack:
 
     def __post_init__(self) -> None:
         require(self.attempt >= 0, "attempt must be >= 0", self.attempt)
+        _shorten_reason(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +207,9 @@ class Drain:
     """Held and not begun."""
     reason: str
 
+    def __post_init__(self) -> None:
+        _shorten_reason(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bye:
@@ -210,6 +217,14 @@ class Bye:
 
     kind: ClassVar[str] = "BYE"
     reason: str
+
+    def __post_init__(self) -> None:
+        _shorten_reason(self)
+
+
+def _shorten_reason(message: "Reject | Nack | Drain | Bye") -> None:
+    """Cut a reason that nobody would read to its end, and that the other side would refuse."""
+    object.__setattr__(message, "reason", message.reason[:MAX_REASON_LENGTH])
 
 
 Message = Hello | Welcome | Reject | Ready | Tickets | Started | Heartbeat | Result | Ack | Nack | Cancel | Drain | Bye

@@ -193,7 +193,8 @@ class ProducerMachine:
             crc32=crc32,
             seconds=seconds,
         )
-        return [Send(held.peer, result, payload)]
+        # On a narrow link heartbeats wait behind groups; so no more than one group stands between two of them.
+        return [Send(held.peer, result, payload), Send(held.peer, Heartbeat(held=self._held_for(held.peer)))]
 
     def fail(self, held: HeldTicket, reason: str) -> list[Action]:
         """Give back a ticket that this producer cannot make."""
@@ -247,6 +248,10 @@ class ProducerMachine:
                 link.sent = {key: sent for key, sent in link.sent.items() if now - sent[0] < link.lease_s}
                 actions.append(Send(peer, Heartbeat(held=self._held_for(peer))))
         return actions
+
+    def not_sent(self, peer: bytes) -> None:
+        """A HELLO did not go out, because the connection is not there yet: say it at the next tick."""
+        self.links[peer].said_at = float("-inf")
 
     def _held_for(self, peer: bytes) -> tuple[Attempt, ...]:
         return tuple(sorted({held.ticket.key for held in self._held(peer)} | self.links[peer].sent.keys()))

@@ -113,7 +113,7 @@ class RankMachine(Dispatcher):
         if isinstance(error, VersionError):
             reason = f"this run speaks protocol version {PROTOCOL_VERSION}, you speak {error.theirs}; install the same"
             return [Send(identity, Reject(reason=reason)), *note]
-        return [Send(identity, Nack(index=-1, attempt=0, reason=str(error)[:500], retryable=False)), *note]
+        return [Send(identity, Nack(index=-1, attempt=0, reason=str(error), retryable=False)), *note]
 
     def on_unreachable(self, identity: bytes) -> list[Action]:
         """The connection behind `identity` is gone, and its name with it."""
@@ -208,9 +208,6 @@ class RankMachine(Dispatcher):
     ) -> list[Action]:
         if peer.state is PeerState.STALLED:
             peer.state = PeerState.READY  # whatever it is worth: the engine works
-        for _, begun in self._held(identity, tuple(peer.held.values())):
-            if begun.started_at is not None:
-                begun.named_at = now  # on a narrow link heartbeats wait behind the groups of a batch
         key = result.key
         held = self._held(identity, (key,))
         if not held:
