@@ -286,4 +286,4 @@ class Dispatcher:
 
     def _name(self, identity: bytes) -> str:
         peer = self.peers.get(identity)
-        return peer.name if peer else "an unknown producer"
+        return peer.name if peer else "unknown"

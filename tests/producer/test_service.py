@@ -21,6 +21,14 @@ def free_endpoint() -> str:
     return socket.endpoint
 
 
+def _join(rank: LiveRank) -> None:
+    """Until a producer is there and knows it: it beats."""
+    rank.run_until(lambda: bool(rank.machine.peers))
+    (peer,) = rank.machine.peers.values()
+    welcomed = peer.last_seq
+    rank.run_until(lambda: peer.last_seq > welcomed)
+
+
 # --- work -------------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +148,7 @@ def test_a_model_that_does_not_load_ends_the_producer_and_the_rank_reads_why(ope
     engine.load_gate.clear()
     engine.load_error = ModelError("no weights in /models/sd")
     running = RunningService(rank.socket.endpoint, engine)
-    rank.run_until(lambda: bool(rank.machine.peers))
+    _join(rank)
     engine.load_gate.set()
     rank.run_until(lambda: not rank.machine.peers)
     assert running.end() is engine.load_error
@@ -152,7 +160,7 @@ def test_a_very_long_reason_arrives_too(open_rank: OpenRank) -> None:
     engine.load_gate.clear()
     engine.load_error = ModelError("no weights: " + "x" * 100_000)
     running = RunningService(rank.socket.endpoint, engine)
-    rank.run_until(lambda: bool(rank.machine.peers))
+    _join(rank)
     engine.load_gate.set()
     rank.run_until(lambda: not rank.machine.peers)
     assert running.end() is engine.load_error
