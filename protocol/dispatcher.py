@@ -32,7 +32,7 @@ class Patience:
     hedge_factor: float = 2.0
     """The ticket that all wait for goes to a second producer after this times the fleet's 95th percentile."""
     hedge_after_groups: int = 8
-    """No hedging before as many groups have come: until then nobody knows what is usual."""
+    """Until as many groups have come nobody knows what is usual, and it goes there after three leases."""
     max_attempts: int = 4
     """Failures of one ticket before it is quarantined."""
     max_quarantined: int = 8
@@ -161,10 +161,8 @@ class Dispatcher:
         since, usual = hold.issued_at, self._turnaround
         if hold.started_at is not None:
             since, usual = hold.started_at, self._service
-        if len(usual) < self.patience.hedge_after_groups:
-            return []
         out_s = now - since
-        if out_s <= max(self.patience.heartbeat_s, self.patience.hedge_factor * usual.quantile(0.95)):
+        if out_s <= self._late_after_s(usual):
             return []
         if self.reserved_bytes + head.ticket.recipe.nbytes > self.window_bytes:
             return []
@@ -177,6 +175,12 @@ class Dispatcher:
         ticket = self._hand_out(head, identity, now)
         note = Note(f"ticket {ticket.index} is late ({out_s:.1f} s): it goes to {names}")
         return [Send(identity, Tickets(tickets=(ticket,))), note]
+
+    def _late_after_s(self, usual: Durations) -> float:
+        """How long the ticket that all wait for may be out; leases, not experience, until enough has come."""
+        if len(usual) < self.patience.hedge_after_groups:
+            return 3 * self.patience.lease_s
+        return max(self.patience.heartbeat_s, self.patience.hedge_factor * usual.quantile(0.95))
 
     # --- back ---------------------------------------------------------------------------------------------------------
 
