@@ -190,6 +190,8 @@ class Dispatcher:
         overdue: dict[bytes, list[Attempt]] = {}
         for entry in tuple(self._table):
             for hold in tuple(entry.holds):
+                if hold not in entry.holds:
+                    continue  # let go with the one before: that was one failure too many
                 if now - hold.named_at > self.patience.lease_s:
                     self.expired += 1
                     why = f"its lease with {self._name(hold.holder)} ran out"
@@ -268,15 +270,19 @@ class Dispatcher:
         entry.failures += blame
         if blame or avoid:
             entry.failed_by.add(hold.holder)
-        if entry.holds or entry.failures < self.patience.max_attempts:
+        if entry.failures < self.patience.max_attempts:
             return [] if quiet else [Note(f"ticket {index} goes back to the plan: {why}", warning=blame)]
+        # Another may hold it still, and may hang over it for ever.
+        cancels: list[Action] = [Send(other.holder, Cancel(attempts=(other.key,))) for other in entry.holds]
+        for other in tuple(entry.holds):
+            self._let_go(entry, other)
         self._table.quarantine(entry)
         self.quarantined += 1
         self._quarantined_in_row += 1
         text = f"ticket {index} ({entry.ticket.recipe.prompt!r:.60}) failed {entry.failures} times, the last time {why}"
         if self._quarantined_in_row >= self.patience.max_quarantined:
             return [Fail(f"{self._quarantined_in_row} tickets in a row could not be made; {text}")]
-        return [Note(f"{text}; a stand-in takes its place", warning=True), Quarantine(entry.ticket, why)]
+        return [*cancels, Note(f"{text}; a stand-in takes its place", warning=True), Quarantine(entry.ticket, why)]
 
     def _forget(self, identity: bytes, why: str, *, polite: bool = False) -> list[Action]:
         """A producer is gone; its tickets go to others. What it was making counts as failed unless it said goodbye."""

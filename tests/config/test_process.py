@@ -86,6 +86,95 @@ def test_a_child_that_watches_its_input_may_end_before_its_parent(monkeypatch: p
     assert child.communicate(timeout=30) == ("done\n", "")
 
 
+# --- an orderly end ---------------------------------------------------------------------------------------------------
+
+GENTLE = """
+    import threading
+    asked = threading.Event()
+    def begin():
+        print("begun", flush=True)
+        asked.set()
+        return {answer}
+    try:
+        with process.ending_gently(begin) as ending:
+            print("ready", flush=True)
+            asked.wait(60)
+            print("finishing", ending(), flush=True)
+            {finish}
+        print("done", ending(), flush=True)
+        {after}
+    finally:
+        print("cleaned", flush=True)
+    return 143 if ending() else 0
+"""
+
+
+def gentle(*, answer: bool = True, finish: str = "pass", after: str = "pass") -> subprocess.Popen[str]:
+    """A child that is ready to be asked for an orderly end."""
+    child = start(GENTLE.format(answer=answer, finish=finish, after=after))
+    wait_for(child, "ready")
+    return child
+
+
+def wait_for(child: subprocess.Popen[str], line: str) -> None:
+    assert child.stdout is not None
+    assert child.stdout.readline() == f"{line}\n"
+
+
+def test_the_first_sigterm_begins_an_orderly_end_that_may_take_its_time() -> None:
+    child = gentle(finish="time.sleep(0.5)")
+    child.send_signal(signal.SIGTERM)
+    assert child.communicate(timeout=30) == ("begun\nfinishing True\ndone True\ncleaned\n", "")
+    assert child.returncode == 143
+
+
+def test_a_second_sigterm_ends_an_orderly_end() -> None:
+    child = gentle(finish="time.sleep(60)")
+    child.send_signal(signal.SIGTERM)
+    wait_for(child, "begun")
+    wait_for(child, "finishing True")
+    child.send_signal(signal.SIGTERM)
+    assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == 143
+
+
+def test_where_there_is_nothing_to_finish_the_first_sigterm_ends_all() -> None:
+    child = gentle(answer=False)
+    child.send_signal(signal.SIGTERM)
+    assert child.communicate(timeout=30) == ("begun\ncleaned\n", "")
+    assert child.returncode == 143
+
+
+def test_ctrl_c_ends_all_at_once() -> None:
+    child = gentle()
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == 130
+
+
+def test_after_it_a_sigterm_means_what_it_meant_before() -> None:
+    child = gentle(after="print('on', flush=True); time.sleep(60)")
+    child.send_signal(signal.SIGTERM)
+    for line in ("begun", "finishing True", "done True", "on"):
+        wait_for(child, line)
+    child.send_signal(signal.SIGTERM)
+    assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == 143
+
+
+def test_where_the_parent_has_gone_nobody_waits_for_an_orderly_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_UNTIL_STDIN_CLOSES", "1")
+    child = gentle()
+    assert child.communicate(timeout=30) == ("cleaned\n", ""), "no begin: communicate closes its standard input"
+    assert child.returncode == 143
+
+
+def test_a_program_that_is_not_asked_ends_as_ever() -> None:
+    child = start(GENTLE.format(answer=True, finish="pass", after="pass").replace("asked.wait(60)", "pass"))
+    assert child.communicate(timeout=30) == ("ready\nfinishing False\ndone False\ncleaned\n", "")
+    assert child.returncode == 0
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     child = start("    sys.stdin.read()\n    print('x' * 100)")
     assert child.stdout is not None

@@ -34,9 +34,10 @@ from tests.consumer.stream_bench import (
 
 
 @pytest.fixture
-def bench() -> Iterator[StreamBench]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[StreamBench]:
     with StreamBench() as made:
         yield made
+        monkeypatch.setattr(stream_module, "_FAREWELL_S", 0.0)  # these producers answer no BYE
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
