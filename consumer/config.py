@@ -290,8 +290,9 @@ class TrainConfig:
             self.reservoir.capacity_groups,
         )
         require(
-            self.stream.window_bytes >= self.generator.group_bytes,
-            f"stream.window_bytes must hold at least one group ({self.generator.group_bytes} bytes)",
+            self.stream.window_bytes >= 2 * self.generator.group_bytes,
+            f"stream.window_bytes must hold two groups at least, of {self.generator.group_bytes} bytes each: "
+            "a late one is asked for twice",
             self.stream.window_bytes,
         )
         require(

@@ -119,7 +119,7 @@ class Dispatcher:
         """Which ticket the rank waits for, and who holds it, for people."""
         head = self._table.head
         if head is None:
-            return "no ticket is planned: the prompts have come to an end"
+            return f"the first ticket; none is planned yet ({self.fleet.value})"
         text = f"ticket {head.ticket.index} (needed by step {head.ticket.need_by_step})"
         if not head.holds:
             return f"{text}, {head.state.name.lower()} and held by nobody: {self.fleet.value}"

@@ -1,0 +1,284 @@
+"""Kills a run in the middle and resumes it; compares weights and ledger with those of a run that nobody disturbed.
+
+    python benchmarks/resume.py --json runs/bench/resume.json
+    python benchmarks/resume.py --ranks 2,1,4
+
+Both are real runs of the demo preset in ticket order, scaled down, with two producers that were started by hand. In the
+disturbed one a producer is killed by SIGKILL, later the trainer; another life goes on with the producer that is left.
+`--ranks` gives each life another number of ranks and compares the ledger alone: the weights of a sum over several ranks
+differ in their last bits.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+from safetensors.numpy import load_file
+
+from penstock.consumer.feed_state import FeedState
+from penstock.consumer.ledger import read_steps
+from penstock.consumer.schedule import Share, TicketOrder
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+MARK = "PENSTOCK_RESUME_BENCHMARK"
+LIFE_S = 240.0
+"""The longest that one life may take."""
+END_S = 15.0
+"""The longest that a killed process may live on."""
+MAX_STEPS, CHECKPOINT_EVERY = 60, 10
+KILL_PRODUCER_AT, KILL_TRAINER_AT = 12, 25
+PLAN = Share(rank=0, world_size=1, seed=0, groups_per_step=8, capacity_groups=32, reuse=8)
+SETTINGS = {
+    "config": "demo",
+    "order": "ticket",
+    "seed": PLAN.seed,
+    "max-steps": MAX_STEPS,
+    "checkpoint-every-steps": CHECKPOINT_EVERY,
+    "groups-per-step": PLAN.groups_per_step,
+    "reservoir.capacity-groups": PLAN.capacity_groups,
+    "reservoir.reuse": PLAN.reuse,
+    "generator.images-per-group": 4,
+    "stream.window-groups": 16,
+    "evaluation.data": "none",
+    "fleet.local-producers": 0,
+}
+
+
+class BenchmarkError(Exception):
+    """The benchmark could not do what it is for."""
+
+
+class Processes:
+    """What the benchmark has started; ends all of it, and what that has started, on exit."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._mark = uuid.uuid4().hex
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start `command`; its output goes to a log that bears its name."""
+        # One thread each: sums of another number of threads have other last bits, and the cores are shared.
+        env = os.environ | {MARK: f"{self._mark} {name}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        with (self._folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        self._started.append(process)
+        return process
+
+    def log(self, name: str) -> str:
+        """What the process `name` has written so far."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
+
+    def kill(self, name: str = "") -> None:
+        """SIGKILL the process `name` with all that it has started, or everything; returns when they are gone."""
+        deadline = time.monotonic() + END_S
+        while living := self._living(name):
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"cannot end {living}")
+            for process in living:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(living, timeout=1)
+            for child in self._started:
+                child.poll()
+
+    def _living(self, name: str) -> list[psutil.Process]:
+        """The processes that bear our mark and this name."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                is_ours = process.environ().get(MARK, "").startswith(f"{self._mark} {name}")
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+
+@dataclass(frozen=True)
+class Life:
+    """One process of the trainer: its number of ranks, and at which step it is killed."""
+
+    num_ranks: int
+    killed_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has left behind."""
+
+    steps: dict[int, tuple[int, ...]]
+    encoder: str
+    """SHA-256 of the encoder's tensors."""
+    killed_at: list[int]
+    """Steps that were begun when the trainer was killed, life by life."""
+    seconds: float
+
+
+def run(name: str, lives: Sequence[Life], folder: Path, *, kills_producer: bool) -> Outcome:
+    """One run in as many lives, with two producers. Raises BenchmarkError where a life does not end as it should."""
+    started, run_dir, logs = time.monotonic(), folder / name, folder / f"{name}-logs"
+    logs.mkdir()
+    processes = Processes(logs)
+    endpoint = f"tcp://127.0.0.1:{_free_port()}"
+    killed_at = []
+    try:
+        for producer in ("ann", "bob"):
+            command = [str(BIN / "penstock"), "produce", "--config", "demo", "--connect", endpoint]
+            processes.start(producer, [*command, "--name", producer])
+        for number, life in enumerate(lives):
+            extra = ["--resume"] if number else []
+            kills_bob = kills_producer and number == 0
+            done = _live(processes, f"trainer-{number}", life, run_dir, endpoint, extra, kills_bob)
+            killed_at += [done] if life.killed_at else []
+        return Outcome(read_steps(run_dir), encoder_sha256(run_dir), killed_at, time.monotonic() - started)
+    finally:
+        processes.kill()
+
+
+def _live(
+    processes: Processes, name: str, life: Life, run_dir: Path, endpoint: str, extra: list[str], kills_producer: bool
+) -> int:
+    """One life of the trainer, to its end or to its kill. Returns the steps that were begun by then."""
+    flags = [f"--{flag}={value}" for flag, value in SETTINGS.items()]
+    flags += ["--run-dir", str(run_dir), "--stream.endpoint", endpoint, *extra]
+    launch = [str(BIN / "accelerate"), "launch", "--quiet", "--cpu", "--num_processes", str(life.num_ranks)]
+    alone = life.num_ranks == 1
+    trainer = processes.start(
+        name, [str(BIN / "penstock"), "train", *flags] if alone else [*launch, "consumer", *flags]
+    )
+    for done in _steps_done(trainer, run_dir, life):
+        if kills_producer and done >= KILL_PRODUCER_AT:
+            processes.kill("bob")
+            kills_producer = False
+        if life.killed_at is not None and done >= life.killed_at:
+            processes.kill(name)
+            return len(read_steps(run_dir))
+    if trainer.returncode != 0 or life.killed_at is not None:
+        raise BenchmarkError(f"{name} ended with status {trainer.returncode}:\n{processes.log(name)[-3000:]}")
+    return MAX_STEPS
+
+
+def _steps_done(trainer: subprocess.Popen[bytes], run_dir: Path, life: Life) -> Iterator[int]:
+    """Steps that the ledger shows as begun in all its ranks, until the trainer ends."""
+    deadline = time.monotonic() + LIFE_S
+    while trainer.poll() is None:
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"a life with {life.num_ranks} ranks takes longer than {LIFE_S:.0f} s")
+        steps = read_steps(run_dir)
+        yield sum(len(indices) >= PLAN.groups_per_step for indices in steps.values())
+        time.sleep(0.02)
+
+
+def encoder_sha256(run_dir: Path) -> str:
+    """SHA-256 of the encoder's tensors: names, types, shapes and bytes, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(run_dir / "encoder" / "model.safetensors").items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def planned_uses() -> Counter[tuple[int, int]]:
+    """(step, index) of every use that the schedule plans."""
+    order = TicketOrder(PLAN)
+    entries = order.upcoming(FeedState.beginning(0, 1), 0)
+    entry = next(entries)
+    uses: Counter[int] = Counter()
+    planned: Counter[tuple[int, int]] = Counter()
+    kept: set[int] = set()
+    for step in range(MAX_STEPS):
+        while entry.need_by_step <= step:
+            kept.add(entry.index)
+            entry = next(entries)
+        for index in order.draw(step, kept):
+            planned[step, index] += 1
+            uses[index] += 1
+            if uses[index] == PLAN.reuse:
+                kept.remove(index)
+    return planned
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def compare(whole: Outcome, resumed: Outcome) -> dict[str, object]:
+    """The figures of the benchmark."""
+    planned = planned_uses()
+    used = [
+        Counter((step, index) for step, indices in outcome.steps.items() for index in indices)
+        for outcome in (whole, resumed)
+    ]
+    return {
+        "weights_equal": whole.encoder == resumed.encoder,
+        "ledger_equal": whole.steps == resumed.steps,
+        "lost": sum((planned - uses).total() for uses in used),
+        "duplicated": sum((uses - planned).total() for uses in used),
+        "killed_at": resumed.killed_at,
+        "encoder_sha256": {"whole": whole.encoder, "resumed": resumed.encoder},
+        "seconds": {"whole": round(whole.seconds, 1), "resumed": round(resumed.seconds, 1)},
+    }
+
+
+def _lives(ranks: Sequence[int]) -> list[Life]:
+    """Lives of equal length with these numbers of ranks, each killed between two checkpoints, but the last."""
+    length = MAX_STEPS // len(ranks)
+    kills = [(number + 1) * length // CHECKPOINT_EVERY * CHECKPOINT_EVERY + 5 for number in range(len(ranks) - 1)]
+    return [Life(num_ranks, killed_at) for num_ranks, killed_at in zip(ranks, [*kills, None], strict=True)]
+
+
+def main() -> int:
+    """Run the benchmark. Returns the exit status: 0 where the resumed run is the same."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    parser.add_argument("--ranks", metavar="N,N,…", help="numbers of ranks of the lives; compares the ledger alone")
+    options = parser.parse_args()
+    lives = [Life(1, KILL_TRAINER_AT), Life(1)]
+    if options.ranks:
+        lives = _lives([int(number) for number in options.ranks.split(",")])
+    with tempfile.TemporaryDirectory(prefix="penstock-resume-") as folder:
+        whole = run("whole", [Life(1)], Path(folder), kills_producer=False)
+        resumed = run("resumed", lives, Path(folder), kills_producer=True)
+    result = compare(whole, resumed)
+    if options.ranks:
+        del result["weights_equal"]
+        result["ranks"] = [life.num_ranks for life in lives]
+    table = Table(title="A run that was killed and resumed, against one that was not")
+    table.add_column("")
+    table.add_column("value", overflow="fold")
+    for key, value in result.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    same = (
+        result.get("weights_equal", True) and result["ledger_equal"] and not result["lost"] and not result["duplicated"]
+    )
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BenchmarkError as error:
+        sys.exit(f"error: {error}")
