@@ -64,7 +64,7 @@ class Link:
     sent: dict[Attempt, tuple[float, int]] = field(default_factory=dict)
     """Groups sent and not yet acknowledged, with the time they were sent and their bytes."""
     owes_ready: bool = False
-    """The rank has cancelled something and waits to hear that the engine is free."""
+    """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +134,17 @@ class ProducerMachine:
     def loaded(self) -> list[Action]:
         """The engine can work from now on."""
         self._loaded = True
-        welcomed = [peer for peer, link in self.links.items() if link.state is LinkState.WARMING]
-        return [action for peer in welcomed for action in self._ready(peer)]
+        return self.free()
 
     def free(self) -> list[Action]:
-        """The engine is free: tell the ranks that have cancelled something and wait to hear so."""
-        return [
-            action
-            for peer, link in self.links.items()
-            if link.owes_ready and link.state is LinkState.READY
-            for action in self._ready(peer)
-        ]
-
-    def _ready(self, peer: bytes) -> list[Action]:
-        link = self.links[peer]
-        link.state, link.owes_ready = LinkState.READY, False
-        return [Send(peer, Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes))]
+        """The engine is free, says its own thread: tell the ranks that are new or have cancelled something."""
+        actions: list[Action] = []
+        for peer, link in self.links.items():
+            if self._loaded and link.owes_ready and link.state in (LinkState.WARMING, LinkState.READY):
+                link.state, link.owes_ready = LinkState.READY, False
+                ready = Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes)
+                actions.append(Send(peer, ready))
+        return actions
 
     def take(self, max_images: int) -> tuple[list[HeldTicket], list[Action]]:
         """Begin the most urgent tickets that fit one batch of `max_images` images and can share it.
@@ -329,8 +324,7 @@ class ProducerMachine:
         actions: list[Action] = [Note(f"serves rank {welcome.rank} of {welcome.world_size} at {link.endpoint}")]
         if self._draining is not None:
             actions += self._drain(peer)
-        elif self._loaded:
-            actions += self._ready(peer)
+        link.owes_ready = True
         # By rank, not by address: one host has several names.
         life = (header.run, header.incarnation)
         served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}

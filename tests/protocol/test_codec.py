@@ -526,9 +526,16 @@ def test_an_oversize_header_is_refused_unread() -> None:
 
 
 def test_a_long_string_is_refused_and_the_longest_allowed_passes() -> None:
-    _, message = decode(encode(Bye(reason="x" * MAX_STRING_BYTES), Header()))
-    assert message == Bye(reason="x" * MAX_STRING_BYTES)
-    assert _reason(encode(Bye(reason="x" * (MAX_STRING_BYTES + 1)), Header())) == "malformed"
+    header, _ = decode(encode(EXAMPLES[1], Header(run="x" * MAX_STRING_BYTES)))
+    assert header.run == "x" * MAX_STRING_BYTES
+    assert _reason(encode(EXAMPLES[1], Header(run="x" * (MAX_STRING_BYTES + 1)))) == "malformed"
+
+
+@pytest.mark.parametrize("kind", [Bye, Reject])
+def test_a_long_reason_is_cut_by_who_sends_it_and_by_who_reads_it(kind: type[Bye] | type[Reject]) -> None:
+    assert kind(reason="é" * 5000).reason == "é" * 1000
+    frame = msgpack.packb({"v": 1, "t": kind.kind, "run": "", "inc": 0, "seq": 0, "reason": "é" * 4000})
+    assert decode(frame)[1] == kind(reason="é" * 1000)
 
 
 def test_a_long_list_is_refused_and_the_longest_allowed_passes() -> None:

@@ -323,7 +323,7 @@ def test_the_rules_quote_the_patience_that_the_code_has() -> None:
     assert f"{patience.cold_start_s:.0f} s for one that has finished nothing yet" in text
     assert patience.hedge_factor == 2
     assert "twice the fleet's 95th percentile" in text
-    assert f"never before {patience.hedge_after_groups} groups" in text
+    assert f"until {patience.hedge_after_groups} groups have come, after three leases" in text
     assert f"After {patience.max_attempts} failures a ticket is quarantined" in text
     assert patience.max_quarantined == 8
     assert "eight quarantined" in text

@@ -282,7 +282,7 @@ def test_a_stranger_is_told_to_say_hello() -> None:
     (nack,) = sent(desk.say(ANN, Heartbeat(held=())), Nack, ANN)
     assert (nack.index, nack.retryable) == (-1, True)
     assert desk.machine.peers == {}
-    assert desk.machine.rejects.counts == {("unknown_producer", "an unknown producer"): 1}
+    assert desk.machine.rejects.counts == {("unknown_producer", "unknown"): 1}
 
 
 @pytest.mark.parametrize(
