@@ -239,6 +239,21 @@ def compare(whole: Outcome, resumed: Outcome) -> dict[str, object]:
     }
 
 
+def print_table(result: dict[str, object], whole: Outcome, resumed: Outcome) -> None:
+    """Both runs side by side, and what came of the comparison."""
+    table = Table(title="A run that was killed and resumed, against one that was not")
+    for column in ("", "whole", "killed and resumed"):
+        table.add_column(column)
+    table.add_row("killed at step", "never", ", ".join(str(step) for step in resumed.killed_at))
+    table.add_row("seconds", f"{whole.seconds:.1f}", f"{resumed.seconds:.1f}")
+    table.add_row("steps in the ledger", str(len(whole.steps)), str(len(resumed.steps)))
+    table.add_row("SHA-256 of the encoder", *(f"{run.encoder[:16]}…" for run in (whole, resumed)))
+    Console().print(table)
+    for key in ("weights_equal", "ledger_equal", "lost", "duplicated"):
+        if key in result:
+            print(f"{key}: {json.dumps(result[key])}")
+
+
 def _lives(ranks: Sequence[int]) -> list[Life]:
     """Lives of equal length with these numbers of ranks, each killed between two checkpoints, but the last."""
     length = MAX_STEPS // len(ranks)
@@ -262,12 +277,7 @@ def main() -> int:
     if options.ranks:
         del result["weights_equal"]
         result["ranks"] = [life.num_ranks for life in lives]
-    table = Table(title="A run that was killed and resumed, against one that was not")
-    table.add_column("")
-    table.add_column("value", overflow="fold")
-    for key, value in result.items():
-        table.add_row(key, str(value))
-    Console().print(table)
+    print_table(result, whole, resumed)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
