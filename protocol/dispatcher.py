@@ -153,19 +153,22 @@ class Dispatcher:
         ]
 
     def _hedge(self, now: float) -> list[Action]:
-        """Hand the ticket that all wait for to a second producer, where it is out far longer than usual."""
+        """Hand the ticket that all wait for to a second producer, where it is out far longer than usual.
+
+        Where two are late, one that has not begun gives it up, and a third may have it.
+        """
         head = self._table.head
-        if head is None or self._table.num_untaken or len(head.holds) != 1 or self._closing:
+        if head is None or self._table.num_untaken or not head.holds or self._closing:
             return []
-        hold = head.holds[0]
-        since, usual = hold.issued_at, self._turnaround
-        if hold.started_at is not None:
-            since, usual = hold.started_at, self._service
-        out_s = now - since
-        if out_s <= self._late_after_s(usual):
+        if not all(self._is_late(hold, now) for hold in head.holds):
             return []
+        if len(head.holds) > 1:
+            idle = next((hold for hold in head.holds if hold.started_at is None), None)
+            why = f"has not begun ticket {head.ticket.index}, which all wait for"
+            return self._stall(idle.holder, why, keeps_begun=True) if idle else []
         if self.reserved_bytes + head.ticket.recipe.nbytes > self.window_bytes:
             return []
+        [hold] = head.holds
         others = ((identity, peer) for identity, peer in self.peers.items() if identity != hold.holder)
         identity = choose(others, head.ticket, head.failed_by, self._service)
         if identity is None:
@@ -173,8 +176,14 @@ class Dispatcher:
         self.hedged += 1
         names = f"{self._name(identity)} too, beside {self._name(hold.holder)}"
         ticket = self._hand_out(head, identity, now)
-        note = Note(f"ticket {ticket.index} is late ({out_s:.1f} s): it goes to {names}")
+        note = Note(f"ticket {ticket.index} is late ({now - hold.issued_at:.1f} s): it goes to {names}")
         return [Send(identity, Tickets(tickets=(ticket,))), note]
+
+    def _is_late(self, hold: Hold, now: float) -> bool:
+        """Whether the ticket that all wait for is out far longer than usual, counted from its start if it has begun."""
+        if hold.started_at is not None:
+            return now - hold.started_at > self._late_after_s(self._service)
+        return now - hold.issued_at > self._late_after_s(self._turnaround)
 
     def _late_after_s(self, usual: Durations) -> float:
         """How long the ticket that all wait for may be out; leases, not experience, until enough has come."""

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.protocol.network import (
     CREDIT_BYTES,
     CREDIT_GROUPS,
-    LARGEST,
+    GROUP_BYTES,
     NUM_PRODUCERS,
     PATIENCE,
     Order,
@@ -39,7 +39,7 @@ class Network(RuleBasedStateMachine):
         num_ranks=st.sampled_from([1, 1, 2]),
         order=st.sampled_from(["ticket", "arrival"]),
         window_groups=st.sampled_from([1, 5, 12]),
-        window_bytes=st.sampled_from([2 * LARGEST, 6 * LARGEST, 100 * LARGEST]),
+        window_bytes=st.sampled_from([2 * GROUP_BYTES, 6 * GROUP_BYTES, 100 * GROUP_BYTES]),
     )
     def begin(self, num_ranks: int, order: Order, window_groups: int, window_bytes: int) -> None:
         self.world = World(num_ranks, order, (window_groups, window_bytes), NUM_INDICES)
