@@ -109,7 +109,11 @@ class StreamConfig:
         require(self.window_bytes >= 1, "window_bytes must be >= 1", self.window_bytes)
         for name in ("producer_timeout_s", "warmup_timeout_s", "stall_report_s"):
             require(0 < getattr(self, name) < inf, f"{name} must be > 0", getattr(self, name))
-        require(self.max_attempts >= 1, "max_attempts must be >= 1", self.max_attempts)
+        require(
+            self.max_attempts >= 3,
+            "max_attempts must be >= 3: only after two failures is a ticket made alone, told from its company",
+            self.max_attempts,
+        )
         require(0.01 <= self.heartbeat_s <= 3600, "heartbeat_s must be in [0.01, 3600]", self.heartbeat_s)
         require(self.lease_s <= 86400, "lease_s must be at most 86400", self.lease_s)
         require(

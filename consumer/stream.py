@@ -270,6 +270,7 @@ class GroupStream:
 
     def _talk(self) -> None:
         try:
+            tick_at = 0.0
             while not self._stopping:
                 received = self._socket.recv(_POLL_MS)
                 with self._changed:
@@ -285,15 +286,23 @@ class GroupStream:
                     if num_heard < _MESSAGES_PER_TURN:
                         self._forget_unreachable()
                     self._top_up()
-                    was_warming = self._machine.fleet is FleetState.WARMING
-                    for action in self._machine.tick(now):
+                    for action in self._machine.issue(now):
                         self._perform(action)
-                    if was_warming and self._machine.fleet is not FleetState.WARMING:
-                        self._progress_at = now  # loading was progress
+                    if now >= tick_at:
+                        tick_at = now + _POLL_MS / 1000
+                        self._tick(now)
         except BaseException as error:  # noqa: BLE001 - a thread's edge: the training thread raises it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+    def _tick(self, now: float) -> None:
+        """Let time pass. By the clock, not by the message: it looks at every ticket and every producer."""
+        was_warming = self._machine.fleet is FleetState.WARMING
+        for action in self._machine.tick(now):
+            self._perform(action)
+        if was_warming and self._machine.fleet is not FleetState.WARMING:
+            self._progress_at = now  # loading was progress
 
     def _forget_unreachable(self) -> None:
         """Tell the machine whose connection has ended; when all is heard, since a BYE comes before the end."""

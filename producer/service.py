@@ -17,6 +17,7 @@ from penstock.producer.engine import Engine, Images
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
+from penstock.protocol.inspection import Tally
 from penstock.protocol.messages import Header, Hello, Message, Result
 from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
@@ -59,6 +60,7 @@ class ProducerService:
         """Guards the machine, the outbox and everything below; notified when any of them changes."""
         self._outbox: deque[_Outgoing] = deque()
         self._seq = 0
+        self._garbled = Tally()
         self._finished: Finished | None = None
         self._io_error: BaseException | None = None
         self._stopping = False
@@ -225,7 +227,8 @@ class ProducerService:
         try:
             header, message = decode(frames[0])
         except MessageError as error:
-            _log.warning("dropped a message of %s: %s", peer.decode(), error)
+            if self._garbled.counts_round(error.reason, peer.decode()):
+                _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
         with self._changed:
             self._act(self._machine.on_message(peer, header, message, time.monotonic()))
@@ -252,6 +255,15 @@ class ProducerService:
 
     # --- both, under the lock -----------------------------------------------------------------------------------------
 
+    def _connect(self, endpoint: str) -> None:
+        try:
+            self._sockets.connect(endpoint)
+        except EndpointError as error:
+            if endpoint == self._config.connect:
+                raise
+            _log.warning("a rank is not served: %s", error)
+            self._machine.cannot_connect(endpoint)
+
     def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
@@ -259,7 +271,7 @@ class ProducerService:
                     header = self._machine.header(action.peer)
                     self._outbox.append(_Outgoing(action.peer, header, action.message, action.payload))
                 case Connect():
-                    self._sockets.connect(action.endpoint)
+                    self._connect(action.endpoint)
                 case Note():
                     _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
                 case Finished():

@@ -1,8 +1,7 @@
 """Who holds which ticket: what a rank has planned, to whom it hands it, when it asks somebody else.
 
-The rules over the two ledgers of `ticket_table` and `fleet`; nothing here knows messages that come in. One rule decides
-what counts against a ticket: an attempt that had begun and did not end well is a failure of the ticket, since it may be
-poison; one that had not begun is nobody's fault. Times are seconds on the rank's monotonic clock.
+The rules over the two ledgers of `ticket_table` and `fleet`; nothing here knows messages that come in. Times are
+seconds on the rank's monotonic clock.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from penstock.protocol.durations import Durations
 from penstock.protocol.fleet import FleetState, Peer, PeerState, choose
 from penstock.protocol.limits import MAX_TICKETS_PER_MESSAGE
 from penstock.protocol.messages import Cancel, Tickets
-from penstock.protocol.ticket_table import Entry, Hold, TicketTable
+from penstock.protocol.ticket_table import Entry, Fault, Hold, TicketTable
 from penstock.protocol.tickets import Attempt, Ticket
 
 
@@ -153,22 +152,15 @@ class Dispatcher:
         ]
 
     def _hedge(self, now: float) -> list[Action]:
-        """Hand the ticket that all wait for to a second producer, where it is out far longer than usual.
-
-        Where two are late, one that has not begun gives it up, and a third may have it.
-        """
+        """Hand the ticket that all wait for to a second producer, where it is out far longer than usual."""
         head = self._table.head
-        if head is None or self._table.num_untaken or not head.holds or self._closing:
-            return []
-        if not all(self._is_late(hold, now) for hold in head.holds):
-            return []
-        if len(head.holds) > 1:
-            idle = next((hold for hold in head.holds if hold.started_at is None), None)
-            why = f"has not begun ticket {head.ticket.index}, which all wait for"
-            return self._stall(idle.holder, why, keeps_begun=True) if idle else []
-        if self.reserved_bytes + head.ticket.recipe.nbytes > self.window_bytes:
+        if head is None or self._table.num_untaken or len(head.holds) != 1 or self._closing:
             return []
         [hold] = head.holds
+        if not self._is_late(hold, now):
+            return []
+        if self.reserved_bytes + head.ticket.recipe.nbytes > self.window_bytes:
+            return []
         others = ((identity, peer) for identity, peer in self.peers.items() if identity != hold.holder)
         identity = choose(others, head.ticket, head.failed_by, self._service)
         if identity is None:
@@ -205,13 +197,34 @@ class Dispatcher:
                     self.expired += 1
                     why = f"its lease with {self._name(hold.holder)} ran out"
                     actions.append(Send(hold.holder, Cancel(attempts=(hold.key,))))
-                    actions += self._take_back(entry, hold, why, blame=hold.started_at is not None)
+                    actions += self._take_back(entry, hold, why, _lost(hold))
                 elif hold.started_at is not None and now - hold.started_at > self._deadline_s(hold.holder):
                     overdue.setdefault(hold.holder, []).append(hold.key)
         for identity, keys in overdue.items():
             self.expired += len(keys)
             why = f"has worked on ticket {keys[0].index} for over {self._deadline_s(identity):.1f} s"
             actions += self._stall(identity, why, overdue=keys)
+        return actions
+
+    def _expire_idle(self, now: float) -> list[Action]:
+        """Stall those that hold tickets and begin none while the rank waits: an engine may hang between two batches.
+
+        One that is only busy for another rank says READY after its batch, and has lost nothing but its place.
+        """
+        if self._table.num_untaken:
+            return []
+        usual_s = self._service.quantile(0.95) if len(self._service) else 0.0
+        patience_s = max(3 * self.patience.lease_s, self.patience.deadline_factor * usual_s)
+        actions: list[Action] = []
+        for identity, peer in self.peers.items():
+            holds = [hold for _, hold in self._held(identity, tuple(peer.held.values()))]
+            if peer.state is not PeerState.READY or not holds or any(hold.started_at is not None for hold in holds):
+                continue
+            if not any(other is not peer and other.state is PeerState.READY for other in self.peers.values()):
+                continue  # nobody else could make them sooner
+            idle_s = now - max(peer.worked_at, min(hold.issued_at for hold in holds))
+            if idle_s > patience_s:
+                actions += self._stall(identity, f"has begun nothing for {idle_s:.1f} s")
         return actions
 
     def _deadline_s(self, identity: bytes) -> float:
@@ -239,7 +252,8 @@ class Dispatcher:
         # Also where there is nothing to cancel: a producer answers with READY when its engine is free.
         actions.append(Send(identity, Cancel(attempts=tuple(hold.key for _, hold in lost))))
         for entry, hold in lost:
-            actions += self._take_back(entry, hold, f"{peer.name} {why}", blame=hold.key in overdue, quiet=True)
+            fault = Fault.UNKNOWN if hold.key in overdue else Fault.NOBODY
+            actions += self._take_back(entry, hold, f"{peer.name} {why}", fault, quiet=True)
         return actions
 
     def _held(self, identity: bytes, attempts: tuple[Attempt, ...]) -> list[tuple[Entry, Hold]]:
@@ -262,25 +276,21 @@ class Dispatcher:
         self.peers[hold.holder].drop(entry.ticket)
         self._table.release(entry, hold)
 
-    def _take_back(
-        self, entry: Entry, hold: Hold, why: str, *, blame: bool, avoid: bool = False, quiet: bool = False
-    ) -> list[Action]:
+    def _take_back(self, entry: Entry, hold: Hold, why: str, fault: Fault, *, quiet: bool = False) -> list[Action]:
         """End an attempt; the ticket is planned again, or quarantined where it has gone wrong too often.
 
         Args:
             entry, hold: the attempt, which is living.
             why: for people.
-            blame: whether it counts as a failure of the ticket.
-            avoid: whether others are tried first even if it does not.
+            fault: whose it is.
             quiet: whether somebody else says so.
         """
         self._let_go(entry, hold)
         index = entry.ticket.index
-        entry.failures += blame
-        if blame or avoid:
-            entry.failed_by.add(hold.holder)
+        entry.count(hold, fault)
         if entry.failures < self.patience.max_attempts:
-            return [] if quiet else [Note(f"ticket {index} goes back to the plan: {why}", warning=blame)]
+            warning = fault is not Fault.NOBODY
+            return [] if quiet else [Note(f"ticket {index} goes back to the plan: {why}", warning=warning)]
         # Another may hold it still, and may hang over it for ever.
         cancels: list[Action] = [Send(other.holder, Cancel(attempts=(other.key,))) for other in entry.holds]
         for other in tuple(entry.holds):
@@ -298,11 +308,16 @@ class Dispatcher:
         peer = self.peers[identity]
         actions: list[Action] = [Note(f"{peer.name} {why}; {len(peer.held)} tickets go to others", warning=not polite)]
         for entry, hold in self._held(identity, tuple(peer.held.values())):
-            blame = hold.started_at is not None and not polite
-            actions += self._take_back(entry, hold, f"{peer.name} {why}", blame=blame, quiet=True)
+            fault = Fault.NOBODY if polite else _lost(hold)
+            actions += self._take_back(entry, hold, f"{peer.name} {why}", fault, quiet=True)
         del self.peers[identity]
         return actions
 
     def _name(self, identity: bytes) -> str:
         peer = self.peers.get(identity)
         return peer.name if peer else "unknown"
+
+
+def _lost(hold: Hold) -> Fault:
+    """Whose fault it is that an attempt was lost: what had not begun is nobody's."""
+    return Fault.NOBODY if hold.started_at is None else Fault.UNKNOWN

@@ -54,6 +54,8 @@ class Peer:
     held: dict[int, Attempt] = field(default_factory=dict)
     """Live attempts in its hands, by index."""
     held_bytes: int = 0
+    worked_at: float = float("-inf")
+    """When its engine last began or finished something, or said that it was free."""
     service: Durations = field(default_factory=Durations)
     """From STARTED to the group, on the rank's clock."""
     bad_results: int = 0

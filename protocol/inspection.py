@@ -10,25 +10,25 @@ from penstock.protocol.messages import Result
 from penstock.protocol.tickets import Ticket
 
 _MAX_COUNTED = 1024
-"""Pairs of reason and producer that are counted apart; beyond them a producer counts as one of the others."""
+"""Pairs that are counted apart; beyond them a producer counts as one of the others."""
 BLANK = "blank"
 """The one fault that may lie with the ticket."""
 
 
-class Rejects:
-    """Counts dropped messages by reason and producer, in bounded memory."""
+class Tally:
+    """Counts what happens by kind and by who did it, in bounded memory."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
-        """By (reason, producer)."""
+        """By (what, who)."""
 
-    def count(self, reason: str, producer: str) -> int:
-        """One more; returns how many there are of this kind."""
-        key = (reason, producer)
+    def counts_round(self, what: str, who: str) -> bool:
+        """Count one more; whether there are now 1, 2, 4, 8, … of them: a flood must not flood the log."""
+        key = (what, who)
         if key not in self.counts and len(self.counts) >= _MAX_COUNTED:
-            key = (reason, "others")
+            key = (what, "others")
         self.counts[key] += 1
-        return self.counts[key]
+        return self.counts[key] & (self.counts[key] - 1) == 0
 
 
 def fault_of(ticket: Ticket, result: Result, payload: Buffer | None) -> tuple[str, str] | None:

@@ -37,6 +37,9 @@ MAX_VALUES: Final = 1 << 15
 MAX_VERSIONS: Final = 64
 """Libraries that a manifest may name."""
 
+MAX_RANKS: Final = 1024
+"""Ranks of a run; a producer has a socket for each."""
+
 MAX_PRODUCERS: Final = 1024
 """Producers of one rank at a time; each costs it a manifest and two sockets' buffers."""
 

@@ -7,7 +7,7 @@ Rank to producer: WELCOME, REJECT, TICKETS, CANCEL, HEARTBEAT, ACK, NACK, BYE.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_REASON_LENGTH, MAX_TICKETS_PER_MESSAGE
+from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_RANKS, MAX_REASON_LENGTH, MAX_TICKETS_PER_MESSAGE
 from penstock.protocol.rules import require, require_name
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
@@ -56,6 +56,7 @@ class Welcome:
     """How long a ticket stays with a producer whose heartbeats do not name it."""
 
     def __post_init__(self) -> None:
+        require(self.world_size <= MAX_RANKS, f"world_size must be at most {MAX_RANKS}", self.world_size)
         require(0 <= self.rank < self.world_size, "rank must be in [0, world_size)", self.rank)
         require(len(self.endpoints) == self.world_size, "endpoints must be world_size many", len(self.endpoints))
         require(self.heartbeat_ms >= 1, "heartbeat_ms must be >= 1", self.heartbeat_ms)

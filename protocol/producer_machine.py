@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
+from penstock.protocol.inspection import Tally
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -44,8 +45,6 @@ class LinkState(Enum):
 
 
 _TALKING = (LinkState.WARMING, LinkState.READY, LinkState.DRAINING)
-_SUSPICIOUS_ATTEMPT = 2
-"""A ticket that was handed out as often before is made alone: what may be poison costs no other ticket."""
 
 
 @dataclass(slots=True)
@@ -94,6 +93,7 @@ class ProducerMachine:
         self.links: dict[bytes, Link] = {}
         self._loaded = False
         self._draining: str | None = None
+        self._refused = Tally()
         self._queue: list[HeldTicket] = []
         self._running: list[HeldTicket] = []
 
@@ -128,6 +128,10 @@ class ProducerMachine:
             return []
         self.links[endpoint.encode()] = Link(endpoint)
         return [Connect(endpoint)]
+
+    def cannot_connect(self, endpoint: str) -> None:
+        """The rank at `endpoint` cannot be dialled at all; the others are served."""
+        self._end(endpoint.encode())
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -289,7 +293,8 @@ class ProducerMachine:
                     link.sent.pop(message.key, None)
                 if _asks_for_hello(message):
                     self._restart(peer)
-                return [Note(f"{link.endpoint} dropped a message: {message.reason}", warning=True)]
+                if self._refused.counts_round(message.reason.partition(":")[0], link.endpoint):
+                    return [Note(f"{link.endpoint} refused a message: {message.reason}", warning=True)]
             case Bye():
                 self._end(peer)
                 # The rank waits for the answer before it hangs up: a connection that ends takes what is unread with it.
@@ -371,9 +376,8 @@ def _asks_for_hello(nack: Nack) -> bool:
 
 
 def _share_a_batch(one: Ticket, other: Ticket) -> bool:
-    """Whether two tickets may be made together: they agree in all but prompt, seed and place; neither is suspect."""
-    suspicious = max(one.attempt, other.attempt) >= _SUSPICIOUS_ATTEMPT
-    return not suspicious and _batch_key(one) == _batch_key(other)
+    """Whether two tickets may be made together: all but prompt, seed and place agree, and neither must be alone."""
+    return not (one.alone or other.alone) and _batch_key(one) == _batch_key(other)
 
 
 def _batch_key(ticket: Ticket) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from penstock.protocol.actions import Action, Buffer, Deliver, Note, Send
 from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of
-from penstock.protocol.inspection import BLANK, Rejects, fault_of
+from penstock.protocol.inspection import BLANK, Tally, fault_of
 from penstock.protocol.limits import MAX_LIST_LENGTH, MAX_PRODUCERS, PROTOCOL_VERSION
 from penstock.protocol.messages import (
     Ack,
@@ -30,6 +30,7 @@ from penstock.protocol.messages import (
     Started,
     Welcome,
 )
+from penstock.protocol.ticket_table import Fault
 from penstock.protocol.tickets import Attempt, Manifest
 
 
@@ -81,7 +82,9 @@ class RankMachine(Dispatcher):
         self.expects = expects
         self.engine: Manifest | None = None
         """The first accepted producer's."""
-        self.rejects = Rejects()
+        self.rejects = Tally()
+        """Messages dropped, by (reason, producer)."""
+        self._rejoined = Tally()
         self._lost_at: float | None = None
         self._heartbeat_at = float("-inf")
 
@@ -95,6 +98,7 @@ class RankMachine(Dispatcher):
                 if peer.state in (PeerState.WARMING, PeerState.STALLED):
                     # Asks it to say READY when its engine is free, in case that it has and was not heard.
                     actions.append(Send(identity, Cancel(attempts=())))
+            actions += self._expire_idle(now)
         actions += self._expire(now)
         actions += self._hedge(now)
         actions += self.issue(now)
@@ -141,12 +145,16 @@ class RankMachine(Dispatcher):
                 # A heartbeat must be able to name all that a producer holds.
                 peer.credit_groups = min(message.credit_groups, MAX_LIST_LENGTH)
                 peer.credit_bytes = message.credit_bytes
+                peer.worked_at = now
                 if peer.state is not PeerState.DRAINING:
                     peer.state = PeerState.READY
                 return self.issue(now)
             case Started():
+                peer.worked_at = now
                 for _, hold in self._held(identity, message.attempts):
-                    hold.started_at, hold.named_at = now, now
+                    # The first counts: said again and again it would put off the deadline for ever.
+                    hold.started_at = now if hold.started_at is None else hold.started_at
+                    hold.named_at = now
                 return []
             case Heartbeat():
                 for _, hold in self._held(identity, message.held):
@@ -175,6 +183,8 @@ class RankMachine(Dispatcher):
         # One that has waited for us has said it several times.
         is_new = before is None or before.state is not PeerState.WARMING
         actions = self._forget(identity, "said HELLO again") if before and is_new else []
+        if before and is_new and not self._rejoined.counts_round("HELLO", message.producer):
+            actions = [action for action in actions if not isinstance(action, Note)]
         self.engine = self.engine or manifest
         self.peers[identity] = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
         welcome = Welcome(
@@ -184,7 +194,7 @@ class RankMachine(Dispatcher):
             heartbeat_ms=int(self.patience.heartbeat_s * 1000),
             lease_ms=int(self.patience.lease_s * 1000),
         )
-        return [*actions, Send(identity, welcome), *([Note(f"{message.producer} joined")] if is_new else [])]
+        return [*actions, Send(identity, welcome), *([Note(f"{message.producer} joined")] if before is None else [])]
 
     def _refusal(self, identity: bytes, producer: str, manifest: Manifest) -> tuple[str, str] | None:
         """Why a producer cannot serve the run, as the word that is counted and a sentence; or None."""
@@ -208,20 +218,22 @@ class RankMachine(Dispatcher):
     ) -> list[Action]:
         if peer.state is PeerState.STALLED:
             peer.state = PeerState.READY  # whatever it is worth: the engine works
+        peer.worked_at = now
         key = result.key
         held = self._held(identity, (key,))
         if not held:
             return self._nack(identity, key, "stale", "not held by you any more", retryable=False)
         entry, hold = held[0]
         ticket = entry.ticket
-        fault = fault_of(ticket, result, payload)
-        if payload is None or fault is not None:
-            word, what = fault or ("frame_count", "no pixels")
+        found = fault_of(ticket, result, payload)
+        if payload is None or found is not None:
+            word, what = found or ("frame_count", "no pixels")
             peer.bad_results += 1
             actions = self._nack(identity, key, word, what)
             # What was garbled says nothing of the ticket; what the model made of it does.
             why = f"{peer.name} sent a broken group: {word}: {what}"
-            actions += self._take_back(entry, hold, why, blame=word == BLANK, avoid=True)
+            fault = Fault.TICKET if word == BLANK else Fault.PRODUCER
+            actions += self._take_back(entry, hold, why, fault)
             if peer.bad_results >= self.patience.max_bad_results:
                 reason = f"{peer.bad_results} broken groups in a row, the last: {word}: {what}"
                 actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
@@ -246,7 +258,8 @@ class RankMachine(Dispatcher):
         actions: list[Action] = []
         for entry, hold in self._held(identity, (nack.key,) if nack.key else ()):
             quiet = peer.is_doubtful  # what it says is known by now
-            actions += self._take_back(entry, hold, why, blame=not nack.retryable, quiet=quiet)
+            fault = Fault.NOBODY if nack.retryable else Fault.TICKET
+            actions += self._take_back(entry, hold, why, fault, quiet=quiet)
             if not nack.retryable:
                 peer.refusals += 1
             elif peer.state is PeerState.READY:
@@ -254,12 +267,13 @@ class RankMachine(Dispatcher):
         return actions
 
     def _on_drain(self, identity: bytes, peer: Peer, drain: Drain) -> list[Action]:
+        actions: list[Action] = []
+        if peer.state is not PeerState.DRAINING:
+            what = f"{len(drain.returned)} of {len(peer.held)} tickets go to others"
+            actions.append(Note(f"{peer.name} drains: {drain.reason}; {what}"))
         peer.state = PeerState.DRAINING
-        actions: list[Action] = [
-            Note(f"{peer.name} drains: {drain.reason}; {len(drain.returned)} of {len(peer.held)} tickets go to others")
-        ]
         for entry, hold in self._held(identity, drain.returned):
-            actions += self._take_back(entry, hold, f"{peer.name} drains", blame=False, quiet=True)
+            actions += self._take_back(entry, hold, f"{peer.name} drains", Fault.NOBODY, quiet=True)
         return actions
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -294,11 +308,10 @@ class RankMachine(Dispatcher):
 
     def _count(self, name: str, reason: str, detail: str) -> list[Action]:
         """Count a dropped message; noted at the first, second, fourth, … so that a flood does not flood the log."""
-        count = self.rejects.count(reason, name)
-        if count & (count - 1):
+        if not self.rejects.counts_round(reason, name):
             return []
-        times = f" ({count} times)" if count > 1 else ""
-        return [Note(f"refused a message of {name}{times}: {detail}", warning=True)]
+        times = self.rejects.counts[reason, name]
+        return [Note(f"refused a message of {name} ({times} times): {detail}", warning=True)]
 
     def _nack(
         self, identity: bytes, key: Attempt | None, reason: str, detail: str, *, retryable: bool = True

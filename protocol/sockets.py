@@ -17,7 +17,7 @@ import zmq
 
 from penstock.protocol.actions import Buffer
 from penstock.protocol.errors import EndpointError
-from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES
+from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES, MAX_RANKS
 
 _LINGER_MS = 1000
 """How long a closing socket may still deliver, so that a BYE arrives and a shutdown stays bounded."""
@@ -215,6 +215,7 @@ class ProducerSockets:
 
     def __init__(self) -> None:
         self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, MAX_RANKS + 16)
         self.waker = Waker(self._context)
         self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
         self._peers: dict[zmq.Socket[bytes], bytes] = {}
@@ -223,6 +224,7 @@ class ProducerSockets:
 
     def connect(self, endpoint: str) -> None:
         """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address."""
+        check_endpoint(endpoint, insecure=True)
         dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         _configure(dealer, endpoint, MAX_HEADER_BYTES)
         # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.

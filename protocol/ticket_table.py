@@ -13,6 +13,9 @@ from enum import Enum, auto
 from penstock.protocol.actions import Deliver
 from penstock.protocol.tickets import Attempt, Ticket
 
+_SUSPICIOUS = 2
+"""Attempts that went wrong, after which a ticket is made alone: then poison costs no other ticket."""
+
 
 class TicketState(Enum):
     """Where a ticket is while the rank waits for its group."""
@@ -29,6 +32,19 @@ class TicketState(Enum):
     """It went wrong too often; a stand-in takes its place."""
 
 
+class Fault(Enum):
+    """Whose fault it is that an attempt has ended without a group."""
+
+    NOBODY = auto()
+    """It had not begun, or its producer said goodbye."""
+    PRODUCER = auto()
+    """Its group was garbled."""
+    UNKNOWN = auto()
+    """It had begun and was lost with its producer, or took far too long: bad luck, or poison."""
+    TICKET = auto()
+    """The producer could not make it, or made it black."""
+
+
 @dataclass(slots=True)
 class Hold:
     """One live attempt: a ticket in a producer's hands. Times are seconds on the rank's monotonic clock."""
@@ -38,6 +54,8 @@ class Hold:
     issued_at: float
     named_at: float
     """When a heartbeat last named it."""
+    alone: bool
+    """Whether it is made in a batch of its own."""
     started_at: float | None = None
 
 
@@ -54,7 +72,9 @@ class Entry:
     group: Deliver | None = None
     quarantined: bool = False
     failures: int = 0
-    """Attempts that had begun and did not end well."""
+    """Attempts that speak against the ticket."""
+    losses: int = 0
+    """Attempts that were lost in company: one of the batch may be poison."""
     failed_by: set[bytes] = field(default_factory=set)
     """Who held them; others are tried first."""
 
@@ -68,6 +88,16 @@ class Entry:
         if any(hold.started_at is not None for hold in self.holds):
             return TicketState.RUNNING
         return TicketState.ISSUED if self.holds else TicketState.PLANNED
+
+    def count(self, hold: Hold, fault: Fault) -> None:
+        """An attempt has ended without a group. What is lost speaks against the ticket only where it was made alone."""
+        if fault is Fault.NOBODY:
+            return
+        self.failed_by.add(hold.holder)
+        if fault is Fault.TICKET or (fault is Fault.UNKNOWN and hold.alone):
+            self.failures += 1
+        elif fault is Fault.UNKNOWN:
+            self.losses += 1
 
     def held_by(self, holder: bytes) -> Hold | None:
         """The live attempt in these hands."""
@@ -132,7 +162,7 @@ class TicketTable:
             raise ValueError(f"ticket {ticket.index} is not quarantined")
         self.reserved_bytes += ticket.recipe.nbytes - entry.ticket.recipe.nbytes
         entry.ticket = replace(ticket, attempt=entry.ticket.attempt)
-        entry.quarantined, entry.failures = False, 0
+        entry.quarantined, entry.failures, entry.losses = False, 0, 0
         entry.failed_by.clear()
         self.put_back(entry)
 
@@ -150,10 +180,10 @@ class TicketTable:
 
     def issue(self, entry: Entry, holder: bytes, now: float) -> Ticket:
         """Put the ticket into a producer's hands; returns it as it is to be sent."""
-        ticket = entry.ticket
+        ticket = replace(entry.ticket, alone=entry.failures + entry.losses >= _SUSPICIOUS)
         if entry.holds:
             self.reserved_bytes += ticket.recipe.nbytes
-        entry.holds.append(Hold(holder, ticket.key, issued_at=now, named_at=now))
+        entry.holds.append(Hold(holder, ticket.key, issued_at=now, named_at=now, alone=ticket.alone))
         entry.ticket = ticket.again()
         return ticket
 

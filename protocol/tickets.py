@@ -163,6 +163,8 @@ class Ticket:
     """Optimizer step at which the group is wanted; a producer serves the earliest first."""
     stand_in: int = 0
     """0, or which stand-in this is for the group that belongs at `index` and that no producer could make."""
+    alone: bool = False
+    """Whether it must be made in a batch of its own: it has gone wrong before, and may be poison."""
     recipe: Recipe = field()
 
     def __post_init__(self) -> None:
