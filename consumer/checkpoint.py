@@ -6,8 +6,10 @@ ranks can go on from it: each reads the parts of all and keeps what is its own.
 """
 
 import json
+import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,15 @@ from penstock.consumer.record import Record
 from penstock.consumer.run_folder import CHECKPOINT_STATE, PREVIOUS, RunFolder
 from penstock.protocol.errors import RunError
 
-_FIXED = ("seed", "order", "groups_per_step", "prompts", "generator", "reservoir", "model")
-"""Settings that decide what stands where in the stream and in the weights; no later life may change them."""
-_FREE = ("generator.engines",)
-"""What among them decides only who may serve."""
+_log = logging.getLogger(__name__)
+
+_FIXED = ("seed", "order", "groups_per_step", "generator", "reservoir", "model", "augment.size")
+"""Settings, or sections of them, that decide what stands where in the stream and which weights fit; no later life may
+change them."""
+_NOTED = ("max_steps", "mixed_precision", "augment", "objective", "optimizer")
+"""Those that a later life may change, knowing that it then ends in other weights."""
+_FREE = ("generator.engines", "generator.model_digest")
+"""What among the fixed decides only who may serve; the digests in the checkpoint say the same better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         state = {
-            "settings": _fixed_settings(config),
+            "settings": _settings(config),
             "step": checkpoint.step,
             "world_size": accelerator.num_processes,
             "model_digest": checkpoint.model_digest,
@@ -107,7 +114,7 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder.checkpoint} is not a whole checkpoint ({error}); begin a new run") from error
-    _check_settings(folder, settings, _fixed_settings(config))
+    _check_settings(folder, settings, _settings(config))
     if checkpoint.step >= config.max_steps:
         raise RunError(f"{folder.checkpoint} is at step {checkpoint.step} already; raise --max-steps to go on")
     return checkpoint
@@ -156,21 +163,27 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fixed_settings(config: TrainConfig) -> dict[str, Any]:
-    """The fixed settings by dotted name, as JSON gives them back."""
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """The fixed and the noted settings by dotted name, as JSON gives them back."""
     flat: dict[str, Any] = {}
-    for name in _FIXED:
-        value = asdict(config)[name]
-        section = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= section
-    settings: dict[str, Any] = json.loads(json.dumps(flat))
-    return {name: value for name, value in settings.items() if name not in _FREE}
+    for name, value in asdict(config).items():
+        flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+    kept = {name: value for name, value in flat.items() if _is_among(name, _FIXED) or _is_among(name, _NOTED)}
+    settings: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return settings
+
+
+def _is_among(name: str, names: Sequence[str]) -> bool:
+    return name not in _FREE and (name in names or name.partition(".")[0] in names)
 
 
 def _check_settings(folder: RunFolder, saved: dict[str, Any], now: dict[str, Any]) -> None:
     for name in sorted(saved.keys() | now.keys()):
-        if saved.get(name) != now.get(name):
+        before, after = saved.get(name), now.get(name)
+        if before != after and _is_among(name, _FIXED):
             raise RunError(
-                f"{folder.checkpoint} was written with {name} {saved.get(name)!r}, this run says {now.get(name)!r}; "
+                f"{folder.checkpoint} was written with {name} {before!r}, this run says {after!r}; "
                 "resume with the same, or begin a new run"
             )
+        if before != after:
+            _log.warning("%s was %r until now and is %r from here on", name, before, after)

@@ -23,6 +23,14 @@ class Totals:
     """Those that came after the loop began: what the rate is made of."""
     images_trained: int = 0
     bytes_received: int = 0
+    rejected: int = 0
+    """Messages dropped."""
+    expired: int = 0
+    """Attempts that ran out of their lease or their deadline."""
+    hedged: int = 0
+    """Tickets that were handed to a second producer."""
+    quarantined: int = 0
+    """Tickets that got a stand-in."""
     producers: int = 0
     """Producers connected to this rank now."""
     producers_seen: int = 0
@@ -95,7 +103,9 @@ class Meter:
         """Counts over all ranks. All ranks call it together."""
         stats, earlier = self._stream.stats, self._earlier
         mine = [stats.images, stats.images - self._images_before, stats.image_bytes, self._feed.wait_s]
-        images, images_in_loop, image_bytes, wait_s = sum_over_ranks(self._accelerator, mine)
+        mine += [stats.rejected, stats.expired, stats.hedged, stats.quarantined]
+        images, images_in_loop, image_bytes, wait_s, *faults = sum_over_ranks(self._accelerator, mine)
+        rejected, expired, hedged, quarantined = (int(count) for count in faults)
         now = time.perf_counter()
         return Totals(
             steps=earlier.steps + self._steps,
@@ -104,6 +114,10 @@ class Meter:
             images_made_in_loop=earlier.images_made_in_loop + int(images_in_loop),
             images_trained=earlier.images_trained + self._steps * self._images_per_step,
             bytes_received=earlier.bytes_received + int(image_bytes),
+            rejected=earlier.rejected + rejected,
+            expired=earlier.expired + expired,
+            hedged=earlier.hedged + hedged,
+            quarantined=earlier.quarantined + quarantined,
             producers=stats.producers,
             producers_seen=max(earlier.producers_seen, stats.producers_seen),
             loop_s=earlier.loop_s + now - self._begun,

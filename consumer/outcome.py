@@ -49,6 +49,10 @@ def leave_behind(
         trainer_images_per_s=totals.trained_per_s,
         data_wait_fraction=totals.data_wait,
         bytes_received=totals.bytes_received,
+        messages_rejected=totals.rejected,
+        tickets_expired=totals.expired,
+        tickets_hedged=totals.hedged,
+        tickets_quarantined=totals.quarantined,
         image_bytes_written=folder.image_bytes(),
         knn=Knn(
             before=record.knn_before,

@@ -6,10 +6,12 @@ producer agree on what stands where. Rank r of w owns the indices ≡ r (mod w).
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.protocol.errors import ConfigError
@@ -68,16 +70,17 @@ class TextFilePrompts:
             raise ConfigError(f"prompts.source: {path} has no captions; write one a line")
         self.digest = hashlib.sha256("\n".join(self._prompts).encode()).hexdigest()
         self._seed = seed
-        self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
+        self._order = lru_cache(maxsize=3)(self._shuffle)
 
     def prompt(self, index: int) -> str:
         """The caption at `index`; index // N is the epoch."""
         epoch, position = divmod(index, len(self._prompts))
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts))
-            self._epoch = epoch
-        return self._prompts[int(self._order[position])]
+        return self._prompts[int(self._order(epoch)[position])]
+
+    def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
+        """The order of an epoch: uint32 [N]."""
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts)).astype(np.uint32)
 
 
 def open_source(source: str, seed: int) -> PromptSource:

@@ -76,12 +76,14 @@ class StreamStats:
     """Producers connected now."""
     producers_seen: int
     """Most producers connected at a time."""
-    waiting_groups: int
-    """Tickets whose group has not come."""
-    buffered_groups: int
-    """Groups that came and are not yet taken."""
-    rejects: int
+    rejected: int
     """Messages dropped."""
+    expired: int
+    """Attempts that ran out of their lease or their deadline."""
+    hedged: int
+    """Tickets that were handed to a second producer."""
+    quarantined: int
+    """Tickets that got a stand-in."""
 
 
 class GroupStream:
@@ -118,6 +120,7 @@ class GroupStream:
         self._error: BaseException | None = None
         self._stopping = False
         self._progress_at = time.monotonic()
+        self._load_counted = False
         self._waiting_since: float | None = None
         self._thread = threading.Thread(target=self._talk, name="penstock-stream", daemon=True)
 
@@ -200,9 +203,10 @@ class GroupStream:
                 image_bytes=self._image_bytes,
                 producers=len(self._machine.peers),
                 producers_seen=self._producers_seen,
-                waiting_groups=self._machine.num_waiting,
-                buffered_groups=len(self._buffered),
-                rejects=self._machine.rejects.counts.total(),
+                rejected=self._machine.rejects.counts.total(),
+                expired=self._machine.expired,
+                hedged=self._machine.hedged,
+                quarantined=self._machine.quarantined,
             )
 
     def close(self, reason: str) -> None:
@@ -301,8 +305,9 @@ class GroupStream:
         was_warming = self._machine.fleet is FleetState.WARMING
         for action in self._machine.tick(now):
             self._perform(action)
-        if was_warming and self._machine.fleet is not FleetState.WARMING:
-            self._progress_at = now  # loading was progress
+        if was_warming and self._machine.fleet is FleetState.SERVING and not self._load_counted:
+            # Loading was progress; but once for a group, or producers that load and die could be waited for in vain.
+            self._progress_at, self._load_counted = now, True
 
     def _forget_unreachable(self) -> None:
         """Tell the machine whose connection has ended; when all is heard, since a BYE comes before the end."""
@@ -367,7 +372,7 @@ class GroupStream:
         self._groups += 1
         self._images += len(pixels)
         self._image_bytes += pixels.nbytes
-        self._progress_at = time.monotonic()
+        self._progress_at, self._load_counted = time.monotonic(), False
         self._changed.notify_all()
 
 

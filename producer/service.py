@@ -133,7 +133,7 @@ class ProducerService:
                     return []
                 self._act(self._machine.free())
                 patience_s = self._patience()
-                if patience_s <= 0:
+                if patience_s <= 0 and not self._drain_asked:
                     batch, actions = self._machine.take(self._config.batch_images)
                     if batch:
                         self._act(actions)

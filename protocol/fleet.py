@@ -98,16 +98,20 @@ class Peer:
         return (len(self.held) // groups_per_batch + 1) * batch_s
 
 
-def choose(peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations) -> bytes | None:
+def choose(
+    peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations, worked_since: float
+) -> bytes | None:
     """The producer that should hold a ticket: of those with room, the one that would be done first.
 
-    Where all those with room are in `avoid`, the ticket waits as long as any other may have room soon: a broken
-    producer always has room. For the same reason one that has failed again and again comes last. Among equals, one
-    whose batch is not full yet: a batch has a fixed shape, so tickets spread thinly over the fleet would be made among
-    padding.
+    Where all those with room are in `avoid`, the ticket waits for any other that may have room soon, which is one whose
+    engine has shown itself since `worked_since`: a broken producer always has room. For the same reason one that has
+    failed again and again comes last. Among equals, one whose batch is not full yet: a batch has a fixed shape, so
+    tickets spread thinly over the fleet would be made among padding.
     """
     peers = list(peers)
-    others = any(identity not in avoid and peer.may_take(ticket) for identity, peer in peers)
+    others = any(
+        identity not in avoid and peer.may_take(ticket) and peer.worked_at >= worked_since for identity, peer in peers
+    )
     best, best_rank = None, None
     for identity, peer in peers:
         if not peer.has_room(ticket) or (others and identity in avoid):

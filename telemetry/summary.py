@@ -69,6 +69,14 @@ class Summary:
     data_wait_fraction: float
     """Share of the training loop's time spent waiting for images, 0 to 1."""
     bytes_received: int
+    messages_rejected: int
+    """Messages from producers that were dropped; the log says why and whose."""
+    tickets_expired: int
+    """Times that a ticket was taken from a producer that did not name it, or took far too long."""
+    tickets_hedged: int
+    """Late tickets that a second producer was given too."""
+    tickets_quarantined: int
+    """Tickets that no producer could make; the ledger names their stand-ins."""
     image_bytes_written: int
     """Bytes of image files in the run folder, the one picture apart: 0, or something is wrong."""
     knn: Knn
@@ -147,6 +155,8 @@ def box(summary: Summary, width: int = 96) -> str:
     reuse = f"each image used {summary.reuse_factor:.1f} times"
     table.add_row("Trained", f"on {trained:,} images, {_rate(summary.trainer_images_per_s)}; {reuse}")
     table.add_row("Learned", _learned(summary.knn))
+    if faults := _faults(summary):
+        table.add_row("Faults", faults)
     table.add_row()
     table.add_row("Question", "Which side bounded the run?")
     table.add_row("Verdict", _headline(verdict.side))
@@ -177,6 +187,17 @@ def _learned(knn: Knn) -> str:
         place = "below" if knn.after < knn.pixels else "above"
         parts.append(f"{place} raw pixels {_percent(knn.pixels)}")
     return f"{', '.join(parts)} (k {knn.k}, T {knn.temperature:g})"
+
+
+def _faults(summary: Summary) -> str:
+    """What went wrong and was mended; empty where nothing did."""
+    counts = {
+        "ticket asked for again": summary.tickets_expired,
+        "late ticket asked for twice": summary.tickets_hedged,
+        "ticket replaced by a stand-in": summary.tickets_quarantined,
+        "message refused": summary.messages_rejected,
+    }
+    return ", ".join(f"{number:,} × {what}" for what, number in counts.items() if number)
 
 
 def _percent(fraction: float | None) -> str:

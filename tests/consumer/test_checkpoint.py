@@ -14,12 +14,13 @@ from torch import nn
 
 from penstock.consumer import checkpoint, run_folder
 from penstock.consumer.checkpoint import Checkpoint
-from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.config import GeneratorConfig, ObjectiveConfig, PromptsConfig, TrainConfig
 from penstock.consumer.feed_state import FeedState, Kept
 from penstock.consumer.ledger import Ledger, read_steps
 from penstock.consumer.meter import Totals
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
+from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.errors import RunError
 
 torch.set_num_threads(1)
@@ -135,6 +136,7 @@ def test_a_checkpoint_that_is_not_whole_is_one_line(files: list[str], tmp_path: 
         ({"seed": 3}, r"seed 0, this run says 3"),
         ({"order": "ticket"}, r"order 'arrival', this run says 'ticket'"),
         ({"groups_per_step": 8}, r"groups_per_step 4, this run says 8"),
+        ({"augment": AugmentRecipe(size=112)}, r"augment\.size 224, this run says 112"),
         ({"generator": GeneratorConfig(guidance_scale=3.0)}, r"generator\.guidance_scale 2\.0, this run says 3\.0"),
     ],
 )
@@ -149,8 +151,27 @@ def test_what_decides_only_how_it_comes_may_change(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     _save(folder, TWO_RANKS)
     stream = replace(CONFIG.stream, window_groups=3, lease_s=60.0)
-    config = replace(CONFIG, stream=stream, generator=GeneratorConfig(engines="any"), checkpoint_every_steps=7)
+    generator, prompts = GeneratorConfig(engines="any", model_digest="d1"), PromptsConfig(source="/elsewhere/same.txt")
+    config = replace(CONFIG, stream=stream, generator=generator, prompts=prompts, checkpoint_every_steps=7)
     assert _read(folder, config=config).step == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"max_steps": 77}, "max_steps was 1000 until now and is 77 from here on"),
+        ({"objective": ObjectiveConfig(temperature=0.2)}, "objective.temperature was 0.1 until now and is 0.2"),
+    ],
+)
+def test_what_changes_the_weights_may_change_and_is_said(
+    change: dict[str, Any], line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = _folder(tmp_path)
+    _save(folder, [FeedState.beginning(0, 1)])
+    checkpoint.read(folder, CONFIG, 0, 1)
+    assert not caplog.records
+    checkpoint.read(folder, replace(CONFIG, **change), 0, 1)
+    assert line in caplog.text
 
 
 def test_a_run_that_is_over_is_not_resumed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def _totals(monkeypatch: pytest.MonkeyPatch, earlier: Totals) -> Totals:
     clock = SimpleNamespace(now=1020.0)
     monkeypatch.setattr("time.perf_counter", lambda: clock.now)
     stats = SimpleNamespace(images=8, image_bytes=800, producers=1, producers_seen=2)
+    stats.rejected, stats.expired, stats.hedged, stats.quarantined = 1, 2, 3, 4
     feed = SimpleNamespace(wait_s=10.0)
     meter = Meter(_Alone(), SimpleNamespace(stats=stats), feed, 16, started=1000.0, earlier=earlier)  # type: ignore[arg-type]
     meter.begin()
@@ -50,6 +51,7 @@ def test_two_equal_lives_have_twice_the_counts_and_the_same_rates(monkeypatch: p
     two = _totals(monkeypatch, one)
     assert (two.steps, two.seconds, two.loop_s, two.wait_s) == (6, 200.0, 160.0, 20.0)
     assert (two.images_made, two.images_trained, two.bytes_received) == (64, 96, 6400)
+    assert (two.rejected, two.expired, two.hedged, two.quarantined) == (2, 4, 6, 8)
     for rate in ("made_per_s", "trained_per_s", "data_wait", "reuse"):
         assert getattr(two, rate) == getattr(one, rate)
     assert _totals(monkeypatch, replace(one, producers_seen=5)).producers_seen == 5

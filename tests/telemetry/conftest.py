@@ -25,6 +25,10 @@ def make_summary() -> Callable[..., Summary]:
         trainer_images_per_s=811.0,
         data_wait_fraction=0.004,
         bytes_received=22_200_000,
+        messages_rejected=0,
+        tickets_expired=0,
+        tickets_hedged=0,
+        tickets_quarantined=0,
         image_bytes_written=181_000,
         knn=knn,
     )

@@ -15,6 +15,7 @@ def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: C
     values = json.loads(path.read_text())
     published = """schema_version run_id seconds producers world_size steps images_generated images_trained
         reuse_factor producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received
+        messages_rejected tickets_expired tickets_hedged tickets_quarantined
         image_bytes_written knn"""
     assert set(values) == set(published.split())
     assert set(values["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
@@ -84,3 +85,9 @@ def test_the_box_admits_what_was_not_measured_or_not_learned(make_summary: Calla
     assert "not measured" in box(make_summary(knn=nothing))
     poor = Knn(before=0.1, after=0.2, raw_scans_after=0.2, pixels=0.5, k=20, temperature=0.07)
     assert "below raw pixels 50.0%" in " ".join(box(make_summary(knn=poor)).replace("│", " ").split())
+
+
+def test_faults_stand_in_the_box_only_where_there_were_any(make_summary: Callable[..., Summary]) -> None:
+    assert "Faults" not in box(make_summary())
+    shown = box(make_summary(tickets_hedged=3, messages_rejected=1200))
+    assert "Faults    3 × late ticket asked for twice, 1,200 × message refused" in shown
