@@ -151,6 +151,11 @@ class Trainer:
         config, stream_config = self._config, self._config.stream
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
         wanted = None if config.generator.model_digest == "first" else config.generator.model_digest
+        if self._resume and wanted not in (None, self._resume.model_digest):
+            raise RunError(
+                f"the run was begun with the generator {self._resume.model_digest[:12]}, generator.model_digest says "
+                f"{config.generator.model_digest[:12]}; resume with the same, or begin a new run"
+            )
         machine = RankMachine(
             run_id=self._folder.run_id,
             incarnation=self._folder.incarnation,
