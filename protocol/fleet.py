@@ -55,7 +55,7 @@ class Peer:
     """Live attempts in its hands, by index."""
     held_bytes: int = 0
     worked_at: float = float("-inf")
-    """When its engine last began or finished something, or said that it was free."""
+    """When it last began or finished a ticket that it held."""
     service: Durations = field(default_factory=Durations)
     """From STARTED to the group, on the rank's clock."""
     bad_results: int = 0
@@ -98,20 +98,15 @@ class Peer:
         return (len(self.held) // groups_per_batch + 1) * batch_s
 
 
-def choose(
-    peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations, worked_since: float
-) -> bytes | None:
+def choose(peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations) -> bytes | None:
     """The producer that should hold a ticket: of those with room, the one that would be done first.
 
-    Where all those with room are in `avoid`, the ticket waits for any other that may have room soon, which is one whose
-    engine has shown itself since `worked_since`: a broken producer always has room. For the same reason one that has
-    failed again and again comes last. Among equals, one whose batch is not full yet: a batch has a fixed shape, so
-    tickets spread thinly over the fleet would be made among padding.
+    Where all those with room are in `avoid`, nobody should as long as any other may have room later: a broken producer
+    always has room. For the same reason one that has failed again and again comes last. Among equals, one whose batch
+    is not full yet: a batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
     """
     peers = list(peers)
-    others = any(
-        identity not in avoid and peer.may_take(ticket) and peer.worked_at >= worked_since for identity, peer in peers
-    )
+    others = any(identity not in avoid and peer.may_take(ticket) for identity, peer in peers)
     best, best_rank = None, None
     for identity, peer in peers:
         if not peer.has_room(ticket) or (others and identity in avoid):

@@ -22,13 +22,14 @@ class Tally:
         self.counts: Counter[tuple[str, str]] = Counter()
         """By (what, who)."""
 
-    def counts_round(self, what: str, who: str) -> bool:
-        """Count one more; whether there are now 1, 2, 4, 8, … of them: a flood must not flood the log."""
+    def counts_round(self, what: str, who: str) -> int:
+        """Count one more. Returns how many there are now where that is 1, 2, 4, 8, …, else 0: floods spare the log."""
         key = (what, who)
         if key not in self.counts and len(self.counts) >= _MAX_COUNTED:
             key = (what, "others")
         self.counts[key] += 1
-        return self.counts[key] & (self.counts[key] - 1) == 0
+        count = self.counts[key]
+        return 0 if count & (count - 1) else count
 
 
 def fault_of(ticket: Ticket, result: Result, payload: Buffer | None) -> tuple[str, str] | None:

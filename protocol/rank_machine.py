@@ -145,13 +145,12 @@ class RankMachine(Dispatcher):
                 # A heartbeat must be able to name all that a producer holds.
                 peer.credit_groups = min(message.credit_groups, MAX_LIST_LENGTH)
                 peer.credit_bytes = message.credit_bytes
-                peer.worked_at = now
                 if peer.state is not PeerState.DRAINING:
                     peer.state = PeerState.READY
                 return self.issue(now)
             case Started():
-                peer.worked_at = now
                 for _, hold in self._held(identity, message.attempts):
+                    peer.worked_at = now
                     # The first counts: said again and again it would put off the deadline for ever.
                     hold.started_at = now if hold.started_at is None else hold.started_at
                     hold.named_at = now
@@ -218,11 +217,11 @@ class RankMachine(Dispatcher):
     ) -> list[Action]:
         if peer.state is PeerState.STALLED:
             peer.state = PeerState.READY  # whatever it is worth: the engine works
-        peer.worked_at = now
         key = result.key
         held = self._held(identity, (key,))
         if not held:
             return self._nack(identity, key, "stale", "not held by you any more", retryable=False)
+        peer.worked_at = now
         entry, hold = held[0]
         ticket = entry.ticket
         found = fault_of(ticket, result, payload)
@@ -308,10 +307,9 @@ class RankMachine(Dispatcher):
 
     def _count(self, name: str, reason: str, detail: str) -> list[Action]:
         """Count a dropped message; noted at the first, second, fourth, … so that a flood does not flood the log."""
-        if not self.rejects.counts_round(reason, name):
-            return []
-        times = self.rejects.counts[reason, name]
-        return [Note(f"refused a message of {name} ({times} times): {detail}", warning=True)]
+        count = self.rejects.counts_round(reason, name)
+        times = f" ({count} times)" if count > 1 else ""
+        return [Note(f"refused a message of {name}{times}: {detail}", warning=True)] if count else []
 
     def _nack(
         self, identity: bytes, key: Attempt | None, reason: str, detail: str, *, retryable: bool = True

@@ -77,6 +77,8 @@ class Entry:
     """Attempts that were lost in company: one of the batch may be poison."""
     failed_by: set[bytes] = field(default_factory=set)
     """Who held them; others are tried first."""
+    withheld_since: float | None = None
+    """Since when there has been room only with those who have failed it."""
 
     @property
     def state(self) -> TicketState:
@@ -185,6 +187,7 @@ class TicketTable:
             self.reserved_bytes += ticket.recipe.nbytes
         entry.holds.append(Hold(holder, ticket.key, issued_at=now, named_at=now, alone=ticket.alone))
         entry.ticket = ticket.again()
+        entry.withheld_since = None
         return ticket
 
     def release(self, entry: Entry, hold: Hold) -> None:
