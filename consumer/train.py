@@ -4,13 +4,14 @@ import math
 import os
 import re
 import time
+import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import Tensor
 from transformers import ViTModel
 from transformers.utils import logging as transformers_logging
@@ -70,10 +71,19 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
     if config.fleet.local_producers and "OMP_NUM_THREADS" not in os.environ:
         # Processes that share cores and threads run many times slower.
         torch.set_num_threads(max(1, usable_cores() - config.fleet.local_producers))
+    # It is asked for on purpose; see below.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     try:
         waits = config.stream.producer_timeout_s + config.stream.warmup_timeout_s + _COLLECTIVE_MARGIN_S
-        process_group = InitProcessGroupKwargs(timeout=timedelta(seconds=waits))
-        accelerator = Accelerator(mixed_precision=_precision(config.mixed_precision), kwargs_handlers=[process_group])
+        accelerator = Accelerator(
+            mixed_precision=_precision(config.mixed_precision),
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=waits)),
+                # Keeps the layout of the gradients' sums: it is changed after the first step of each life else, and
+                # a sum in another order has other last bits.
+                DistributedDataParallelKwargs(find_unused_parameters=config.order == "ticket"),
+            ],
+        )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {config.mixed_precision} is not possible here: {error}") from error
     if accelerator.process_index != rank:
@@ -177,7 +187,11 @@ class Trainer:
         )
         watch = self._fleet.check if self._fleet else lambda: None
         stream = GroupStream(self._socket, machine, stream_config, watch)
-        self._stack.callback(stream.close, "the run is over")
+
+        def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
+            stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
+
+        self._stack.push(say_goodbye)
         if self._accelerator.is_main_process:
             stream.start()
         return stream

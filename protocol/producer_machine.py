@@ -42,8 +42,12 @@ class LinkState(Enum):
     DRAINING = auto()
     """No more tickets; what has begun is finished."""
     GONE = auto()
+    """The rank has said BYE; in another life it may be back."""
+    REJECTED = auto()
+    """Refused, or not to be dialled: for good."""
 
 
+_ENDED = (LinkState.GONE, LinkState.REJECTED)
 _TALKING = (LinkState.WARMING, LinkState.READY, LinkState.DRAINING)
 
 
@@ -64,6 +68,11 @@ class Link:
     """Groups sent and not yet acknowledged, with the time they were sent and their bytes."""
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes of finished groups that the rank has not acknowledged yet."""
+        return sum(nbytes for _, nbytes in self.sent.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +112,6 @@ class ProducerMachine:
         return sum(held.ticket.recipe.num_images for held in self._queue)
 
     @property
-    def unacknowledged_bytes(self) -> int:
-        """Bytes of finished groups that no rank has acknowledged yet."""
-        return sum(nbytes for link in self.links.values() for _, nbytes in link.sent.values())
-
-    @property
     def connected(self) -> bool:
         """Whether any rank has welcomed this producer and is still there."""
         return any(link.state in _TALKING for link in self.links.values())
@@ -124,14 +128,17 @@ class ProducerMachine:
 
     def connect(self, endpoint: str) -> list[Action]:
         """Start to serve the rank at `endpoint`, unless this producer does already."""
-        if endpoint.encode() in self.links:
-            return []
-        self.links[endpoint.encode()] = Link(endpoint)
-        return [Connect(endpoint)]
+        link = self.links.get(endpoint.encode())
+        if link is None:
+            self.links[endpoint.encode()] = Link(endpoint)
+            return [Connect(endpoint)]
+        if link.state is LinkState.GONE:
+            link.state = LinkState.HELLO  # it has left, and another rank says that it is back
+        return []
 
     def cannot_connect(self, endpoint: str) -> None:
         """The rank at `endpoint` cannot be dialled at all; the others are served."""
-        self._end(endpoint.encode())
+        self._end(endpoint.encode(), LinkState.REJECTED)
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -154,15 +161,14 @@ class ProducerMachine:
         """Begin the most urgent tickets that fit one batch of `max_images` images and can share it.
 
         Tickets share a batch where all but prompt, seed and place agree. A group larger than a batch goes alone.
-        Nothing begins while more finished bytes than the credit wait for their ranks: a slow link holds the engine
-        back.
+        Nothing begins for a rank that owes acknowledgements for as many bytes as its credit: a slow link holds its own
+        tickets back.
         """
-        if not self._queue or self.unacknowledged_bytes >= self.credit_bytes:
-            return [], []
-        self._queue.sort(key=lambda held: (held.ticket.need_by_step, held.ticket.index))
+        slow = {peer for peer, link in self.links.items() if link.unacknowledged_bytes >= self.credit_bytes}
+        queue = [held for held in self._queue if held.peer not in slow]
         batch: list[HeldTicket] = []
         room = max_images
-        for held in self._queue:
+        for held in sorted(queue, key=lambda held: (held.ticket.need_by_step, held.ticket.index)):
             images = held.ticket.recipe.num_images
             if batch and (images > room or not _share_a_batch(held.ticket, batch[0].ticket)):
                 continue
@@ -226,7 +232,7 @@ class ProducerMachine:
         """Say BYE to every rank; what is held goes back."""
         ready = [peer for peer, link in self.links.items() if link.state in _TALKING]
         for peer in self.links:
-            self._end(peer)
+            self._end(peer, LinkState.GONE)
         return [Send(peer, Bye(reason=reason)) for peer in ready]
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -238,7 +244,7 @@ class ProducerMachine:
             if link.state in _TALKING and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
                 self._restart(peer)
-            if link.state is LinkState.GONE or now - link.said_at < link.heartbeat_s:
+            if link.state in _ENDED or now - link.said_at < link.heartbeat_s:
                 continue
             link.said_at = now
             if link.state is LinkState.HELLO:
@@ -260,10 +266,10 @@ class ProducerMachine:
     def on_message(self, peer: bytes, header: Header, message: Message, now: float) -> list[Action]:
         """Take one decoded message from the rank behind `peer`."""
         link = self.links[peer]
-        if link.state is LinkState.GONE:
+        if link.state in _ENDED:
             return []
         if isinstance(message, Reject):
-            self._end(peer)
+            self._end(peer, LinkState.REJECTED)
             return [
                 Note(f"{link.endpoint} refused: {message.reason}", warning=True),
                 *self._finished(message.reason, True),
@@ -296,7 +302,7 @@ class ProducerMachine:
                 if self._refused.counts_round(message.reason.partition(":")[0], link.endpoint):
                     return [Note(f"{link.endpoint} refused a message: {message.reason}", warning=True)]
             case Bye():
-                self._end(peer)
+                self._end(peer, LinkState.GONE)
                 # The rank waits for the answer before it hangs up: a connection that ends takes what is unread with it.
                 farewell: list[Action] = [Send(peer, Bye(reason="the rank left"))]
                 farewell.append(Note(f"{link.endpoint} said goodbye: {message.reason}"))
@@ -354,9 +360,9 @@ class ProducerMachine:
         self._void(peer)
         self.links[peer].state = LinkState.HELLO
 
-    def _end(self, peer: bytes) -> None:
+    def _end(self, peer: bytes, state: LinkState) -> None:
         self._void(peer)
-        self.links[peer].state = LinkState.GONE
+        self.links[peer].state = state
 
     def _void(self, peer: bytes) -> None:
         self._queue = [held for held in self._queue if held.peer != peer]

@@ -32,7 +32,7 @@ def load(*argv: str) -> TrainConfig:
         ("--stream.window-bytes", "49151", "stream.window_bytes must hold two groups at least, of 24576 bytes each"),
         ("--stream.warmup-timeout-s", "0", "warmup_timeout_s must be > 0"),
         ("--stream.stall-report-s", "inf", "stall_report_s must be > 0"),
-        ("--stream.max-attempts", "0", "max_attempts must be >= 1"),
+        ("--stream.max-attempts", "2", "max_attempts must be >= 3"),
         ("--stream.heartbeat-s", "0", "heartbeat_s must be in"),
         ("--reservoir.capacity-groups", "4", "capacity_groups must be at least groups_per_step"),
         ("--augment.size", "33", "augment.size must be a multiple of model.patch_size"),

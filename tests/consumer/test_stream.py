@@ -55,7 +55,7 @@ def test_groups_arrive_with_their_tickets_and_pixels(bench: StreamBench) -> None
         assert (group.producer, group.manifest) == ("ann", MANIFEST)
     stats = stream.stats
     assert (stats.groups, stats.images, stats.image_bytes) == (6, 12, 6 * RECIPE.nbytes)
-    assert (stats.producers, stats.producers_seen, stats.rejects) == (1, 1, 0)
+    assert (stats.producers, stats.producers_seen, stats.rejected) == (1, 1, 0)
 
 
 def test_pixels_are_a_view_of_what_came_off_the_wire(bench: StreamBench) -> None:
@@ -91,12 +91,11 @@ def test_asked_and_unused_groups_never_exceed_the_window(bench: StreamBench, win
     producer = bench.join(stream)
     for _ in range(5):
         producer.make()
-        stats = stream.stats
-        assert stats.waiting_groups + stats.buffered_groups <= 5
+        assert stream._machine.num_waiting + len(stream._buffered) <= 5
     # The window is full of unused groups: a heartbeat that lists nothing proves that nothing more was asked for.
     assert producer.hear(Heartbeat) == Heartbeat(held=())
     assert producer.tickets == []
-    assert stream.stats.buffered_groups == 5
+    assert len(stream._buffered) == 5
     stream.get()
     producer.hear(Tickets)
     assert [ticket.index for ticket in producer.tickets] == [5]
@@ -108,7 +107,7 @@ def test_prompts_that_come_to_an_end_leave_the_stream_open(bench: StreamBench) -
     producer = bench.join(stream)
     producer.make()
     assert stream.get().ticket.index == 3
-    assert stream.stats.waiting_groups == 0
+    assert stream._machine.num_waiting == 0
     stream.ask(iter([Ticket(index=4, rank=0, recipe=RECIPE)]), stand_in_for)
     producer.make()
     assert stream.get().ticket.index == 4
@@ -208,7 +207,7 @@ def test_garbage_is_counted_and_the_stream_goes_on(frame: bytes, bench: StreamBe
     bad = bench.dial(stream, "bad")
     bad.say_bytes(frame)
     bad.hear(Nack)
-    assert stream.stats.rejects == 1
+    assert stream.stats.rejected == 1
     bench.join(stream, "good").make()
     assert stream.get().producer == "good"
 
@@ -221,7 +220,7 @@ def test_a_message_of_too_many_frames_is_refused(bench: StreamBench) -> None:
     (dealer,) = bad.sockets._sockets.values()
     dealer.send_multipart([b"a", b"b", b"c"], zmq.NOBLOCK)
     assert "got 3" in bad.hear(Nack).reason
-    assert stream.stats.rejects == 2
+    assert stream.stats.rejected == 2
 
 
 def test_a_producer_of_another_version_is_told_so(bench: StreamBench) -> None:
@@ -283,6 +282,41 @@ def test_a_flood_stops_neither_the_clock_nor_the_training_thread(
         stream.close("the test is over")
 
 
+class _Trickle(_Flood):
+    """A socket from which a message comes each time that somebody looks, and never two."""
+
+    def recv(self, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
+        return super().recv(timeout_ms) if timeout_ms else None
+
+
+def test_time_passes_by_the_clock_and_not_by_the_message(bench: StreamBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = _Trickle()
+    machine = bench.stream()._machine
+    ticks: list[float] = []
+    turns: list[float] = []
+    monkeypatch.setattr(machine, "tick", lambda now: ticks.append(now) or [])
+    monkeypatch.setattr(machine, "issue", lambda now: turns.append(now) or [])
+    stream = GroupStream(socket, machine, StreamConfig())  # type: ignore[arg-type]
+    stream.start()
+    try:
+        until(lambda: len(turns) > 300 and len(ticks) > 3)
+    finally:
+        socket.close()
+        stream.close("the test is over")
+    assert len(ticks) <= (ticks[-1] - ticks[0]) / 0.05 + 2
+
+
+def test_tickets_go_out_though_no_time_passes(bench: StreamBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = bench.stream(window=1)
+    monkeypatch.setattr(stream._machine, "tick", lambda now: [])
+    stream.start()
+    stream.ask(tickets(), stand_in_for)
+    producer = bench.join(stream)
+    for index in range(3):
+        producer.make()
+        assert stream.get().ticket.index == index
+
+
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -319,7 +353,7 @@ def test_closing_a_stream_with_a_lost_producer_and_a_ticket_about_to_fail_raises
     machine: RankMachine = stream._machine
     with stream._changed:  # the stream's thread may not act between these two
         (entry,) = machine._table
-        entry.holds[0].started_at = time.monotonic()
+        entry.holds[0].started_at, entry.holds[0].alone = time.monotonic(), True
         producer.sockets.close()
         until(lambda: stream._socket.send(entry.holds[0].holder, b"") is Sent.UNREACHABLE)
         stream._stopping = True

@@ -252,6 +252,20 @@ def test_an_engine_that_breaks_ends_the_producer_and_its_tickets_are_suspected(o
     assert "illegal memory access" in poison.reason
 
 
+@pytest.mark.parametrize("other", ["", "nonsense://x", "inproc://x", "tcp://127.0.0.1"])
+def test_another_rank_that_cannot_be_dialled_is_named_and_costs_nothing_else(
+    other: str, open_rank: OpenRank, caplog: pytest.LogCaptureFixture
+) -> None:
+    rank = open_rank(others=(other,))
+    rank.plan(0)
+    running = RunningService(rank.socket.endpoint, StubEngine(), batch_wait_s=0.0)
+    rank.run_until(lambda: 0 in rank.delivered)
+    (warning,) = [record.getMessage() for record in caplog.records if "is not served" in record.getMessage()]
+    assert repr(other) in warning
+    rank.say_bye()
+    assert running.end() is None, "nor is the other waited for"
+
+
 def test_bye_in_the_middle_of_a_batch_ends_the_producer(open_rank: OpenRank) -> None:
     rank, engine = open_rank(), StubEngine()
     engine.gate.clear()

@@ -63,7 +63,7 @@ def test_a_producer_that_knows_only_the_page_serves_a_real_rank() -> None:
             assert group.images.shape == (3, 4, 5, 3)
             for image in range(3):
                 assert (group.images[image] == _colour(1000 + index, image)).all()
-        assert stream.stats.rejects == 0
+        assert stream.stats.rejected == 0
         stream.close("the test is over")
         assert producer.wait(timeout=20) == 0
         assert producer.stderr is not None

@@ -466,6 +466,16 @@ def test_a_name_that_could_forge_a_line_of_the_log_is_refused(name: str) -> None
     assert _reason(msgpack.packb(plain)) == "bad_value"
 
 
+@pytest.mark.parametrize(("world_size", "taken"), [(1024, True), (1025, False)])
+def test_a_run_has_no_more_ranks_than_a_producer_has_sockets(world_size: int, taken: bool) -> None:
+    fields = {"rank": 0, "endpoints": ["e"] * world_size, "heartbeat_ms": 1, "lease_ms": 1}
+    frame = msgpack.packb(_ack(t="WELCOME", index=..., attempt=...) | fields | {"world_size": world_size})
+    if taken:
+        assert decode(frame)[1].kind == "WELCOME"
+    else:
+        assert _reason(frame) == "bad_value"
+
+
 def test_more_tickets_than_a_message_may_hold_are_refused() -> None:
     plain = msgpack.unpackb(encode(EXAMPLES[1], Header()))
     plain["tickets"] = plain["tickets"][:1] * 65

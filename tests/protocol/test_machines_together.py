@@ -227,7 +227,7 @@ class Network(RuleBasedStateMachine):
 
 TestNetwork = Network.TestCase
 TestNetwork.settings = settings(
-    max_examples=250,
+    max_examples=400,
     stateful_step_count=40,
     deadline=None,
     # Add Phase.shrink to see a failure's shortest form: that takes minutes.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.protocol.actions import Action, Connect, Finished, Send
+from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -98,6 +98,24 @@ def test_bye_of_one_rank_leaves_the_other_served() -> None:
     assert [action for action in last if isinstance(action, Finished)] == [Finished("over", rejected=False)]
 
 
+def test_a_rank_that_left_and_that_another_names_again_is_greeted_anew() -> None:
+    bench = Bench(ranks=2)
+    bench.hear(Bye(reason="over"))
+    assert sent(bench.wait(3.0, R1), Hello) == [], "nobody says that it is back"
+    actions = bench.hear(welcome(1, (RANK0, RANK1)), peer=R1, header=NEXT_LIFE)
+    assert not any(isinstance(action, Connect) for action in actions), "its socket is still there"
+    assert sent(bench.wait(1.0, R1), Hello, R0)
+    bench.hear(welcome(0, (RANK0, RANK1)), header=NEXT_LIFE)
+    assert sent(bench.machine.free(), Ready, R0)
+
+
+def test_a_rank_that_refused_is_not_greeted_anew() -> None:
+    bench = Bench(ranks=2)
+    bench.hear(Reject(reason="wrong digest"))
+    bench.hear(welcome(1, (RANK0, RANK1)), peer=R1, header=NEXT_LIFE)
+    assert sent(bench.wait(3.0, R1), Hello, R0) == []
+
+
 def test_leave_says_bye_where_it_was_welcome_and_holds_nothing_any_more() -> None:
     bench = Bench(ranks=0)
     bench.hear(welcome(0, (RANK0, RANK1)))
@@ -108,6 +126,21 @@ def test_leave_says_bye_where_it_was_welcome_and_holds_nothing_any_more() -> Non
     assert bench.finish(held) == []
     assert bench.take() == []
     assert bench.wait(100.0) == []
+
+
+def test_a_rank_that_cannot_be_dialled_costs_its_own_link_only() -> None:
+    bench = Bench(ranks=0)
+    bench.hear(welcome(0, (RANK0, RANK1)))
+    bench.machine.free()
+    bench.machine.cannot_connect(RANK1)
+    assert sent(bench.wait(5.0, R0), Hello) == [], "nothing is said to nobody"
+    assert bench.machine.connected
+    bench.give(a_ticket(0))
+    assert indices(bench.take()) == [0]
+    again = bench.hear(welcome(0, (RANK0, RANK1)))
+    assert not any(isinstance(action, Connect) for action in again), "it is not dialled for ever"
+    last = bench.hear(Bye(reason="over"))
+    assert any(isinstance(action, Finished) for action in last), "nor waited for"
 
 
 # --- heartbeats -------------------------------------------------------------------------------------------------------
@@ -214,7 +247,7 @@ def test_a_silent_rank_is_greeted_anew_and_its_tickets_are_forgotten() -> None:
     assert not bench.machine.connected
     assert bench.take() == []
     assert bench.finish(held) == []
-    assert bench.machine.unacknowledged_bytes == 0
+    assert sum(link.unacknowledged_bytes for link in bench.machine.links.values()) == 0
 
 
 def test_a_new_life_of_the_rank_makes_the_old_ones_tickets_void() -> None:
@@ -240,7 +273,7 @@ def test_a_welcome_in_the_middle_of_work_makes_what_was_given_before_void(life: 
     assert sent(actions + bench.machine.free(), Ready), "its credit is as new"
     assert bench.take() == []
     assert bench.finish(held) == []
-    assert bench.machine.unacknowledged_bytes == 0
+    assert sum(link.unacknowledged_bytes for link in bench.machine.links.values()) == 0
     again = bench.hear(Tickets(tickets=tuple(a_ticket(index) for index in range(8))), header=life)
     assert sent(again, Nack) == [], "what was void takes no room"
     assert indices(bench.take(16)) == list(range(8))
@@ -278,6 +311,19 @@ def test_a_rank_that_does_not_know_it_is_greeted_anew() -> None:
     bench.hear(Nack(index=-1, attempt=0, reason="unknown_producer: say HELLO", retryable=True))
     assert bench.take() == []
     assert sent(bench.wait(1.0), Hello)
+
+
+def test_a_flood_of_refusals_is_noted_at_the_first_second_and_fourth_of_a_word() -> None:
+    bench = Bench()
+    noted = []
+    for times in range(1, 101):
+        nack = Nack(index=times, attempt=0, reason=f"stale: number {times}", retryable=False)
+        noted += [times] if any(isinstance(action, Note) for action in bench.hear(nack)) else []
+    assert noted == [1, 2, 4, 8, 16, 32, 64]
+    other = bench.hear(Nack(index=0, attempt=0, reason="checksum: 1, not 2", retryable=True))
+    assert [action.text for action in other if isinstance(action, Note)] == [
+        f"{RANK0} refused a message: checksum: 1, not 2"
+    ]
 
 
 @pytest.mark.parametrize("reason", ["truncated: at byte 3", "sequence: number 4 was heard before"])

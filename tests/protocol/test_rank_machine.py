@@ -13,6 +13,7 @@ from penstock.protocol.messages import (
     Ack,
     Bye,
     Cancel,
+    Drain,
     Header,
     Heartbeat,
     Message,
@@ -327,6 +328,27 @@ def test_a_flood_of_garbage_is_noted_at_the_first_second_fourth_and_eighth() -> 
             noted.append(number)
     assert noted == [1, 2, 4, 8]
     assert desk.machine.rejects.counts["truncated", "ann"] == 15
+
+
+def test_a_flood_of_drains_is_noted_once() -> None:
+    desk = Desk()
+    desk.join(ANN)
+    desk.plan(0, 1)
+    actions = [action for _ in range(1000) for action in desk.say(ANN, Drain(returned=(), reason="bored"))]
+    (note,) = notes(actions)
+    assert "ann drains: bored" in note
+    desk.say(ANN, Drain(returned=desk.held(ANN, 1), reason="bored"))
+    assert desk.held(ANN) == (Attempt(0, 0),), "what the second returns goes back too"
+
+
+def test_a_flood_of_hellos_is_noted_at_the_first_second_fourth_and_eighth_of_a_name() -> None:
+    desk = Desk()
+    assert len(notes(desk.join(ANN))) == 1
+    again = [notes(desk.join(ANN)) for _ in range(10)]
+    assert [times for times, said in enumerate(again, 1) if said] == [1, 2, 4, 8]
+    assert any("said HELLO again" in text for text in again[0])
+    desk.join(BOB)
+    assert notes(desk.join(BOB)), "another is counted apart"
 
 
 def test_another_version_is_refused_with_both_versions() -> None:
