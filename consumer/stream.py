@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,11 @@ from penstock.protocol.tickets import Manifest, Ticket
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _POLL_MS = 50
+_WAIT_SLICE_S = 1.0
+"""How often a waiting training thread looks after its patience."""
 _MESSAGES_PER_TURN = 256
 """Messages heard before time passes and the lock is free."""
 _FAREWELL_S = 1.0
@@ -53,16 +58,6 @@ class Quarantined:
     ticket: Ticket
     reason: str
     stand_in: Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """The training thread waits for a group."""
-
-    since_s: float
-    """For so long."""
-    text: str
-    """Which ticket it waits for, and who holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +114,15 @@ class GroupStream:
         self._images = self._groups = self._image_bytes = self._producers_seen = 0
         self._error: BaseException | None = None
         self._stopping = False
-        self._progress_at = time.monotonic()
         self._load_counted = False
-        self._waiting_since: float | None = None
+        self._waited_s: float | None = None
+        """Seconds that the training thread has waited without any progress; None where it does not wait."""
         self._thread = threading.Thread(target=self._talk, name="penstock-stream", daemon=True)
 
     # --- training thread ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Answer producers from now on."""
-        self._progress_at = time.monotonic()
         self._thread.start()
 
     def ask(self, tickets: Iterator[Ticket], stand_in: Callable[[Ticket], Ticket]) -> None:
@@ -146,11 +140,7 @@ class GroupStream:
     def wait_for_engine(self) -> Manifest:
         """The manifest of the fleet's first producer, once it has come. Raises StarvedError."""
         with self._changed:
-            self._waiting_since = time.monotonic()
-            while self._machine.engine is None:
-                self._wait(self._waiting_since)
-            self._waiting_since = None
-            return self._machine.engine
+            return self._wait_for(lambda: self._machine.engine)
 
     def expect(self, expects: Expectation) -> None:
         """Accept only producers like this; before `start`."""
@@ -159,10 +149,7 @@ class GroupStream:
     def get(self) -> Group:
         """The next group; waits for it. Raises StarvedError, or RunError where the stream cannot go on."""
         with self._changed:
-            self._waiting_since = asked_at = time.monotonic()
-            while not self._buffered:
-                self._wait(asked_at)
-            self._waiting_since = None
+            self._wait_for(lambda: self._buffered or None)
         group = self.poll()
         if group is None:
             raise RunError("the stream has two readers")
@@ -185,13 +172,10 @@ class GroupStream:
             records, self._quarantined = self._quarantined, []
         return records
 
-    def waiting(self) -> Waiting | None:
-        """What the training thread waits for here; None where it does not. For any thread."""
+    def waiting(self) -> str | None:
+        """Which ticket the training thread waits for here, and who holds it; None where it does not. For any thread."""
         with self._changed:
-            if self._waiting_since is None:
-                return None
-            now = time.monotonic()
-            return Waiting(now - self._waiting_since, self._machine.describe_wait(now))
+            return None if self._waited_s is None else self._machine.describe_wait(time.monotonic())
 
     @property
     def stats(self) -> StreamStats:
@@ -231,20 +215,31 @@ class GroupStream:
                 self._hear(*received, time.monotonic())
         self._socket.close()
 
-    def _wait(self, asked_at: float) -> None:
-        """Wait for a change, as long as the configuration allows; holds the lock.
+    def _wait_for(self, look: Callable[[], T | None]) -> T:
+        """What `look` sees, as soon as it sees something; holds the lock. Raises StarvedError after too long."""
+        self._waited_s = 0.0
+        while (found := look()) is None:
+            self._check_patience(self._waited_s)
+            before = time.monotonic()
+            self._changed.wait(timeout=_WAIT_SLICE_S)
+            # A process that was stopped for a while has not waited for so long; it has not even listened.
+            self._waited_s += min(time.monotonic() - before, 2 * _WAIT_SLICE_S)
+        self._waited_s = None
+        return found
 
-        A full window brings no groups either: what counts is the time since somebody has waited for one.
-        """
+    def _check_patience(self, waited_s: float) -> None:
         self._raise_error()
         hopeless = self._watch()
         if hopeless and not self._machine.peers:
             raise StarvedError(hopeless)
-        silent_s = time.monotonic() - max(asked_at, self._progress_at)
         warming = self._machine.fleet is FleetState.WARMING
-        if silent_s > (self._config.warmup_timeout_s if warming else self._config.producer_timeout_s):
-            raise StarvedError(self._why_starved(silent_s, warming=warming))
-        self._changed.wait(timeout=1)
+        if waited_s > (self._config.warmup_timeout_s if warming else self._config.producer_timeout_s):
+            raise StarvedError(self._why_starved(waited_s, warming=warming))
+
+    def _has_progressed(self) -> None:
+        """The training thread's patience begins anew."""
+        if self._waited_s is not None:
+            self._waited_s = 0.0
 
     def _why_starved(self, silent_s: float, *, warming: bool) -> str:
         names = sorted(peer.name for peer in self._machine.peers.values())
@@ -307,7 +302,8 @@ class GroupStream:
             self._perform(action)
         if was_warming and self._machine.fleet is FleetState.SERVING and not self._load_counted:
             # Loading was progress; but once for a group, or producers that load and die could be waited for in vain.
-            self._progress_at, self._load_counted = now, True
+            self._load_counted = True
+            self._has_progressed()
 
     def _forget_unreachable(self) -> None:
         """Tell the machine whose connection has ended; when all is heard, since a BYE comes before the end."""
@@ -372,7 +368,8 @@ class GroupStream:
         self._groups += 1
         self._images += len(pixels)
         self._image_bytes += pixels.nbytes
-        self._progress_at, self._load_counted = time.monotonic(), False
+        self._load_counted = False
+        self._has_progressed()
         self._changed.notify_all()
 
 

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from penstock.consumer.stream import Waiting
-
 _log = logging.getLogger(__name__)
 
 _LOOKS_PER_REPORT = 4
@@ -61,7 +59,7 @@ class ProgressWatch:
         waiting: what the stream waits for, None where it waits for nothing.
     """
 
-    def __init__(self, rank: int, report_s: float, step: int, waiting: Callable[[], Waiting | None]) -> None:
+    def __init__(self, rank: int, report_s: float, step: int, waiting: Callable[[], str | None]) -> None:
         self._clock = StallClock(rank, report_s, step, time.monotonic())
         self._waiting = waiting
         self._sleep_s = min(_LONGEST_SLEEP_S, report_s / _LOOKS_PER_REPORT)
@@ -85,7 +83,7 @@ class ProgressWatch:
         while not self._closed.wait(self._sleep_s):
             waiting = self._waiting()
             with self._lock:
-                text = self._clock.look(time.monotonic(), waiting.text if waiting else None)
+                text = self._clock.look(time.monotonic(), waiting)
             if text:
                 _log.warning(text)
 

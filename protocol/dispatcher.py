@@ -143,7 +143,8 @@ class Dispatcher:
             not_now.append(entry)
             if not entry.failed_by:
                 break  # nobody has room; one that has failed may only wait for somebody else
-            entry.withheld_since = now if entry.withheld_since is None else entry.withheld_since
+            if entry.withheld_since is None and any(peer.has_room(entry.ticket) for peer in self.peers.values()):
+                entry.withheld_since = now
         for entry in not_now:
             self._table.put_back(entry)
         return [
@@ -153,8 +154,8 @@ class Dispatcher:
         ]
 
     def _avoided(self, entry: Entry, now: float) -> set[bytes]:
-        """Who should not get a ticket: whoever has failed it. After a lease better they than nobody."""
-        is_overdue = entry.withheld_since is not None and now - entry.withheld_since > self.patience.lease_s
+        """Who should not get a ticket: whoever has failed it. After some time better they than nobody."""
+        is_overdue = entry.withheld_since is not None and now - entry.withheld_since > self._idle_patience_s
         return set() if is_overdue else entry.failed_by
 
     def _hedge(self, now: float) -> list[Action]:
@@ -219,8 +220,6 @@ class Dispatcher:
         """
         if self._table.num_untaken:
             return []
-        usual_s = self._service.quantile(0.95) if len(self._service) else 0.0
-        patience_s = max(3 * self.patience.lease_s, self.patience.deadline_factor * usual_s)
         actions: list[Action] = []
         for identity, peer in self.peers.items():
             holds = [hold for _, hold in self._held(identity, tuple(peer.held.values()))]
@@ -229,9 +228,15 @@ class Dispatcher:
             if not any(other is not peer and other.state is PeerState.READY for other in self.peers.values()):
                 continue  # nobody else could make them sooner
             idle_s = now - max(peer.worked_at, min(hold.issued_at for hold in holds))
-            if idle_s > patience_s:
+            if idle_s > self._idle_patience_s:
                 actions += self._stall(identity, f"has begun nothing for {idle_s:.1f} s")
         return actions
+
+    @property
+    def _idle_patience_s(self) -> float:
+        """How long an engine may show no sign of work before the rank stops to count on it."""
+        usual_s = self._service.quantile(0.95) if len(self._service) else 0.0
+        return max(3 * self.patience.lease_s, self.patience.deadline_factor * usual_s)
 
     def _deadline_s(self, identity: bytes) -> float:
         """How long this producer may work on one ticket, counted from its STARTED."""

@@ -10,7 +10,7 @@ from penstock.protocol.messages import Result
 from penstock.protocol.tickets import Ticket
 
 _MAX_COUNTED = 1024
-"""Pairs that are counted apart; beyond them a producer counts as one of the others."""
+"""Pairs that are counted apart; what comes beyond them is counted as others."""
 BLANK = "blank"
 """The one fault that may lie with the ticket."""
 
@@ -26,7 +26,7 @@ class Tally:
         """Count one more. Returns how many there are now where that is 1, 2, 4, 8, …, else 0: floods spare the log."""
         key = (what, who)
         if key not in self.counts and len(self.counts) >= _MAX_COUNTED:
-            key = (what, "others")
+            key = ("others", "others")
         self.counts[key] += 1
         count = self.counts[key]
         return 0 if count & (count - 1) else count

@@ -328,11 +328,14 @@ class ProducerMachine:
         if link.state in _TALKING:
             # The answer to a second HELLO, from this life of the rank or the next: it has forgotten what it gave us.
             self._restart(peer)
+        is_new = (header.run, header.incarnation) != (link.run, link.incarnation)
         link.state = LinkState.WARMING
         link.run, link.incarnation, link.rank = header.run, header.incarnation, welcome.rank
         link.heartbeat_s, link.lease_s = welcome.heartbeat_ms / 1000, welcome.lease_ms / 1000
         link.heard_at = now
-        actions: list[Action] = [Note(f"serves rank {welcome.rank} of {welcome.world_size} at {link.endpoint}")]
+        actions: list[Action] = []
+        if is_new:
+            actions.append(Note(f"serves rank {welcome.rank} of {welcome.world_size} at {link.endpoint}"))
         if self._draining is not None:
             actions += self._drain(peer)
         link.owes_ready = True

@@ -225,7 +225,12 @@ class ProducerSockets:
     def connect(self, endpoint: str) -> None:
         """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address."""
         check_endpoint(endpoint, insecure=True)
-        dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        try:
+            dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:
+            raise EndpointError(
+                f"cannot connect to {endpoint}: {error}; it is one socket for each rank, see `ulimit -n`"
+            ) from error
         _configure(dealer, endpoint, MAX_HEADER_BYTES)
         # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.
         dealer.setsockopt(zmq.IMMEDIATE, 1)

@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from penstock.consumer.stream import Waiting
 from penstock.consumer.watch import ProgressWatch, StallClock
 
 
@@ -51,10 +50,10 @@ def test_a_look_that_comes_late_is_not_made_up_for() -> None:
 def test_the_thread_looks_while_the_rank_waits_and_ends_with_it(caplog: pytest.LogCaptureFixture) -> None:
     looked = threading.Event()
 
-    def waiting() -> Waiting:
+    def waiting() -> str:
         if any("ticket 5" in record.message for record in caplog.records):
             looked.set()
-        return Waiting(1.0, "ticket 5, held by ann")
+        return "ticket 5, held by ann"
 
     with caplog.at_level(logging.WARNING), ProgressWatch(2, 0.02, 9, waiting) as watch:
         assert looked.wait(30)

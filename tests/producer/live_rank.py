@@ -1,0 +1,179 @@
+"""A stub engine, a service in a thread of its own, and a real rank on the loopback in the test's hand."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.producer.config import ProduceConfig
+from penstock.producer.engine import Images
+from penstock.producer.service import ProducerService
+from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
+from penstock.protocol.codec import decode, encode
+from penstock.protocol.dispatcher import Patience
+from penstock.protocol.fleet import PeerState
+from penstock.protocol.messages import Header
+from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.sockets import RankSocket, Sent
+from penstock.protocol.tickets import Manifest, Recipe, Ticket
+
+WAIT_S = 20.0
+RECIPE = Recipe(
+    prompt="a red fox",
+    seed=7,
+    num_images=2,
+    guidance_scale=2.0,
+    num_inference_steps=8,
+    scheduler="default",
+    height=64,
+    width=64,
+    model_digest="d1",
+)
+BATCH_IMAGES = 8
+GROUPS_PER_BATCH = 4
+
+
+class StubEngine:
+    """Paints each group in the colour of its index. `load` and `generate` wait for their gates, which are open."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.load_error: Exception | None = None
+        self.error: Exception | None = None
+        self.load_gate = threading.Event()
+        self.load_gate.set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.working = threading.Event()
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(
+            model="stub",
+            model_digest="d1",
+            scheduler="DDIMScheduler",
+            dtype="float32",
+            backend="eager",
+            device="cpu",
+            batch_images=BATCH_IMAGES,
+            versions={},
+        )
+
+    def load(self) -> None:
+        assert self.load_gate.wait(WAIT_S)
+        if self.load_error is not None:
+            raise self.load_error
+
+    def generate(self, tickets: Sequence[Ticket]) -> list[Images]:
+        self.working.set()
+        assert self.gate.wait(WAIT_S)
+        if self.error is not None:
+            raise self.error
+        self.batches.append(sum(ticket.recipe.num_images for ticket in tickets))
+        return [np.full(ticket.recipe.shape, colour_of(ticket.index), np.uint8) for ticket in tickets]
+
+
+def colour_of(index: int) -> int:
+    return 1 + index % 255
+
+
+class LiveRank:
+    """A rank whose socket is real, and which hears and acts only while the test lets it."""
+
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:0",
+        *,
+        incarnation: int = 1,
+        digest: str = "d1",
+        others: tuple[str, ...] = (),
+        **patience: Any,
+    ) -> None:
+        self.socket = RankSocket(endpoint)
+        self.machine = RankMachine(
+            run_id="run",
+            incarnation=incarnation,
+            rank=0,
+            endpoints=(self.socket.endpoint, *others),
+            expects=Expectation(model_digest=digest),
+            window_groups=10**6,
+            window_bytes=1 << 40,
+            patience=Patience(**{"heartbeat_s": 0.1, "lease_s": 1.0, "max_attempts": 3} | patience),
+        )
+        self.delivered: dict[int, Deliver] = {}
+        self.quarantined: list[Quarantine] = []
+        self.notes: list[str] = []
+
+    def plan(self, *indices: int) -> None:
+        for index in indices:
+            self.machine.plan(Ticket(index=index, rank=0, recipe=RECIPE))
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, self.notes
+            received = self.socket.recv(timeout_ms=20)
+            now = time.monotonic()
+            # As the stream does: what has come is heard before anything is sent.
+            while received is not None:
+                identity, frames = received
+                header, message = decode(frames[0])
+                payload = frames[1] if len(frames) == 2 else None
+                self._perform(self.machine.on_message(identity, header, message, payload, now))
+                received = self.socket.recv(timeout_ms=0)
+            self._perform(self.machine.tick(now))
+
+    def run_for(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self.run_until(lambda: time.monotonic() > until)
+
+    def say_bye(self) -> None:
+        self._perform(self.machine.close("the run is over"))
+
+    def states(self) -> dict[str, PeerState]:
+        return {peer.name: peer.state for peer in self.machine.peers.values()}
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    header = Header(run="run", incarnation=self.machine.incarnation)
+                    if self.socket.send(action.peer, encode(action.message, header)) is Sent.UNREACHABLE:
+                        self._perform(self.machine.on_unreachable(action.peer))
+                case Deliver():
+                    assert action.ticket.index not in self.delivered
+                    self.delivered[action.ticket.index] = action
+                case Quarantine():
+                    self.quarantined.append(action)
+                case Note() | Fail():
+                    self.notes.append(action.text)
+                case _:
+                    raise AssertionError(action)
+
+
+class RunningService:
+    """A service in a thread of its own."""
+
+    def __init__(self, endpoint: str, engine: StubEngine, **changes: Any) -> None:
+        settings: dict[str, Any] = {"name": "ann", "batch_images": BATCH_IMAGES, "trainer_timeout_s": WAIT_S}
+        self.service = ProducerService(ProduceConfig(connect=endpoint, **settings | changes), engine)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.service.run()
+        except BaseException as error:  # noqa: BLE001 - the test's own thread: `end` hands it on
+            self.error = error
+
+    def ended(self) -> bool:
+        return not self.thread.is_alive()
+
+    def end(self) -> BaseException | None:
+        """Wait for the service's end; what it raised, if anything."""
+        self.thread.join(WAIT_S)
+        assert not self.thread.is_alive()
+        return self.error

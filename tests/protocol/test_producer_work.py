@@ -1,0 +1,242 @@
+"""What a producer makes, in which order and company, within its credit, and how it drains."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock.protocol.actions import Send
+from penstock.protocol.messages import Ack, Drain, Heartbeat, Nack, Ready, Result, Started, Tickets
+from penstock.protocol.tickets import Attempt
+from tests.protocol.bench import LIFE, R0, R1, Bench, indices, sent, welcome
+from tests.protocol.samples import NBYTES, PIXELS, a_ticket
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_most_urgent_tickets_are_begun_first_across_ranks() -> None:
+    bench = Bench(ranks=2)
+    bench.give(a_ticket(0, need_by_step=5), a_ticket(2, need_by_step=9), a_ticket(4, need_by_step=1))
+    bench.give(a_ticket(1, need_by_step=4), a_ticket(3, need_by_step=1), peer=R1)
+    batch, actions = bench.machine.take(6)
+    assert indices(batch) == [3, 4, 1]
+    assert sent(actions, Started, R0) == [Started(attempts=(Attempt(4, 0),))]
+    assert sent(actions, Started, R1) == [Started(attempts=(Attempt(3, 0), Attempt(1, 0)))]
+    assert indices(bench.take()) == [0, 2]
+
+
+def test_two_ranks_that_need_equally_soon_are_served_by_turns() -> None:
+    # Index i belongs to rank i mod 2; both need two groups a step.
+    bench = Bench(ranks=2)
+    bench.give(*[a_ticket(index, need_by_step=index // 4) for index in range(0, 16, 2)])
+    bench.give(*[a_ticket(index, rank=1, need_by_step=index // 4) for index in range(1, 16, 2)], peer=R1)
+    for _ in range(4):
+        batch = bench.take()
+        assert sum(held.peer == R0 for held in batch) == sum(held.peer == R1 for held in batch) == 2
+
+
+def test_a_batch_never_holds_more_images_than_fit() -> None:
+    bench = Bench()
+    bench.give(*[a_ticket(index, num_images=4) for index in range(5)])
+    assert [indices(bench.take()) for _ in range(4)] == [[0, 1], [2, 3], [4], []]
+
+
+def test_a_group_larger_than_a_batch_goes_alone() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0, num_images=50), a_ticket(1, num_images=1))
+    assert indices(bench.take()) == [0]
+    assert indices(bench.take()) == [1]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"guidance_scale": 3.0},
+        {"num_inference_steps": 9},
+        {"scheduler": "DDIMScheduler"},
+        {"height": 8},
+        {"width": 8},
+        {"model_digest": "d2"},
+    ],
+)
+def test_tickets_that_cannot_share_a_batch_do_not(recipe: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), a_ticket(1, **recipe), a_ticket(2))
+    assert indices(bench.take()) == [0, 2]
+    assert indices(bench.take()) == [1]
+
+
+def test_prompt_seed_and_number_of_images_may_differ_in_a_batch() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), a_ticket(1, prompt="a dog", seed=1, num_images=1))
+    assert indices(bench.take()) == [0, 1]
+
+
+def test_a_ticket_that_may_be_poison_is_made_alone() -> None:
+    bench = Bench()
+    poisons = [replace(a_ticket(index), alone=True) for index in (1, 3)]
+    bench.give(a_ticket(0), poisons[0], a_ticket(2), poisons[1])
+    assert [indices(bench.take()) for _ in range(4)] == [[0, 2], [1], [3], []]
+    bench.give(*poisons)
+    assert [indices(bench.take()) for _ in range(3)] == [[1], [3], []], "not even with each other"
+
+
+def test_a_ticket_that_was_handed_out_often_has_company_nevertheless() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), a_ticket(1, attempt=7), a_ticket(2, attempt=2))
+    assert indices(bench.take()) == [0, 1, 2]
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_group_goes_to_its_rank_with_its_shape_and_attempt() -> None:
+    bench = Bench()
+    bench.give(a_ticket(3, attempt=2))
+    (held,) = bench.take()
+    send, beat = bench.finish(held)
+    assert isinstance(send, Send)
+    assert isinstance(beat, Send)
+    assert send.peer == R0
+    assert send.message == Result(index=3, attempt=2, shape=(2, 4, 5, 3), crc32=77, seconds=0.5)
+    assert send.payload == PIXELS
+    assert beat.message == Heartbeat(held=(Attempt(3, 2),)), "on a narrow link heartbeats wait behind groups"
+    assert bench.finish(held) == [], "a group is finished once"
+
+
+def test_a_ticket_that_cannot_be_made_is_given_back_with_the_reason() -> None:
+    bench = Bench()
+    bench.give(a_ticket(3, attempt=1))
+    (held,) = bench.take()
+    nack = Nack(index=3, attempt=1, reason="no scheduler X", retryable=False)
+    assert sent(bench.machine.fail(held, "no scheduler X"), Nack, R0) == [nack]
+    assert bench.named() == ()
+
+
+# --- credit -----------------------------------------------------------------------------------------------------------
+
+
+def test_tickets_beyond_the_credit_in_groups_are_handed_back_at_once() -> None:
+    bench = Bench(credit_groups=3)
+    assert sent(bench.give(a_ticket(0), a_ticket(1)), Nack) == []
+    bench.take(2)
+    nacks = sent(bench.give(a_ticket(2), a_ticket(3, attempt=1), a_ticket(4)), Nack, R0)
+    assert [(nack.index, nack.attempt, nack.retryable) for nack in nacks] == [(3, 1, True), (4, 0, True)]
+    assert all(nack.reason.startswith("credit: ") and "3 groups" in nack.reason for nack in nacks)
+    assert bench.named() == (Attempt(0, 0), Attempt(1, 0), Attempt(2, 0))
+
+
+def test_tickets_beyond_the_credit_in_bytes_are_handed_back_at_once() -> None:
+    bench = Bench(credit_bytes=2 * NBYTES)
+    (nack,) = sent(bench.give(a_ticket(0), a_ticket(1), a_ticket(2)), Nack, R0)
+    assert nack.index == 2
+    assert str(2 * NBYTES) in nack.reason
+
+
+def test_each_rank_has_the_whole_credit() -> None:
+    bench = Bench(credit_groups=2, ranks=2)
+    assert sent(bench.give(a_ticket(0), a_ticket(2)), Nack) == []
+    assert sent(bench.give(a_ticket(1), a_ticket(3), peer=R1), Nack) == []
+
+
+def test_nothing_begins_while_as_many_bytes_as_the_credit_wait_for_an_answer() -> None:
+    bench = Bench(credit_bytes=4 * NBYTES)
+    bench.give(*[a_ticket(index) for index in range(4)])
+    for index in range(4):
+        (held,) = bench.take(2)
+        bench.finish(held)
+        assert sum(link.unacknowledged_bytes for link in bench.machine.links.values()) == (index + 1) * NBYTES
+    bench.give(*[a_ticket(index) for index in range(4, 6)])
+    assert bench.take() == []
+    bench.hear(Ack(index=0, attempt=0))
+    assert indices(bench.take(2)) == [4]
+
+
+def test_a_rank_that_acknowledges_nothing_holds_only_its_own_tickets_back() -> None:
+    bench = Bench(credit_bytes=NBYTES, ranks=2)
+    bench.give(a_ticket(0))
+    (held,) = bench.take()
+    bench.finish(held)
+    bench.give(a_ticket(2))
+    bench.give(a_ticket(1, rank=1, need_by_step=9), peer=R1)
+    assert indices(bench.take()) == [1], "though the other is more urgent"
+    assert bench.take() == []
+    bench.hear(Ack(index=0, attempt=0))
+    assert indices(bench.take()) == [2]
+
+
+def test_a_refused_group_no_longer_holds_the_engine_back() -> None:
+    bench = Bench(credit_bytes=NBYTES)
+    bench.give(a_ticket(0))
+    (held,) = bench.take()
+    bench.finish(held)
+    bench.give(a_ticket(1))
+    assert bench.take() == []
+    bench.hear(Nack(index=0, attempt=0, reason="stale: not held by you any more", retryable=False))
+    assert sum(link.unacknowledged_bytes for link in bench.machine.links.values()) == 0
+    assert indices(bench.take()) == [1]
+
+
+# --- drain ------------------------------------------------------------------------------------------------------------
+
+
+def test_drain_returns_what_was_not_begun_to_each_rank() -> None:
+    bench = Bench(ranks=2)
+    bench.give(a_ticket(0), a_ticket(2), a_ticket(4, attempt=1))
+    bench.give(a_ticket(1), peer=R1)
+    batch = bench.take(4)
+    assert indices(batch) == [0, 1]
+    actions = bench.machine.drain("it was asked to end")
+    assert sent(actions, Drain, R0) == [Drain(returned=(Attempt(2, 0), Attempt(4, 1)), reason="it was asked to end")]
+    assert sent(actions, Drain, R1) == [Drain(returned=(), reason="it was asked to end")]
+    assert bench.take() == []
+    assert len(sent(bench.finish(batch[0]), Result)) == 1, "what was begun is finished"
+
+
+def test_a_draining_producer_is_drained_when_all_is_made_sent_and_acknowledged() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), a_ticket(1))
+    first, second = bench.take()
+    bench.machine.drain("it was asked to end")
+    assert not bench.machine.drained
+    bench.finish(first)
+    bench.machine.fail(second, "cannot")
+    assert not bench.machine.drained, "the group is on its way"
+    bench.hear(Ack(index=0, attempt=0))
+    assert bench.machine.drained
+
+
+def test_an_idle_producer_is_drained_at_once() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0))
+    bench.machine.drain("it was asked to end")
+    assert bench.machine.drained
+
+
+def test_a_draining_producer_does_not_wait_for_a_rank_that_is_gone() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0))
+    (held,) = bench.take()
+    bench.machine.drain("it was asked to end")
+    bench.finish(held)
+    bench.wait(11.0)
+    assert bench.machine.drained
+
+
+def test_tickets_that_cross_the_drain_on_their_way_are_handed_back_too() -> None:
+    bench = Bench()
+    bench.machine.drain("it was asked to end")
+    (drain,) = sent(bench.give(a_ticket(7, attempt=1)), Drain, R0)
+    assert drain.returned == (Attempt(7, 1),)
+    assert bench.take() == []
+
+
+def test_a_draining_producer_tells_a_rank_that_welcomes_it_now() -> None:
+    bench = Bench(ranks=0)
+    bench.machine.drain("it was asked to end")
+    actions = bench.hear(welcome())
+    assert len(sent(actions, Drain, R0)) == 1
+    assert sent(actions, Ready) == []
+    assert sent(bench.machine.loaded() + bench.machine.free(), Ready) == []
+    assert bench.machine.on_message(R0, LIFE, Tickets(tickets=(a_ticket(0),)), 0.0)
+    assert bench.take() == []
