@@ -59,9 +59,9 @@ class Peer:
     service: Durations = field(default_factory=Durations)
     """From STARTED to the group, on the rank's clock."""
     bad_results: int = 0
-    """Broken groups in a row."""
+    """Garbled groups in a row."""
     refusals: int = 0
-    """Tickets in a row that it could not make."""
+    """Tickets in a row that it could not make, or made black."""
 
     @property
     def is_doubtful(self) -> bool:

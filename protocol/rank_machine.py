@@ -227,12 +227,12 @@ class RankMachine(Dispatcher):
         found = fault_of(ticket, result, payload)
         if payload is None or found is not None:
             word, what = found or ("frame_count", "no pixels")
-            peer.bad_results += 1
-            actions = self._nack(identity, key, word, what)
-            # What was garbled says nothing of the ticket; what the model made of it does.
-            why = f"{peer.name} sent a broken group: {word}: {what}"
+            # What was garbled says nothing of the ticket; what the model made of it nothing of the producer.
             fault = Fault.TICKET if word == BLANK else Fault.PRODUCER
-            actions += self._take_back(entry, hold, why, fault)
+            peer.refusals += word == BLANK
+            peer.bad_results += word != BLANK
+            actions = self._nack(identity, key, word, what)
+            actions += self._take_back(entry, hold, f"{peer.name} sent a broken group: {word}: {what}", fault)
             if peer.bad_results >= self.patience.max_bad_results:
                 reason = f"{peer.bad_results} broken groups in a row, the last: {word}: {what}"
                 actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from penstock.producer.engine import Images
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.tickets import Ticket
@@ -61,8 +63,10 @@ def test_a_draining_producer_waits_until_its_groups_are_acknowledged(open_rank: 
     assert set(rank.delivered) == {0, 1, 2, 3}
 
 
-def test_no_batch_begins_after_the_signal(open_rank: OpenRank) -> None:
-    rank, engine, running = _busy(open_rank)
+def test_no_batch_begins_after_the_signal(open_rank: OpenRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    rank, engine, running = _busy(open_rank, tickets=12)
+    # The thread that hands the queue back comes late.
+    monkeypatch.setattr(running.service._machine, "drain", lambda reason: [])
     generate = engine.generate
 
     def generate_under_a_signal(tickets: Sequence[Ticket]) -> list[Images]:

@@ -332,6 +332,20 @@ def test_two_that_hang_over_the_head_unbegun_do_not_hold_it_for_ever() -> None:
     assert given(desk.wait(35.0, ANN, BOB, CAT), CAT) == [(100, 2)]
 
 
+def test_a_ticket_is_not_withheld_for_a_producer_in_its_cold_start() -> None:
+    # Ann is full and may take 300 s for her first batch; Bob, who sent a garbled group, is idle.
+    desk = Desk(order="ticket")
+    desk.join(ANN, groups=1)
+    desk.plan(5)
+    desk.start(ANN, 5)
+    desk.join(BOB)
+    desk.plan(12)
+    desk.make(BOB, 12, crc32=0)
+    assert desk.held(BOB) == ()
+    desk.wait(45.0, ANN, BOB)
+    assert 12 in desk.machine.peers[BOB].held
+
+
 def test_ready_said_again_and_again_is_no_work() -> None:
     desk = _idle()
     noted: list[str] = []

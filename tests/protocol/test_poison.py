@@ -303,6 +303,16 @@ def test_a_ticket_that_failed_too_often_is_quarantined_with_prompt_and_cause() -
     assert "quarantined" in desk.machine.describe_wait(desk.now)
 
 
+def test_a_ticket_that_is_always_black_costs_its_producer_nothing() -> None:
+    desk = Desk(patience=replace(PATIENCE, max_attempts=4))
+    desk.join(ANN)
+    desk.plan(0)
+    actions = [action for _ in range(4) for action in _blacken(desk)]
+    assert [action.ticket.index for action in quarantined(actions)] == [0]
+    assert set(desk.machine.peers) == {ANN}
+    assert given(desk.plan(1), ANN) == [(1, 0)]
+
+
 def test_a_stand_in_takes_the_same_place_and_its_attempts_go_on_counting() -> None:
     desk = Desk(order="ticket")
     desk.join(ANN)

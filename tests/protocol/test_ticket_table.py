@@ -113,7 +113,7 @@ def test_what_is_lost_speaks_against_the_ticket_only_where_it_was_alone() -> Non
 def test_a_stand_in_is_made_in_company() -> None:
     table = _table(0)
     entry = _entry(table, 0)
-    _end(table, entry, *[Fault.TICKET] * 4)
+    _end(table, entry, Fault.UNKNOWN, Fault.UNKNOWN, *[Fault.TICKET] * 4)
     table.quarantine(entry)
     table.stand_in(a_ticket(0, prompt="a dog"))
     assert _end(table, entry, Fault.NOBODY) == [False]
