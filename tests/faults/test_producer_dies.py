@@ -87,11 +87,10 @@ def test_all_producers_are_gone_and_one_comes_back(scene: Scene, order: str, rep
 
 @pytest.mark.fault(
     "SIGTERM on a producer",
-    expected="what it began arrives, the rest is handed back at once, without blame; status 143",
+    expected="what it began arrives, the rest is handed back at once; status 143",
 )
 def test_a_producer_is_told_to_end(scene: Scene, order: str, report: Report) -> None:
-    # One failure would be the ticket's last: a stand-in would show that somebody was blamed.
-    rank = scene.rank(order=order, max_attempts=1, lease_s=10.0)
+    rank = scene.rank(order=order, lease_s=10.0)
     ann = scene.producer("ann", batch_s=0.3)
     ann.until_begun(1)
     scene.producer("bob", batch_s=0.3)
@@ -112,4 +111,4 @@ def test_a_producer_is_told_to_end(scene: Scene, order: str, report: Report) -> 
     assert rank.events("quarantined") == []
     assert rank.statistics["expired"] == 0
     assert "Traceback" not in ann.output
-    report.saw(f"{seen}, {handed_back} handed back, ended in {ended_s:.1f} s, nobody blamed")
+    report.saw(f"{seen}, {handed_back} handed back, ended in {ended_s:.1f} s")
