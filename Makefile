@@ -42,8 +42,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole way of the data on this machine, in minutes; results in runs/demo
 	@.venv/bin/penstock demo --overwrite
 
-test: setup  ## all tests that need no GPU, in at most eight minutes
-	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=480
+test: setup  ## all tests that need no GPU, the quick half of the faults among them; about five minutes
+	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=900
 
 faults: setup  ## every fault on real processes, and the table of what was seen; at most fifteen minutes
 	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=900
@@ -53,7 +53,7 @@ lint: setup  ## style, format and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-fuzz: setup  ## a million hostile messages through the decoder, and a hundred thousand at a rank; some minutes
+fuzz: setup  ## a million broken messages through the decoder, a hundred thousand at a rank; some minutes
 	@$(ONE_THREAD) $(PY) -m tests.fuzz.decoder
 	@$(ONE_THREAD) $(PY) -m tests.fuzz.rank
 
