@@ -90,7 +90,7 @@ class StreamConfig:
     """Groups asked for or waiting to enter the reservoir, over all ranks. More hides slow producers and takes memory;
     below two batches of every producer, producers idle or make padding."""
     window_bytes: int = 1 << 30
-    """Bytes of groups that each rank has asked for or holds unused at a time."""
+    """Bytes of groups that each rank has asked for or holds unused at a time, beside its reservoir."""
     producer_timeout_s: float = 120.0
     """Seconds without a producer, or without a group, before the run stops."""
     warmup_timeout_s: float = 900.0
@@ -98,9 +98,10 @@ class StreamConfig:
     heartbeat_s: float = 1.0
     """Seconds between two heartbeats, of a producer and of a rank."""
     lease_s: float = 10.0
-    """Seconds that a ticket stays with a producer that does not name it. Higher tolerates worse links."""
+    """Seconds that a ticket stays with a producer that does not name it. Higher tolerates worse links; a full window
+    must get through the slowest link in that time."""
     max_attempts: int = 4
-    """Failures of one ticket before a stand-in takes its place."""
+    """Failures of one ticket before a stand-in takes its place. More spares good prompts on a fleet that often dies."""
     stall_report_s: float = 30.0
     """Seconds without a finished step before each rank says what it waits for; said again at doubling intervals."""
 

@@ -315,7 +315,7 @@ class Dispatcher:
         return [*cancels, Note(f"{text}; a stand-in takes its place", warning=True), Quarantine(entry.ticket, why)]
 
     def _forget(self, identity: bytes, why: str, *, polite: bool = False) -> list[Action]:
-        """A producer is gone; its tickets go to others. What it was making counts as failed unless it said goodbye."""
+        """A producer is gone; its tickets go to others. What it was making counts as lost unless it said goodbye."""
         peer = self.peers[identity]
         actions: list[Action] = [Note(f"{peer.name} {why}; {len(peer.held)} tickets go to others", warning=not polite)]
         for entry, hold in self._held(identity, tuple(peer.held.values())):
