@@ -30,9 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
 
-from penstock.consumer.feed_state import FeedState
 from penstock.consumer.ledger import read_steps
-from penstock.consumer.schedule import Share, TicketOrder
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -43,16 +41,16 @@ END_S = 15.0
 """The longest that a killed process may live on."""
 MAX_STEPS, CHECKPOINT_EVERY = 60, 10
 KILL_PRODUCER_AT, KILL_TRAINER_AT = 12, 25
-PLAN = Share(rank=0, world_size=1, seed=0, groups_per_step=8, capacity_groups=32, reuse=8)
+GROUPS_PER_STEP, LANE_GROUPS, REUSE = 8, 4, 8
 SETTINGS = {
     "config": "demo",
     "order": "ticket",
-    "seed": PLAN.seed,
+    "seed": 0,
     "max-steps": MAX_STEPS,
     "checkpoint-every-steps": CHECKPOINT_EVERY,
-    "groups-per-step": PLAN.groups_per_step,
-    "reservoir.capacity-groups": PLAN.capacity_groups,
-    "reservoir.reuse": PLAN.reuse,
+    "groups-per-step": GROUPS_PER_STEP,
+    "reservoir.capacity-groups": GROUPS_PER_STEP * LANE_GROUPS,
+    "reservoir.reuse": REUSE,
     "generator.images-per-group": 4,
     "stream.window-groups": 16,
     "evaluation.data": "none",
@@ -182,7 +180,7 @@ def _steps_done(trainer: subprocess.Popen[bytes], run_dir: Path, life: Life) -> 
         if time.monotonic() > deadline:
             raise BenchmarkError(f"a life with {life.num_ranks} ranks takes longer than {LIFE_S:.0f} s")
         steps = read_steps(run_dir)
-        yield sum(len(indices) >= PLAN.groups_per_step for indices in steps.values())
+        yield sum(len(indices) >= GROUPS_PER_STEP for indices in steps.values())
         time.sleep(0.02)
 
 
@@ -195,24 +193,17 @@ def encoder_sha256(run_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def planned_uses() -> Counter[tuple[int, int]]:
-    """(step, index) of every use that the schedule plans."""
-    order = TicketOrder(PLAN)
-    entries = order.upcoming(FeedState.beginning(0, 1), 0)
-    entry = next(entries)
-    uses: Counter[int] = Counter()
-    planned: Counter[tuple[int, int]] = Counter()
-    kept: set[int] = set()
-    for step in range(MAX_STEPS):
-        while entry.need_by_step <= step:
-            kept.add(entry.index)
-            entry = next(entries)
-        for index in order.draw(step, kept):
-            planned[step, index] += 1
-            uses[index] += 1
-            if uses[index] == PLAN.reuse:
-                kept.remove(index)
-    return planned
+def uses_of(outcome: Outcome) -> Counter[tuple[int, int]]:
+    """How often each (step, index) stands in the ledger."""
+    return Counter((step, index) for step, indices in outcome.steps.items() for index in indices)
+
+
+def broken_promises(steps: dict[int, tuple[int, ...]]) -> tuple[int, int]:
+    """Uses that are missing and uses too many in one run, by what ticket order promises: every step uses one group of
+    each lane, the indices of one residue, and no group is used more than `REUSE` times."""
+    lanes = sum(len({index % GROUPS_PER_STEP for index in steps.get(step, ())}) for step in range(MAX_STEPS))
+    uses = Counter(index for indices in steps.values() for index in indices)
+    return MAX_STEPS * GROUPS_PER_STEP - lanes, sum(max(0, number - REUSE) for number in uses.values())
 
 
 def _free_port() -> int:
@@ -222,17 +213,14 @@ def _free_port() -> int:
 
 
 def compare(whole: Outcome, resumed: Outcome) -> dict[str, object]:
-    """The figures of the benchmark."""
-    planned = planned_uses()
-    used = [
-        Counter((step, index) for step, indices in outcome.steps.items() for index in indices)
-        for outcome in (whole, resumed)
-    ]
+    """The figures of the benchmark: the undisturbed run against the promise, the other against the undisturbed one."""
+    missing, too_many = broken_promises(whole.steps)
+    expected, used = uses_of(whole), uses_of(resumed)
     return {
         "weights_equal": whole.encoder == resumed.encoder,
         "ledger_equal": whole.steps == resumed.steps,
-        "lost": sum((planned - uses).total() for uses in used),
-        "duplicated": sum((uses - planned).total() for uses in used),
+        "lost": missing + (expected - used).total(),
+        "duplicated": too_many + (used - expected).total(),
         "killed_at": resumed.killed_at,
         "encoder_sha256": {"whole": whole.encoder, "resumed": resumed.encoder},
         "seconds": {"whole": round(whole.seconds, 1), "resumed": round(resumed.seconds, 1)},

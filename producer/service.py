@@ -18,8 +18,9 @@ from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, S
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.inspection import Tally
+from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Hello, Message, Result
-from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
+from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 
 _log = logging.getLogger(__name__)

@@ -6,11 +6,9 @@ earliest `need_by_step` first across all ranks, so no rank starves another. Time
 clock. States and messages: docs/protocol.md.
 """
 
-from dataclasses import dataclass, field
-from enum import Enum, auto
-
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.inspection import Tally
+from penstock.protocol.links import HeldTicket, Link, LinkState
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -29,59 +27,6 @@ from penstock.protocol.messages import (
     Welcome,
 )
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
-
-
-class LinkState(Enum):
-    """Where the talk with one rank stands."""
-
-    HELLO = auto()
-    """Nobody has answered yet, or the rank has fallen silent."""
-    WARMING = auto()
-    """Welcomed; the model is still loading."""
-    READY = auto()
-    DRAINING = auto()
-    """No more tickets; what has begun is finished."""
-    GONE = auto()
-    """The rank has said BYE; in another life it may be back."""
-    REJECTED = auto()
-    """Refused, or not to be dialled: for good."""
-
-
-_ENDED = (LinkState.GONE, LinkState.REJECTED)
-_TALKING = (LinkState.WARMING, LinkState.READY, LinkState.DRAINING)
-
-
-@dataclass(slots=True)
-class Link:
-    """One rank as a producer sees it."""
-
-    endpoint: str
-    state: LinkState = LinkState.HELLO
-    run: str = ""
-    incarnation: int = 0
-    rank: int = -1
-    heartbeat_s: float = 1.0
-    lease_s: float = 10.0
-    said_at: float = float("-inf")
-    heard_at: float = float("-inf")
-    sent: dict[Attempt, tuple[float, int]] = field(default_factory=dict)
-    """Groups sent and not yet acknowledged, with the time they were sent and their bytes."""
-    owes_ready: bool = False
-    """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
-
-    @property
-    def unacknowledged_bytes(self) -> int:
-        """Bytes of finished groups that the rank has not acknowledged yet."""
-        return sum(nbytes for _, nbytes in self.sent.values())
-
-
-@dataclass(frozen=True, slots=True)
-class HeldTicket:
-    """A ticket in a producer's hands, with the rank it belongs to and the life of that rank that asked."""
-
-    peer: bytes
-    incarnation: int
-    ticket: Ticket
 
 
 class ProducerMachine:
@@ -114,7 +59,7 @@ class ProducerMachine:
     @property
     def connected(self) -> bool:
         """Whether any rank has welcomed this producer and is still there."""
-        return any(link.state in _TALKING for link in self.links.values())
+        return any(link.is_talking for link in self.links.values())
 
     @property
     def drained(self) -> bool:
@@ -214,12 +159,12 @@ class ProducerMachine:
             return False
         self._running = [other for other in self._running if other is not held]
         link = self.links[held.peer]
-        return link.state in _TALKING and link.incarnation == held.incarnation
+        return link.is_talking and link.incarnation == held.incarnation
 
     def drain(self, reason: str) -> list[Action]:
         """Take no more tickets: hand back those not begun, finish the others."""
         self._draining = reason
-        peers = [peer for peer, link in self.links.items() if link.state in _TALKING]
+        peers = [peer for peer, link in self.links.items() if link.is_talking]
         return [action for peer in peers for action in self._drain(peer)]
 
     def _drain(self, peer: bytes) -> list[Action]:
@@ -230,7 +175,7 @@ class ProducerMachine:
 
     def leave(self, reason: str) -> list[Action]:
         """Say BYE to every rank; what is held goes back."""
-        ready = [peer for peer, link in self.links.items() if link.state in _TALKING]
+        ready = [peer for peer, link in self.links.items() if link.is_talking]
         for peer in self.links:
             self._end(peer, LinkState.GONE)
         return [Send(peer, Bye(reason=reason)) for peer in ready]
@@ -241,10 +186,10 @@ class ProducerMachine:
         """Let time pass: say HELLO where nobody has answered, name the held tickets, notice silent ranks."""
         actions: list[Action] = []
         for peer, link in self.links.items():
-            if link.state in _TALKING and now - link.heard_at > link.lease_s:
+            if link.is_talking and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
                 self._restart(peer)
-            if link.state in _ENDED or now - link.said_at < link.heartbeat_s:
+            if link.has_ended or now - link.said_at < link.heartbeat_s:
                 continue
             link.said_at = now
             if link.state is LinkState.HELLO:
@@ -266,7 +211,7 @@ class ProducerMachine:
     def on_message(self, peer: bytes, header: Header, message: Message, now: float) -> list[Action]:
         """Take one decoded message from the rank behind `peer`."""
         link = self.links[peer]
-        if link.state in _ENDED:
+        if link.has_ended:
             return []
         if isinstance(message, Reject):
             self._end(peer, LinkState.REJECTED)
@@ -276,7 +221,7 @@ class ProducerMachine:
             ]
         if isinstance(message, Welcome):
             return self._on_welcome(peer, link, header, message, now)
-        if link.state not in _TALKING:
+        if not link.is_talking:
             return []
         if isinstance(message, Nack) and _asks_for_hello(message) and header.incarnation > link.incarnation:
             self._restart(peer)
@@ -325,7 +270,7 @@ class ProducerMachine:
         return actions + (self._drain(peer) if link.state is LinkState.DRAINING else [])
 
     def _on_welcome(self, peer: bytes, link: Link, header: Header, welcome: Welcome, now: float) -> list[Action]:
-        if link.state in _TALKING:
+        if link.is_talking:
             # The answer to a second HELLO, from this life of the rank or the next: it has forgotten what it gave us.
             self._restart(peer)
         is_new = (header.run, header.incarnation) != (link.run, link.incarnation)
@@ -375,7 +320,7 @@ class ProducerMachine:
 
     def _finished(self, reason: str, rejected: bool) -> list[Action]:
         # A rank that does not answer either has crashed or has never come; the run is over without it.
-        if any(link.state in _TALKING for link in self.links.values()):
+        if any(link.is_talking for link in self.links.values()):
             return []
         return [Finished(reason, rejected)]
 

@@ -14,30 +14,10 @@ from penstock.protocol.dispatcher import Patience
 from penstock.protocol.messages import Ack, Header, Hello, Message, Nack, Ready, Result, Tickets, Welcome
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import ProducerSockets, RankSocket
-from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from penstock.protocol.tickets import Manifest, Ticket
+from tests.protocol.samples import MANIFEST, RECIPE
 
 WAIT_S = 20.0
-RECIPE = Recipe(
-    prompt="a red fox",
-    seed=7,
-    num_images=2,
-    guidance_scale=2.0,
-    num_inference_steps=8,
-    scheduler="default",
-    height=4,
-    width=5,
-    model_digest="d1",
-)
-MANIFEST = Manifest(
-    model="tiny",
-    model_digest="d1",
-    scheduler="DDIMScheduler",
-    dtype="float32",
-    backend="eager",
-    device="cpu",
-    batch_images=8,
-    versions={},
-)
 MessageType = TypeVar("MessageType", bound=Message)
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,11 @@ from penstock.protocol.fleet import PeerState
 from penstock.protocol.messages import Header
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket, Sent
-from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from penstock.protocol.tickets import Manifest, Ticket
+from tests.protocol import samples
 
 WAIT_S = 20.0
-RECIPE = Recipe(
-    prompt="a red fox",
-    seed=7,
-    num_images=2,
-    guidance_scale=2.0,
-    num_inference_steps=8,
-    scheduler="default",
-    height=64,
-    width=64,
-    model_digest="d1",
-)
+RECIPE = replace(samples.RECIPE, height=64, width=64)
 BATCH_IMAGES = 8
 GROUPS_PER_BATCH = 4
 
@@ -50,16 +42,7 @@ class StubEngine:
 
     @property
     def manifest(self) -> Manifest:
-        return Manifest(
-            model="stub",
-            model_digest="d1",
-            scheduler="DDIMScheduler",
-            dtype="float32",
-            backend="eager",
-            device="cpu",
-            batch_images=BATCH_IMAGES,
-            versions={},
-        )
+        return replace(samples.MANIFEST, model="stub", batch_images=BATCH_IMAGES)
 
     def load(self) -> None:
         assert self.load_gate.wait(WAIT_S)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from penstock.protocol.actions import Action, Send
+from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Heartbeat, Message, Tickets, Welcome
-from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
+from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.tickets import Attempt, Ticket
 from tests.protocol.samples import MANIFEST, PIXELS
 

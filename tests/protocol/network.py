@@ -12,8 +12,9 @@ from typing import Literal
 
 from penstock.protocol.actions import Action, Buffer, Connect, Deliver, Finished, Note, Quarantine, Send
 from penstock.protocol.dispatcher import Patience
+from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Message, Result
-from penstock.protocol.producer_machine import HeldTicket, ProducerMachine
+from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.tickets import Attempt, Ticket
 from tests.protocol.samples import MANIFEST, RECIPE

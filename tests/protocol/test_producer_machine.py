@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.links import LinkState
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -18,7 +19,6 @@ from penstock.protocol.messages import (
     Result,
     Tickets,
 )
-from penstock.protocol.producer_machine import LinkState
 from penstock.protocol.tickets import Attempt
 from tests.protocol.bench import LIFE, R0, R1, RANK0, RANK1, Bench, indices, sent, welcome
 from tests.protocol.samples import MANIFEST, a_ticket
