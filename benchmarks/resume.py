@@ -199,8 +199,10 @@ def uses_of(outcome: Outcome) -> Counter[tuple[int, int]]:
 
 
 def broken_promises(steps: dict[int, tuple[int, ...]]) -> tuple[int, int]:
-    """Uses that are missing and uses too many in one run, by what ticket order promises: every step uses one group of
-    each lane, the indices of one residue, and no group is used more than `REUSE` times."""
+    """Uses that are missing, and uses too many, in one run, by what ticket order promises.
+
+    Every step uses one group of each lane (the indices of one residue), and no group is used more than `REUSE` times.
+    """
     lanes = sum(len({index % GROUPS_PER_STEP for index in steps.get(step, ())}) for step in range(MAX_STEPS))
     uses = Counter(index for indices in steps.values() for index in indices)
     return MAX_STEPS * GROUPS_PER_STEP - lanes, sum(max(0, number - REUSE) for number in uses.values())
