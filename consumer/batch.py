@@ -13,7 +13,10 @@ from penstock.protocol.tickets import prompt_id
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a step trains on. Rows are ordered by group: image k of group g is row g·m + k."""
+    """What a step trains on. Rows are ordered by group: of group g, the k-th image that is used is row g·m + k.
+
+    m is the number of images of a use, which may be fewer than were made for the ticket.
+    """
 
     images: torch.Tensor
     """uint8 [G·m, H, W, 3]."""
@@ -22,7 +25,7 @@ class Batch:
     sample_ids: torch.Tensor
     """int64 [G·m]: names an image in the whole run. Stays on the host, where augmentations are drawn."""
     echoes: torch.Tensor
-    """int64 [G·m]: earlier uses of the image. Stays on the host."""
+    """int64 [G·m]: earlier uses of the image's group. Stays on the host."""
     indices: tuple[int, ...]
     """Global indices of the groups, length G."""
 
@@ -37,14 +40,25 @@ class Batch:
         )
 
 
-def collate(uses: Sequence[Use], *, pin_memory: bool) -> Batch:
-    """Copy the groups' images into one batch. All groups have the same shape [m, H, W, 3]."""
-    num_images, height, width, _ = uses[0].group.images.shape
-    images_GmHWC = torch.empty((len(uses), num_images, height, width, 3), dtype=torch.uint8, pin_memory=pin_memory)
-    np.stack([use.group.images for use in uses], out=images_GmHWC.numpy())
+def collate(uses: Sequence[Use], images: Sequence[Sequence[int]], *, pin_memory: bool) -> Batch:
+    """Copy the groups' images into one batch; nothing else on the trainer's host copies pixels.
+
+    Args:
+        uses: of groups whose images have the same shape [H, W, 3].
+        images: which images of each group, as many of each.
+        pin_memory: whether the batch goes to a GPU, so that the copy there need not be waited for.
+    """
+    height, width, channels = uses[0].group.images.shape[1:]
+    num_images = len(images[0])
+    shape = (len(uses), num_images, height, width, channels)
+    images_GmHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+    for rows_mHWC, use, chosen in zip(images_GmHWC.numpy(), uses, images, strict=True):
+        # Image by image: choosing by an index array would be a copy before the copy.
+        for row_HWC, image in zip(rows_mHWC, chosen, strict=True):
+            np.copyto(row_HWC, use.group.images[image])
     tickets = [use.group.ticket for use in uses]
     indices = torch.tensor([ticket.index for ticket in tickets])
-    sample_ids = indices[:, None] * MAX_IMAGES_PER_GROUP + torch.arange(num_images)
+    sample_ids = indices[:, None] * MAX_IMAGES_PER_GROUP + torch.tensor([list(chosen) for chosen in images])
     return Batch(
         images=images_GmHWC.flatten(0, 1),
         prompt_ids=torch.tensor([prompt_id(ticket.recipe.prompt) for ticket in tickets]),

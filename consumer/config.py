@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from penstock.config.rules import require
+from penstock.consumer.reuse import ReusePolicy
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.limits import (
     MAX_GROUP_BYTES,
@@ -126,16 +127,48 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservoirConfig:
-    """How often a group is used."""
+    """What is kept in memory, and how often it is used."""
 
+    policy: Literal["fixed", "adaptive", "fresh"] = "fixed"
+    """`fixed`: each group is used exactly `reuse` times. `adaptive`: `min_reuse` to `max_reuse` times, more only while
+    fresh groups lag. `fresh`: once."""
     reuse: int = 1
-    """e: optimizer steps that use each group. More hides slow producers and trains longer on fewer images."""
+    """e of policy `fixed`: steps that use each group. More hides slow producers and trains longer on fewer images."""
+    min_reuse: int = 1
+    """Floor of policy `adaptive`. More spares fast producers work and makes images less fresh."""
+    max_reuse: int = 28
+    """Cap of policy `adaptive`; the trainer waits rather than go beyond it. More waits less and repeats more. StableRep
+    used its stored images 9 to 28 times."""
+    min_distance_steps: int = 1
+    """Steps between two uses of a group, at least; in arrival order. More keeps groups from meeting again at once, and
+    needs as many batches in memory."""
+    images_per_use: int = 0
+    """Images of a group that each use takes, drawn anew every time; 0 takes all. StableRep made 10 and used 6."""
     capacity_groups: int = 512
     """Groups in memory over all ranks. More mixes older with newer ones; must hold at least one batch."""
+    capacity_bytes: int = 8 << 30
+    """Bytes of pixels in memory over all ranks: the second bound beside `capacity_groups`, for large groups."""
 
     def __post_init__(self) -> None:
-        require(self.reuse >= 1, "reuse must be >= 1", self.reuse)
-        require(self.capacity_groups >= 1, "capacity_groups must be >= 1", self.capacity_groups)
+        for name in ("reuse", "min_reuse", "min_distance_steps", "capacity_groups", "capacity_bytes"):
+            require(getattr(self, name) >= 1, f"{name} must be >= 1", getattr(self, name))
+        require(self.images_per_use >= 0, "images_per_use must be >= 0", self.images_per_use)
+        require(
+            self.max_reuse >= self.min_reuse,
+            f"max_reuse must be at least min_reuse ({self.min_reuse})",
+            self.max_reuse,
+        )
+        require(
+            self.policy == "fixed" or self.reuse == 1,
+            f"reuse is of policy fixed; policy {self.policy} needs it at 1",
+            self.reuse,
+        )
+
+    @property
+    def reuse_policy(self) -> ReusePolicy:
+        """How often a group is used."""
+        uses = (self.min_reuse, self.max_reuse) if self.policy == "adaptive" else (self.reuse, self.reuse)
+        return ReusePolicy(min_reuse=uses[0], max_reuse=uses[1], min_distance_steps=self.min_distance_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,11 +322,7 @@ class TrainConfig:
         )
         require(self.checkpoint_every_steps >= 1, "checkpoint_every_steps must be >= 1", self.checkpoint_every_steps)
         require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")
-        require(
-            self.reservoir.capacity_groups >= self.groups_per_step,
-            f"reservoir.capacity_groups must be at least groups_per_step ({self.groups_per_step})",
-            self.reservoir.capacity_groups,
-        )
+        self._check_reservoir()
         require(
             self.stream.window_bytes >= 2 * self.generator.group_bytes,
             f"stream.window_bytes must hold two groups at least, of {self.generator.group_bytes} bytes each: "
@@ -305,6 +334,43 @@ class TrainConfig:
             f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
             self.augment.size,
         )
+
+    def _check_reservoir(self) -> None:
+        reservoir, made = self.reservoir, self.generator.images_per_group
+        steps = reservoir.min_distance_steps
+        batches = "groups_per_step" if steps == 1 else "groups_per_step * reservoir.min_distance_steps"
+        least = self.groups_per_step * steps
+        require(
+            reservoir.capacity_groups >= least,
+            f"reservoir.capacity_groups must be at least {batches} ({least})",
+            reservoir.capacity_groups,
+        )
+        require(
+            reservoir.capacity_bytes >= least * self.generator.group_bytes,
+            f"reservoir.capacity_bytes must hold {batches} groups ({least}) of {self.generator.group_bytes} bytes each",
+            reservoir.capacity_bytes,
+        )
+        require(
+            reservoir.images_per_use <= made,
+            f"reservoir.images_per_use must be at most generator.images_per_group ({made})",
+            reservoir.images_per_use,
+        )
+        for name, usual in (("policy", reservoir.policy != "adaptive"), ("min_distance_steps", steps == 1)):
+            require(
+                self.order == "arrival" or usual,
+                f"reservoir.{name} depends on when groups come; order ticket wants fixed or fresh at distance 1",
+                getattr(reservoir, name),
+            )
+
+    @property
+    def images_per_use(self) -> int:
+        """Images of a group that a step trains on."""
+        return self.reservoir.images_per_use or self.generator.images_per_group
+
+    @property
+    def capacity_groups(self) -> int:
+        """Groups in the reservoirs of all ranks: as many as both bounds allow."""
+        return min(self.reservoir.capacity_groups, self.reservoir.capacity_bytes // self.generator.group_bytes)
 
     @property
     def same_engine(self) -> bool:

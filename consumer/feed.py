@@ -2,33 +2,51 @@
 
 It also keeps the cursor of the stream at the optimizer step, not at prefetch: which of the rank's groups have
 entered the reservoir, and how often those in it have been used. That is all that is needed to go on without loss or
-repetition.
+repetition. Batches are prepared ahead of their steps by a thread of their own (`prefetch.py`), so each carries
+what the ledger and the checkpoint must say once its step takes it.
 """
 
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from penstock.consumer.batch import Batch, collate
 from penstock.consumer.feed_state import Entered, FeedState, Kept
-from penstock.consumer.ledger import Ledger
 from penstock.consumer.prompts import TicketWriter
 from penstock.consumer.reservoir import Reservoir
-from penstock.consumer.schedule import Order
-from penstock.consumer.stream import Group, GroupStream
+from penstock.consumer.schedule import Order, images_of_use
+from penstock.consumer.stream import Group, GroupStream, Quarantined
 from penstock.protocol.tickets import Ticket
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A step's batch, and what happened on the way to it since the step before."""
+
+    step: int
+    batch: Batch
+    uses: tuple[int, ...]
+    """Earlier uses of each of the batch's groups, length G."""
+    entered: tuple[Group, ...]
+    """Groups that came into the reservoir."""
+    num_new: int
+    """How many of them had not been there in an earlier life."""
+    quarantined: tuple[Quarantined, ...]
+    state: FeedState | None
+    """Where the rank stands after the step; None where nobody wants to know."""
+
+
 class Feed:
-    """Batches for one rank.
+    """Prepares batches for one rank; for one thread.
 
     Args:
         stream: started.
         writer: writes the tickets that the stream asks for, in the stream's thread.
         order: what enters when, and what a step draws.
         reservoir: this rank's, empty.
-        ledger: this rank's.
         state: where the rank stands: at its beginning, or where an earlier life has left it.
         step: the step of the first batch.
+        seed: the run's; chooses the images of a use.
+        images_per_use: images that a step takes of each of its groups; 0 takes all.
         pin_memory: whether batches go to a GPU.
     """
 
@@ -39,62 +57,90 @@ class Feed:
         writer: TicketWriter,
         order: Order,
         reservoir: Reservoir,
-        ledger: Ledger,
         state: FeedState,
         step: int,
+        seed: int,
+        images_per_use: int,
         pin_memory: bool,
     ) -> None:
         self._stream = stream
         self._writer = writer
         self._order = order
         self._reservoir = reservoir
-        self._ledger = ledger
         self._rank, self._world_size = state.rank, state.world_size
+        self._seed = seed
+        self._images_per_use = images_per_use
         self._pin_memory = pin_memory
         self._entered = Entered(state.rank, state.world_size, state.cursor, state.entered)
-        self._returning = {kept.index: kept.uses for kept in state.kept}
+        self._returning = {kept.index: kept for kept in state.kept}
         self._new_tickets = self._tickets_after(state, step)
+        self._came: list[Group] = []
+        self._num_new = 0
         self._last_batch: list[Group] = []
-        self.wait_s = 0.0
-        """Seconds that `batch` has waited for groups."""
         self._ask(self._returning_tickets(state, step) if state.kept else self._new_tickets)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of optimizer step `step`. Waits where groups are lacking. Raises StarvedError."""
-        start = time.perf_counter()
+    def prepare(self, step: int, *, keeps_state: bool) -> Prepared:
+        """The batch of optimizer step `step`. Waits where groups are lacking.
+
+        Args:
+            step: one after the other.
+            keeps_state: whether to note where the rank stands after the step.
+
+        Raises:
+            StarvedError, RunError: as `GroupStream.get`.
+        """
+        self._came, self._num_new = [], 0
         if self._returning:
             self._restore()
-        while len(self._reservoir) < self._order.groups_needed:
-            self._enter(self._stream.get())
-        while not self._reservoir.full and (group := self._stream.poll()):
-            self._enter(group)
-        self.wait_s += time.perf_counter() - start
-        uses = self._reservoir.use(self._order.draw(step, self._reservoir.indices))
+        self._admit_all()
+        while (drawn := self._order.draw(step, self._reservoir.usage)) is None:
+            self._admit([self._stream.get()])
+        uses = self._reservoir.use(drawn, step)
         self._last_batch = [use.group for use in uses]
-        batch = collate(uses, pin_memory=self._pin_memory)
-        for record in self._stream.quarantined():
-            self._ledger.quarantined(record)
-        self._ledger.step(step, batch.indices)
-        return batch
+        images = [self._images(use.group, use.echo) for use in uses]
+        return Prepared(
+            step=step,
+            batch=collate(uses, images, pin_memory=self._pin_memory),
+            uses=tuple(use.echo for use in uses),
+            entered=tuple(self._came),
+            num_new=self._num_new,
+            quarantined=tuple(self._stream.quarantined()),
+            state=self.state if keeps_state else None,
+        )
 
     @property
     def state(self) -> FeedState:
         """Where the rank stands after the last batch."""
-        contents = self._reservoir.contents
+        usage = self._reservoir.usage
         return FeedState(
             rank=self._rank,
             world_size=self._world_size,
             cursor=self._entered.cursor,
             entered=tuple(sorted(self._entered.beyond)),
-            kept=tuple(Kept(group.ticket.index, uses, group.ticket.stand_in) for group, uses in contents),
+            kept=tuple(
+                Kept(
+                    group.ticket.index,
+                    usage[group.ticket.index].uses,
+                    group.ticket.stand_in,
+                    usage[group.ticket.index].used_at,
+                )
+                for group in self._reservoir.groups
+            ),
         )
 
     def newest(self, num_groups: int) -> list[Group]:
         """Groups of the last batch and the reservoir with different prompts, the newest first."""
-        groups = [*self._last_batch, *(group for group, _ in self._reservoir.contents)]
-        groups.sort(key=lambda group: group.ticket.index)
+        groups = sorted([*self._last_batch, *self._reservoir.groups], key=lambda group: group.ticket.index)
         by_prompt = {group.ticket.recipe.prompt: group for group in groups}  # of one prompt the newest stays
         return sorted(by_prompt.values(), key=lambda group: -group.ticket.index)[:num_groups]
+
+    def abandon(self) -> None:
+        """Let a `prepare` that waits end with an error. For another thread."""
+        self._stream.abandon()
+
+    def _images(self, group: Group, echo: int) -> list[int]:
+        num_images = len(group.images)
+        return images_of_use(self._seed, group.ticket.index, echo, num_images, self._images_per_use or num_images)
 
     def _ask(self, tickets: Iterator[Ticket]) -> None:
         self._stream.ask(tickets, self._writer.stand_in)
@@ -102,7 +148,7 @@ class Feed:
     def _restore(self) -> None:
         """Fill the reservoir with what an earlier life had in it, before anything new may take its place."""
         while self._returning:
-            self._enter(self._stream.get())
+            self._put(self._stream.get())
         self._ask(self._new_tickets)
 
     def _returning_tickets(self, state: FeedState, step: int) -> Iterator[Ticket]:
@@ -115,8 +161,23 @@ class Feed:
         for entry in self._order.upcoming(state, step):
             yield self._writer.write(entry.index, self._rank, entry.need_by_step)
 
-    def _enter(self, group: Group) -> None:
+    def _admit_all(self) -> None:
+        """Take what is there, as far as it can be kept."""
+        room = self._reservoir.room
+        groups: list[Group] = []
+        while len(groups) < room and (group := self._stream.poll()):
+            groups.append(group)
+        self._admit(groups)
+
+    def _admit(self, groups: list[Group]) -> None:
+        self._reservoir.make_room(len(groups))
+        for group in groups:
+            self._put(group)
+
+    def _put(self, group: Group) -> None:
         index = group.ticket.index
-        self._reservoir.put(group, self._returning.pop(index, 0))
+        before = self._returning.pop(index, None)
+        self._reservoir.put(group, before.usage if before else None)
+        self._num_new += before is None
         self._entered.add(index)
-        self._ledger.group(group)
+        self._came.append(group)

@@ -9,6 +9,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from penstock.consumer.prompts import owned_indices
+from penstock.consumer.reuse import Usage
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -19,6 +20,13 @@ class Kept:
     uses: int
     stand_in: int
     """0, or which stand-in the group is."""
+    used_at: int = -1
+    """Step of the last use; -1 before the first."""
+
+    @property
+    def usage(self) -> Usage:
+        """As the reservoir knows it."""
+        return Usage(self.uses, self.used_at)
 
 
 class Entered:

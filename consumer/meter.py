@@ -2,10 +2,11 @@
 
 import time
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from accelerate import Accelerator
 
-from penstock.consumer.feed import Feed
+from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.ranks import sum_over_ranks
 from penstock.consumer.stream import GroupStream
 
@@ -38,11 +39,13 @@ class Totals:
     loop_s: float = 0.0
     """Time in the training loop."""
     wait_s: float = 0.0
-    """Part of it that a rank waited for groups; mean over the ranks."""
+    """Part of it that a rank waited for its batch; mean over the ranks."""
+    groups_by_uses: tuple[int, ...] = ()
+    """How many groups have been used u times so far, at place u."""
 
     @property
     def data_wait(self) -> float:
-        """Share of the loop's time that a rank waited for groups."""
+        """Share of the loop's time that a rank waited for its batch."""
         return self.wait_s / self.loop_s if self.loop_s else 0.0
 
     @property
@@ -65,8 +68,9 @@ class Meter:
     """Adds up what the ranks have done. `begin` marks the start of the loop.
 
     Args:
-        accelerator, stream, feed: of this rank.
+        accelerator, stream, batches: of this rank.
         images_per_step: over all ranks.
+        max_reuse: uses that no group exceeds.
         started: `time.perf_counter` at the start of this life.
         earlier: what earlier lives have done.
     """
@@ -75,15 +79,17 @@ class Meter:
         self,
         accelerator: Accelerator,
         stream: GroupStream,
-        feed: Feed,
+        batches: Prefetcher,
         images_per_step: int,
+        max_reuse: int,
         started: float,
         earlier: Totals,
     ) -> None:
         self._accelerator = accelerator
         self._stream = stream
-        self._feed = feed
+        self._batches = batches
         self._images_per_step = images_per_step
+        self._max_reuse = max_reuse
         self._started = started
         self._earlier = earlier
         self._steps = 0
@@ -102,10 +108,12 @@ class Meter:
     def totals(self) -> Totals:
         """Counts over all ranks. All ranks call it together."""
         stats, earlier = self._stream.stats, self._earlier
-        mine = [stats.images, stats.images - self._images_before, stats.image_bytes, self._feed.wait_s]
+        mine = [stats.images, stats.images - self._images_before, stats.image_bytes, self._batches.wait_s]
         mine += [stats.rejected, stats.expired, stats.hedged, stats.quarantined]
-        images, images_in_loop, image_bytes, wait_s, *faults = sum_over_ranks(self._accelerator, mine)
-        rejected, expired, hedged, quarantined = (int(count) for count in faults)
+        uses = self._batches.groups_by_uses
+        mine += [*uses, *[0] * (self._max_reuse + 1 - len(uses))]
+        images, images_in_loop, image_bytes, wait_s, *counts = sum_over_ranks(self._accelerator, mine)
+        rejected, expired, hedged, quarantined, *by_uses = (int(count) for count in counts)
         now = time.perf_counter()
         return Totals(
             steps=earlier.steps + self._steps,
@@ -122,4 +130,5 @@ class Meter:
             producers_seen=max(earlier.producers_seen, stats.producers_seen),
             loop_s=earlier.loop_s + now - self._begun,
             wait_s=earlier.wait_s + wait_s / self._accelerator.num_processes,
+            groups_by_uses=tuple(map(sum, zip_longest(earlier.groups_by_uses, by_uses, fillvalue=0))),
         )

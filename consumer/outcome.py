@@ -4,8 +4,8 @@ from transformers import ViTModel
 
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation import ToyWorldEvaluation
-from penstock.consumer.feed import Feed
 from penstock.consumer.models import save_encoder
+from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
 from penstock.telemetry.picture import History, draw
@@ -20,7 +20,7 @@ def leave_behind(
     encoder: ViTModel,
     evaluation: ToyWorldEvaluation | None,
     record: Record,
-    feed: Feed,
+    batches: Prefetcher,
     world_size: int,
 ) -> Summary:
     """Write encoder, summary and picture; they tell all lives of the run. For rank 0.
@@ -28,7 +28,7 @@ def leave_behind(
     Args:
         evaluation: measures the encoder once more; None where nothing is measured.
         record: of all lives.
-        feed: its newest groups are pictured.
+        batches: closed; its newest groups are pictured.
         world_size: of this life.
 
     Returns:
@@ -45,6 +45,7 @@ def leave_behind(
         images_generated=totals.images_made,
         images_trained=totals.images_trained,
         reuse_factor=totals.reuse,
+        groups_by_uses=totals.groups_by_uses,
         producer_images_per_s=totals.made_per_s,
         trainer_images_per_s=totals.trained_per_s,
         data_wait_fraction=totals.data_wait,
@@ -64,7 +65,7 @@ def leave_behind(
         ),
     )
     summary.write(folder.summary)
-    groups = [(group.ticket.recipe.prompt, group.images) for group in feed.newest(_PICTURED_GROUPS)]
+    groups = [(group.ticket.recipe.prompt, group.images) for group in batches.newest(_PICTURED_GROUPS)]
     if groups:
         draw(folder.picture, groups, History(loss=record.loss, knn=record.knn), summary)
     return summary

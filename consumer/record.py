@@ -26,4 +26,5 @@ class Record:
     def from_json(cls, value: dict[str, Any]) -> "Record":
         """From `to_json`. Raises TypeError or KeyError where that is not what it is."""
         curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn")}
-        return cls(**{**value, **curves, "totals": Totals(**value["totals"])})
+        totals = Totals(**{**value["totals"], "groups_by_uses": tuple(value["totals"]["groups_by_uses"])})
+        return cls(**{**value, **curves, "totals": totals})

@@ -1,12 +1,14 @@
-"""The reservoir: groups kept in a rank's memory so that each is used again with new augmentations.
+"""The reservoir: groups kept in a rank's memory so that each can be used again with new augmentations.
 
-Data echoing (Choi et al. 2019, arXiv 1907.05550) at the level of groups. Every group is used by exactly `reuse`
-optimizer steps and by none of them twice. Which groups meet in a step is not decided here; see `schedule.py`.
+It is bounded: `capacity_groups` follows from the configured groups and bytes. How often a group is used and which one
+gives place to a newcomer is the policy's business (`reuse.py`); which groups meet in a step, that of `schedule.py`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from penstock.consumer.reuse import ReusePolicy, Usage
 from penstock.consumer.stream import Group
 
 
@@ -19,57 +21,67 @@ class Use:
     """Uses of the group before this one, from 0: with it every use gets augmentations of its own."""
 
 
-@dataclass(slots=True)
-class _Kept:
-    group: Group
-    uses: int
-
-
 class Reservoir:
     """Groups with their use counts, by global index.
 
     Args:
         capacity_groups: groups kept at most. Those of an earlier life may be more: that one may have had more ranks.
-        reuse: uses of each group; with the last one it leaves.
+        policy: uses of each group; with the last one it leaves.
     """
 
-    def __init__(self, *, capacity_groups: int, reuse: int) -> None:
+    def __init__(self, *, capacity_groups: int, policy: ReusePolicy) -> None:
         self._capacity_groups = capacity_groups
-        self._reuse = reuse
-        self._kept: dict[int, _Kept] = {}
+        self._policy = policy
+        self._groups: dict[int, Group] = {}
+        self._usage: dict[int, Usage] = {}
+        self.nbytes = 0
+        """Bytes of the pixels that are kept."""
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._groups)
 
     @property
-    def full(self) -> bool:
-        """Whether another group would be too many."""
-        return len(self._kept) >= self._capacity_groups
+    def usage(self) -> Mapping[int, Usage]:
+        """How each group that is kept has been used, by index, in the order in which they came. A view."""
+        return MappingProxyType(self._usage)
 
     @property
-    def indices(self) -> Collection[int]:
+    def groups(self) -> list[Group]:
         """What is kept, in the order in which it came."""
-        return self._kept.keys()
+        return list(self._groups.values())
 
     @property
-    def contents(self) -> list[tuple[Group, int]]:
-        """Groups and how often each has been used."""
-        return [(kept.group, kept.uses) for kept in self._kept.values()]
+    def room(self) -> int:
+        """How many newcomers can be kept, spare groups leaving for them."""
+        return max(0, self._capacity_groups - len(self._groups)) + self._policy.num_spare(self._usage)
 
-    def put(self, group: Group, uses: int = 0) -> None:
-        """Keep a group that has been used `uses` times. Raises ValueError where it is kept already."""
+    def make_room(self, num_newcomers: int) -> None:
+        """Let spare groups leave, as far as newcomers need their places."""
+        lacking = len(self._groups) + num_newcomers - self._capacity_groups
+        if lacking > 0:
+            for index in self._policy.leaving(lacking, self._usage):
+                self._drop(index)
+
+    def put(self, group: Group, usage: Usage | None = None) -> None:
+        """Keep a group, with the uses that it has had. Raises ValueError where it is kept already."""
         index = group.ticket.index
-        if index in self._kept:
+        if index in self._groups:
             raise ValueError(f"group {index} is in the reservoir already")
-        self._kept[index] = _Kept(group, uses)
+        self._groups[index] = group
+        self._usage[index] = usage or Usage()
+        self.nbytes += group.images.nbytes
 
-    def use(self, indices: Sequence[int]) -> list[Use]:
-        """Use the groups at `indices` once each; those used up leave. Raises KeyError where one is not kept."""
+    def use(self, indices: Sequence[int], step: int) -> list[Use]:
+        """Use the groups at `indices` once each in `step`; those spent leave. Raises KeyError where one is not kept."""
         uses = []
         for index in indices:
-            kept = self._kept[index]
-            uses.append(Use(kept.group, kept.uses))
-            kept.uses += 1
-            if kept.uses >= self._reuse:
-                del self._kept[index]
+            before = self._usage[index]
+            uses.append(Use(self._groups[index], before.uses))
+            self._usage[index] = Usage(before.uses + 1, step)
+            if self._policy.is_spent(self._usage[index]):
+                self._drop(index)
         return uses
+
+    def _drop(self, index: int) -> None:
+        self.nbytes -= self._groups.pop(index).images.nbytes
+        del self._usage[index]

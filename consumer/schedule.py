@@ -1,7 +1,8 @@
 """What enters a rank's reservoir when, and what each step draws from it: without pixels, without waiting.
 
 Two orders. In `arrival` order the rank has one pool; groups enter as they come, and a step draws at random from those
-that are there. That is fastest, and which step uses which group depends on luck.
+that are there, first from those that are due (`reuse.py`). That is fastest, and which step uses which group depends on
+luck.
 
 In `ticket` order nothing depends on luck. The reservoir is divided into G lanes, as many as a step has groups. Lane v
 holds the global indices ≡ v (mod G); it is filled to the full before every step, and every step draws exactly one group
@@ -10,10 +11,11 @@ the seed and the configuration alone. The number of ranks divides G, so a lane l
 whatever that number is, and all ranks together read one global order.
 
 Random numbers for the lanes are raw words of Philox keyed by (seed, step): NumPy keeps raw words the same in all its
-versions, and not what its Generator makes of them.
+versions, and not what its Generator makes of them. So are those that choose the images of a use, keyed by (seed,
+index).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal, Protocol
@@ -22,6 +24,7 @@ import numpy as np
 
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.prompts import owned_indices
+from penstock.consumer.reuse import ReusePolicy, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Share:
     """Over all ranks; a multiple of their number."""
     capacity_groups: int
     """Over all ranks; at least `groups_per_step`."""
-    reuse: int
+    policy: ReusePolicy
 
     @property
     def groups_per_batch(self) -> int:
@@ -59,21 +62,17 @@ class Entry:
 class Order(Protocol):
     """What enters when, and what is drawn."""
 
-    groups_needed: int
-    """Groups that must be in the reservoir before a step can draw."""
-
     def upcoming(self, state: FeedState, step: int) -> Iterator[Entry]:
         """What is to enter after `state`, the next step being `step`; without end, and computed as it is asked for."""
 
-    def draw(self, step: int, kept: Collection[int]) -> list[int]:
-        """Which of the `kept` indices this step uses, each at most once."""
+    def draw(self, step: int, kept: Mapping[int, Usage]) -> list[int] | None:
+        """Which of the `kept` indices this step uses, each at most once; None where more groups must come first."""
 
 
 class ArrivalOrder:
     """One pool; what is there is what a step can draw."""
 
     def __init__(self, share: Share) -> None:
-        self.groups_needed = share.groups_per_batch
         self._share = share
 
     def upcoming(self, state: FeedState, step: int) -> Iterator[Entry]:
@@ -83,48 +82,55 @@ class ArrivalOrder:
             if index not in entered:
                 yield Entry(index, max(step, self._first_step_without(index)))
 
-    def draw(self, step: int, kept: Collection[int]) -> list[int]:
-        """A batch of what is there."""
+    def draw(self, step: int, kept: Mapping[int, Usage]) -> list[int] | None:
+        """A batch of what is there: of what is due, and only where that is too little of what is spare."""
+        policy, needed = self._share.policy, self._share.groups_per_batch
+        ready = [index for index, usage in kept.items() if policy.may_use(usage, step)]
+        if len(ready) < needed:
+            return None
+        due = [index for index in ready if policy.is_due(kept[index])]
+        spare = [] if len(due) >= needed else [index for index in ready if not policy.is_due(kept[index])]
+        taken, pool = ([], due) if len(due) >= needed else (due, spare)
         rng = np.random.default_rng([self._share.seed, self._share.rank, step])
-        pool = list(kept)
-        return [pool[position] for position in rng.choice(len(pool), self.groups_needed, replace=False)]
+        return taken + [pool[position] for position in rng.choice(len(pool), needed - len(taken), replace=False)]
 
     def _first_step_without(self, index: int) -> int:
         """The first step that can lack the group: the reservoir is filled, then refilled as groups are used up."""
         share = self._share
-        return max(0, (index - share.capacity_groups) * share.reuse // share.groups_per_step)
+        return max(0, (index - share.capacity_groups) * share.policy.min_reuse // share.groups_per_step)
 
 
 class TicketOrder:
     """A lane for each group of a step; which indices meet in a step follows from the seed alone."""
 
     def __init__(self, share: Share) -> None:
-        self.groups_needed = share.capacity
         self._share = share
         self._lanes = range(share.rank, share.groups_per_step, share.world_size)
 
     def upcoming(self, state: FeedState, step: int) -> Iterator[Entry]:
         """Each step's missing groups, lowest index first, by playing the steps ahead."""
         num_lanes = self._share.groups_per_step
-        uses = {kept.index: kept.uses for kept in state.kept}
+        usage = {kept.index: kept.usage for kept in state.kept}
         entered = frozenset(state.entered)
         fresh = {
             lane: (index for index in owned_indices(lane, num_lanes, state.cursor) if index not in entered)
             for lane in self._lanes
         }
         for ahead in count(step):
-            filled = {lane: len(members) for lane, members in self._members(uses).items()}
+            filled = {lane: len(members) for lane, members in self._members(usage).items()}
             missing = [next(fresh[lane]) for lane in self._lanes for _ in range(self._size(lane) - filled[lane])]
             for index in sorted(missing):
-                uses[index] = 0
+                usage[index] = Usage()
                 yield Entry(index, ahead)
-            for index in self.draw(ahead, uses):
-                uses[index] += 1
-                if uses[index] == self._share.reuse:
-                    del uses[index]
+            for index in self.draw(ahead, usage) or []:
+                usage[index] = Usage(usage[index].uses + 1, ahead)
+                if self._share.policy.is_spent(usage[index]):
+                    del usage[index]
 
-    def draw(self, step: int, kept: Collection[int]) -> list[int]:
-        """One group of every lane. Raises ValueError where a lane is not full."""
+    def draw(self, step: int, kept: Mapping[int, Usage]) -> list[int] | None:
+        """One group of every lane, once all lanes are full. Raises ValueError where one holds what is another's."""
+        if len(kept) < self._share.capacity:
+            return None
         # The words of all lanes are drawn by every rank, so that a lane's word does not depend on where it lies.
         words = np.random.Philox(key=[self._share.seed, step]).random_raw(self._share.groups_per_step)
         drawn = []
@@ -134,7 +140,7 @@ class TicketOrder:
             drawn.append(members[int(words[lane]) * len(members) >> 64])
         return drawn
 
-    def _members(self, kept: Collection[int]) -> dict[int, list[int]]:
+    def _members(self, kept: Iterable[int]) -> dict[int, list[int]]:
         """The indices in each lane, lowest first."""
         members: dict[int, list[int]] = {lane: [] for lane in self._lanes}
         for index in sorted(kept):
@@ -149,3 +155,23 @@ class TicketOrder:
 def open_order(name: Literal["arrival", "ticket"], share: Share) -> Order:
     """The order that `TrainConfig.order` names."""
     return TicketOrder(share) if name == "ticket" else ArrivalOrder(share)
+
+
+def images_of_use(seed: int, index: int, echo: int, num_images: int, images_per_use: int) -> list[int]:
+    """Which of a group's images a use takes: a draw without replacement, in ascending order, of its own for each use.
+
+    A pure function of its arguments, so that the ledger need not name the images. StableRep made 10 images of a caption
+    and used 6 of them at a time (arXiv 2306.00984, section 4).
+
+    Args:
+        seed: the run's.
+        index: the group's global index.
+        echo: earlier uses of the group.
+        num_images: m, images of the group.
+        images_per_use: images to take, 1 to `num_images`; all of them need no draw.
+    """
+    if images_per_use == num_images:
+        return list(range(num_images))
+    # The last word of the counter keeps these words apart from those of the lanes.
+    words = np.random.Philox(key=[seed, index], counter=[0, 0, echo, 1]).random_raw(num_images)
+    return sorted(np.argsort(words, kind="stable")[:images_per_use].tolist())

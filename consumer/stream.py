@@ -1,6 +1,6 @@
 """The rank's stream: tickets out, groups in.
 
-A thread owns the socket and the state machine; the training loop takes finished groups from a queue. What is asked for
+A thread owns the socket and the state machine; another takes finished groups from a queue. What is asked for
 and what is here and not yet taken never exceed the machine's window, so that a slow trainer holds the fleet back and
 memory stays bounded.
 """
@@ -114,12 +114,13 @@ class GroupStream:
         self._images = self._groups = self._image_bytes = self._producers_seen = 0
         self._error: BaseException | None = None
         self._stopping = False
+        self._abandoned = False
         self._load_counted = False
         self._waited_s: float | None = None
-        """Seconds that the training thread has waited without any progress; None where it does not wait."""
+        """Seconds that `get` has waited without any progress; None where it does not wait."""
         self._thread = threading.Thread(target=self._talk, name="penstock-stream", daemon=True)
 
-    # --- training thread ----------------------------------------------------------------------------------------------
+    # --- whoever takes the groups -------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Answer producers from now on."""
@@ -172,8 +173,14 @@ class GroupStream:
             records, self._quarantined = self._quarantined, []
         return records
 
+    def abandon(self) -> None:
+        """Let `get` end with a RunError, now and from now on. For any thread."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+
     def waiting(self) -> str | None:
-        """Which ticket the training thread waits for here, and who holds it; None where it does not. For any thread."""
+        """Which ticket `get` waits for, and who holds it; None where it does not wait. For any thread."""
         with self._changed:
             return None if self._waited_s is None else self._machine.describe_wait(time.monotonic())
 
@@ -264,6 +271,8 @@ class GroupStream:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+        if self._abandoned:
+            raise RunError("nobody takes groups of this stream any more: the run ends")
 
     # --- stream thread ------------------------------------------------------------------------------------------------
 

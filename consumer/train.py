@@ -30,6 +30,7 @@ from penstock.consumer.opening import Opening
 from penstock.consumer.optimizer import CosineSchedule, build_optimizer
 from penstock.consumer.outcome import leave_behind
 from penstock.consumer.positions import start_from_sincos
+from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts import TicketWriter
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
@@ -124,7 +125,7 @@ class Trainer:
         self._stack = stack
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
-        self._images_per_step = config.groups_per_step * config.generator.images_per_group
+        self._images_per_step = config.groups_per_step * config.images_per_use
         self._prompts, self._socket, self._fleet = opening.prompts, opening.socket, opening.fleet
         accelerator.wait_for_everyone()
         self._folder = run_folder.read(config.run_dir)
@@ -244,6 +245,7 @@ class Trainer:
             "world_size": self._world_size,
             "model_digest": model_digest,
             "num_images": generator.images_per_group,
+            "images_per_use": self._config.images_per_use,
             "guidance_scale": generator.guidance_scale,
             "num_inference_steps": generator.num_inference_steps,
             "scheduler": generator.scheduler,
@@ -252,26 +254,43 @@ class Trainer:
         }
         return self._stack.enter_context(Ledger(self._folder.ledger(self._rank), life))
 
-    def _open_feed(self, ledger: Ledger, model_digest: str, first_step: int) -> Feed:
+    def _open_feed(self, model_digest: str, first_step: int) -> Feed:
         config = self._config
         share = Share(
             rank=self._rank,
             world_size=self._world_size,
             seed=config.seed,
             groups_per_step=config.groups_per_step,
-            capacity_groups=config.reservoir.capacity_groups,
-            reuse=config.reservoir.reuse,
+            capacity_groups=config.capacity_groups,
+            policy=config.reservoir.reuse_policy,
         )
         return Feed(
             stream=self._stream,
             writer=TicketWriter(self._prompts, config, model_digest),
             order=open_order(config.order, share),
-            reservoir=Reservoir(capacity_groups=share.capacity, reuse=share.reuse),
-            ledger=ledger,
+            reservoir=Reservoir(capacity_groups=share.capacity, policy=share.policy),
             state=self._resume.feed if self._resume else FeedState.beginning(self._rank, self._world_size),
             step=first_step,
+            seed=config.seed,
+            images_per_use=config.images_per_use,
             pin_memory=self._accelerator.device.type == "cuda",
         )
+
+    def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
+        """The batches of all steps to come; the first is prepared from now on."""
+        batches = Prefetcher(
+            self._open_feed(model_digest, first_step),
+            ledger,
+            self._accelerator.device,
+            range(first_step, self._config.max_steps),
+            keeps_state=self._saves_after,
+        )
+        return self._stack.enter_context(batches)
+
+    def _saves_after(self, step: int) -> bool:
+        """Whether a checkpoint follows a step."""
+        done = step + 1
+        return done == self._config.max_steps or done % self._config.checkpoint_every_steps == 0
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -285,56 +304,63 @@ class Trainer:
         self._stack.enter_context(watch)
         digests = model_digest, _ = self._agree_on_engine()
         ledger = self._open_ledger(model_digest)
-        feed = self._open_feed(ledger, model_digest, first_step)
-        earlier, images_per_step = self._record.totals, self._images_per_step
-        meter = Meter(self._accelerator, self._stream, feed, images_per_step, self._started, earlier)
+        batches = self._open_batches(ledger, model_digest, first_step)
+        meter = Meter(
+            self._accelerator,
+            self._stream,
+            batches,
+            images_per_step=self._images_per_step,
+            max_reuse=self._config.reservoir.reuse_policy.max_reuse,
+            started=self._started,
+            earlier=self._record.totals,
+        )
+        earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
             self._record.knn_before = self._evaluation.test(self._encoder)
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
         meter.begin()
         for step in range(first_step, self._config.max_steps):
-            loss = self._step(feed, step)
+            loss = self._step(batches, step)
             meter.step()
             watch.done(step)
             done = step + 1
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
                 self._record.knn.append((done, self._evaluation.validation(self._encoder)))
-            is_last = done == self._config.max_steps
-            saves = is_last or done % self._config.checkpoint_every_steps == 0
+            saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 # Before the save: weights that are no numbers must not replace a good checkpoint.
                 self._report(done, loss, meter.totals(), progress)
             if saves:
                 ledger.sync()
-                self._save(done, digests, feed)
+                self._save(done, digests, batches.state)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
+        batches.close()
         self._stream.close("the run is over")
         if progress:
             progress.close()
         if self._accelerator.is_main_process:
-            seconds = earlier.seconds + time.perf_counter() - self._started
+            seconds = earlier_s + time.perf_counter() - self._started
             self._record.totals = replace(self._record.totals, seconds=seconds)
             summary = leave_behind(
-                self._folder, self._config, self._encoder, self._evaluation, self._record, feed, self._world_size
+                self._folder, self._config, self._encoder, self._evaluation, self._record, batches, self._world_size
             )
             print(box(summary))
 
-    def _save(self, done: int, digests: tuple[str, str], feed: Feed) -> None:
+    def _save(self, done: int, digests: tuple[str, str], feed: FeedState) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""
-        state = Checkpoint(done, *digests, self._prompts.digest, self._record, feed.state)
+        state = Checkpoint(done, *digests, self._prompts.digest, self._record, feed)
         checkpoint.save(self._accelerator, self._folder, self._config, state)
 
-    def _step(self, feed: Feed, step: int) -> Tensor:
+    def _step(self, batches: Prefetcher, step: int) -> Tensor:
         """One optimizer step; returns its loss, on the device."""
         if self._fleet:
             self._fleet.check()
-        batch = feed.batch(step).to(self._accelerator.device)
+        batch = batches.take(step)
         _, height, width, _ = batch.images.shape
         params = draw_params(self._config.augment, self._config.seed, batch.sample_ids, batch.echoes, 0, height, width)
         views = augment(batch.images, params)
-        num_views = self._config.generator.images_per_group
-        embeddings = self._model(views, num_views)
+        embeddings = self._model(views, self._config.images_per_use)
         loss = self._objective(embeddings, batch.prompt_ids)
         self._schedule.apply(self._optimizer, step)
         self._accelerator.backward(loss)

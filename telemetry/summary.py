@@ -64,6 +64,8 @@ class Summary:
     """Images in all batches of all ranks; an image used again counts again."""
     reuse_factor: float
     """Uses per image."""
+    groups_by_uses: tuple[int, ...]
+    """The histogram of reuse: how many groups have been used u times, at place u."""
     producer_images_per_s: float
     trainer_images_per_s: float
     data_wait_fraction: float
@@ -104,7 +106,8 @@ class Summary:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {values.get('schema_version')!r}")
-        return cls(**{**values, "knn": Knn(**values["knn"])})
+        by_uses = tuple(values["groups_by_uses"])
+        return cls(**{**values, "groups_by_uses": by_uses, "knn": Knn(**values["knn"])})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def judge(summary: Summary) -> Verdict:
         return Verdict("not enough data", evidence, "Run longer: raise --max-steps.")
     if waited >= STARVED_FRACTION:
         evidence = f"{share}; the producers made {_rate(summary.producer_images_per_s)}."
-        step = "Add producers on idle cores or devices, or raise the reuse factor"
+        step = "Add producers on idle cores or devices, or let images be used more often (--reservoir.policy adaptive)"
         if waited < 1:
             fed_rate = summary.trainer_images_per_s / (1 - waited)
             step += f": at most {1 / (1 - waited):.1f} times as fast, {_rate(fed_rate)} trained"
@@ -152,8 +155,7 @@ def box(summary: Summary, width: int = 96) -> str:
     producers = _count(summary.producers, "producer")
     table.add_row("Made", f"{made:,} images by {producers}, {_rate(summary.producer_images_per_s)}")
     table.add_row("Moved", f"{summary.bytes_received / 1e6:,.1f} MB to the trainer; image files on disk: {on_disk}")
-    reuse = f"each image used {summary.reuse_factor:.1f} times"
-    table.add_row("Trained", f"on {trained:,} images, {_rate(summary.trainer_images_per_s)}; {reuse}")
+    table.add_row("Trained", f"on {trained:,} images, {_rate(summary.trainer_images_per_s)}; {_reuse(summary)}")
     table.add_row("Learned", _learned(summary.knn))
     if faults := _faults(summary):
         table.add_row("Faults", faults)
@@ -175,6 +177,20 @@ def _headline(side: str) -> str:
         "balanced": "BALANCED: both sides at about the same rate.",
         "not enough data": "NOT ENOUGH DATA for a verdict.",
     }[side]
+
+
+def _reuse(summary: Summary) -> str:
+    """Uses per image, and how they are spread over the groups where they are not all alike."""
+    text = f"each image used {summary.reuse_factor:.1f} times"
+    used = [uses for uses, count in enumerate(summary.groups_by_uses) if count]
+    if len(used) < 2:
+        return text
+    total, seen, median = sum(summary.groups_by_uses), 0, 0
+    for median, count in enumerate(summary.groups_by_uses):  # noqa: B007 - the place is what is wanted
+        seen += count
+        if 2 * seen >= total:
+            break
+    return f"{text} (groups {used[0]} to {used[-1]} times, half of them at most {median})"
 
 
 def _learned(knn: Knn) -> str:

@@ -27,8 +27,9 @@ def _totals(monkeypatch: pytest.MonkeyPatch, earlier: Totals) -> Totals:
     monkeypatch.setattr("time.perf_counter", lambda: clock.now)
     stats = SimpleNamespace(images=8, image_bytes=800, producers=1, producers_seen=2)
     stats.rejected, stats.expired, stats.hedged, stats.quarantined = 1, 2, 3, 4
-    feed = SimpleNamespace(wait_s=10.0)
-    meter = Meter(_Alone(), SimpleNamespace(stats=stats), feed, 16, started=1000.0, earlier=earlier)  # type: ignore[arg-type]
+    batches = SimpleNamespace(wait_s=10.0, groups_by_uses=[1, 2])
+    stream = SimpleNamespace(stats=stats)
+    meter = Meter(_Alone(), stream, batches, 16, max_reuse=3, started=1000.0, earlier=earlier)  # type: ignore[arg-type]
     meter.begin()
     for _ in range(3):
         meter.step()
@@ -44,6 +45,7 @@ def test_one_life_is_counted_from_its_start_and_its_rates_from_the_loop(monkeypa
     assert totals.trained_per_s == 48 / 80
     assert totals.data_wait == 10 / 80
     assert totals.reuse == 48 / 32
+    assert totals.groups_by_uses == (1, 2, 0, 0)
 
 
 def test_two_equal_lives_have_twice_the_counts_and_the_same_rates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +53,7 @@ def test_two_equal_lives_have_twice_the_counts_and_the_same_rates(monkeypatch: p
     two = _totals(monkeypatch, one)
     assert (two.steps, two.seconds, two.loop_s, two.wait_s) == (6, 200.0, 160.0, 20.0)
     assert (two.images_made, two.images_trained, two.bytes_received) == (64, 96, 6400)
+    assert two.groups_by_uses == (2, 4, 0, 0)
     assert (two.rejected, two.expired, two.hedged, two.quarantined) == (2, 4, 6, 8)
     for rate in ("made_per_s", "trained_per_s", "data_wait", "reuse"):
         assert getattr(two, rate) == getattr(one, rate)
@@ -63,5 +66,7 @@ def test_a_run_that_has_not_begun_has_no_rates() -> None:
 
 
 def test_the_record_survives_json_exactly() -> None:
-    record = Record(loss=[(1, 2.5)], knn=[(50, 0.75)], knn_before=0.2, totals=Totals(steps=5, wait_s=0.5))
+    record = Record(
+        loss=[(1, 2.5)], knn=[(50, 0.75)], knn_before=0.2, totals=Totals(steps=5, wait_s=0.5, groups_by_uses=(3, 0, 1))
+    )
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record

@@ -180,7 +180,9 @@ def test_a_run_ends_well_and_says_what_it_did(one_rank: Run) -> None:
     assert one_rank.code == 0, one_rank.program.output
     summary = json.loads((one_rank.path / "summary.json").read_text())
     keys = "schema_version run_id seconds producers world_size steps images_generated images_trained reuse_factor "
-    keys += "producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received messages_rejected "
+    keys += (
+        "groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received messages_rejected "
+    )
     keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn"
     assert list(summary) == keys.split()
     assert set(summary["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}

@@ -14,7 +14,7 @@ def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: C
     make_summary().write(path)
     values = json.loads(path.read_text())
     published = """schema_version run_id seconds producers world_size steps images_generated images_trained
-        reuse_factor producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received
+        reuse_factor groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received
         messages_rejected tickets_expired tickets_hedged tickets_quarantined
         image_bytes_written knn"""
     assert set(values) == set(published.split())
@@ -78,6 +78,13 @@ def test_the_box_is_straight_and_says_what_happened(make_summary: Callable[..., 
     for part in ("TRAINER-BOUND", "waited 0.4%", "14.7% → 88.5%", "above raw pixels 55.2%", "21.3 times"):
         assert part in words
     assert "\x1b" not in drawn
+
+
+def test_the_box_says_how_reuse_is_spread_where_it_is(make_summary: Callable[..., Summary]) -> None:
+    # By hand: of 10 groups the 5th in order of use has been used 3 times.
+    shown = " ".join(box(make_summary(groups_by_uses=(1, 0, 2, 3, 0, 4))).replace("│", " ").split())
+    assert "each image used 21.3 times (groups 0 to 5 times, half of them at most 3)" in shown
+    assert "half of them" not in box(make_summary(groups_by_uses=(0, 0, 7)))
 
 
 def test_the_box_admits_what_was_not_measured_or_not_learned(make_summary: Callable[..., Summary]) -> None:

@@ -1,0 +1,165 @@
+"""Prepares the next batch while a step runs: a thread that waits for groups, collates, and sends the batch on its way.
+
+At most one batch is ready beside the one that is trained on, so that what is prepared is fresh and memory is bounded. A
+batch counts from the moment its step takes it: only then the ledger names it, and only its own state may go into a
+checkpoint. What was prepared and not taken is made again by the next life.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Self
+
+import torch
+
+from penstock.consumer.batch import Batch
+from penstock.consumer.feed import Feed, Prepared
+from penstock.consumer.feed_state import FeedState
+from penstock.consumer.ledger import Ledger
+from penstock.consumer.stream import Group
+from penstock.protocol.errors import RunError
+
+_JOIN_S = 5.0
+"""How long `close` waits for the thread: it may be in the middle of a copy."""
+
+
+class Prefetcher:
+    """Batches of one rank, each prepared while the step before it runs. A context manager.
+
+    Args:
+        feed: this rank's; from now on the thread's.
+        ledger: this rank's; written by the thread that takes.
+        device: where the batches go. To a GPU they are copied on a stream of their own.
+        steps: whose batches are prepared; none beyond them.
+        keeps_state: whether a checkpoint may follow a step.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        ledger: Ledger,
+        device: torch.device,
+        steps: range,
+        keeps_state: Callable[[int], bool] = lambda step: False,
+    ) -> None:
+        self._feed = feed
+        self._ledger = ledger
+        self._device = device
+        self._steps = steps
+        self._keeps_state = keeps_state
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._changed = threading.Condition()
+        """Guards what follows; notified when it changes."""
+        self._ready: Prepared | None = None
+        self._copied: torch.cuda.Event | None = None
+        self._wants_next = True
+        self._error: BaseException | None = None
+        self._closed = False
+        self._state: FeedState | None = None
+        self.wait_s = 0.0
+        """Seconds that `take` has waited."""
+        self.groups_by_uses: list[int] = [0]
+        """How many groups have been used u times, at place u: what this life adds to those before it."""
+        self._thread = threading.Thread(target=self._work, name="penstock-prefetch", daemon=True)
+
+    def take(self, step: int) -> Batch:
+        """The batch of optimizer step `step`, on the device; the next one is prepared from now on.
+
+        Raises what the feed raises, RunError after `close`, and ValueError where it is not the next of `steps`.
+        """
+        if step not in self._steps:
+            raise ValueError(f"steps {self._steps.start} to {self._steps.stop - 1} are prepared, got {step}")
+        start = time.perf_counter()
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._error or self._closed)
+            prepared, copied = self._ready, self._copied
+            if prepared is None:
+                raise self._error or RunError("the prefetcher is closed")
+            if prepared.step != step:
+                raise ValueError(f"steps must be taken in their order: {prepared.step} is next, got {step}")
+            self._ready, self._wants_next = None, True
+            self._changed.notify_all()
+        self.wait_s += time.perf_counter() - start
+        if copied is not None:
+            _hand_over(prepared.batch, copied)
+        self._account(prepared)
+        return prepared.batch
+
+    @property
+    def state(self) -> FeedState:
+        """Where the rank stands after the step taken last. Raises ValueError where `keeps_state` did not ask for it."""
+        if self._state is None:
+            raise ValueError("the state after this step was not asked for")
+        return self._state
+
+    def newest(self, num_groups: int) -> list[Group]:
+        """As `Feed.newest`; after `close`."""
+        return self._feed.newest(num_groups)
+
+    def close(self) -> None:
+        """End the thread, waiting or not. Does nothing the second time."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._feed.abandon()
+            self._thread.join(timeout=_JOIN_S)
+
+    def _account(self, prepared: Prepared) -> None:
+        """The step has its batch: let the ledger and the counts say so."""
+        for group in prepared.entered:
+            self._ledger.group(group)
+        for record in prepared.quarantined:
+            self._ledger.quarantined(record)
+        self._ledger.step(prepared.step, prepared.batch.indices)
+        counts = self.groups_by_uses
+        counts += [0] * (max(prepared.uses) + 2 - len(counts))
+        counts[0] += prepared.num_new
+        for uses in prepared.uses:
+            counts[uses] -= 1
+            counts[uses + 1] += 1
+        self._state = prepared.state
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            for step in self._steps:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._wants_next or self._closed)
+                    if self._closed:
+                        return
+                    self._wants_next = False
+                prepared = self._feed.prepare(step, keeps_state=self._keeps_state(step))
+                prepared, copied = self._send(prepared)
+                with self._changed:
+                    self._ready, self._copied = prepared, copied
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - a thread's edge: the training thread raises it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _send(self, prepared: Prepared) -> tuple[Prepared, "torch.cuda.Event | None"]:
+        """Begin the copy to the device; on a GPU without waiting for it."""
+        if self._copies is None:
+            return replace(prepared, batch=prepared.batch.to(self._device)), None
+        with torch.cuda.stream(self._copies):
+            batch = prepared.batch.to(self._device)
+            return replace(prepared, batch=batch), self._copies.record_event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _hand_over(batch: Batch, copied: "torch.cuda.Event") -> None:
+    """Let the training stream wait for the copy, and the allocator know that it reads what another stream wrote."""
+    stream = torch.cuda.current_stream(batch.images.device)
+    stream.wait_event(copied)
+    for tensor in (batch.images, batch.prompt_ids):
+        tensor.record_stream(stream)
