@@ -130,15 +130,13 @@ class ReservoirConfig:
     """What is kept in memory, and how often it is used."""
 
     policy: Literal["fixed", "adaptive", "fresh"] = "fixed"
-    """`fixed`: each group is used exactly `reuse` times. `adaptive`: `min_reuse` to `max_reuse` times, more only while
-    fresh groups lag. `fresh`: once."""
+    """`fixed`: each group is used exactly `reuse` times. `adaptive`: `min_reuse` to `reuse` times, more only while
+    fresh groups lag. `fresh`: once, whatever `reuse` says."""
     reuse: int = 1
-    """e of policy `fixed`: steps that use each group. More hides slow producers and trains longer on fewer images."""
+    """e: steps that use each group, with policy `adaptive` at most. More hides slow producers and trains longer on
+    fewer images. StableRep used its stored images 9 to 28 times."""
     min_reuse: int = 1
-    """Floor of policy `adaptive`. More spares fast producers work and makes images less fresh."""
-    max_reuse: int = 28
-    """Cap of policy `adaptive`; the trainer waits rather than go beyond it. More waits less and repeats more. StableRep
-    used its stored images 9 to 28 times."""
+    """Uses that policy `adaptive` gives every group. More holds fast producers back and makes images less fresh."""
     min_distance_steps: int = 1
     """Steps between two uses of a group, at least; in arrival order. More keeps groups from meeting again at once, and
     needs as many batches in memory."""
@@ -154,21 +152,17 @@ class ReservoirConfig:
             require(getattr(self, name) >= 1, f"{name} must be >= 1", getattr(self, name))
         require(self.images_per_use >= 0, "images_per_use must be >= 0", self.images_per_use)
         require(
-            self.max_reuse >= self.min_reuse,
-            f"max_reuse must be at least min_reuse ({self.min_reuse})",
-            self.max_reuse,
-        )
-        require(
-            self.policy == "fixed" or self.reuse == 1,
-            f"reuse is of policy fixed; policy {self.policy} needs it at 1",
+            self.policy != "adaptive" or self.reuse >= self.min_reuse,
+            f"reuse must be at least min_reuse ({self.min_reuse})",
             self.reuse,
         )
 
     @property
     def reuse_policy(self) -> ReusePolicy:
         """How often a group is used."""
-        uses = (self.min_reuse, self.max_reuse) if self.policy == "adaptive" else (self.reuse, self.reuse)
-        return ReusePolicy(min_reuse=uses[0], max_reuse=uses[1], min_distance_steps=self.min_distance_steps)
+        most = 1 if self.policy == "fresh" else self.reuse
+        least = self.min_reuse if self.policy == "adaptive" else most
+        return ReusePolicy(min_reuse=least, max_reuse=most, min_distance_steps=self.min_distance_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

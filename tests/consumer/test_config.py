@@ -35,6 +35,10 @@ def load(*argv: str) -> TrainConfig:
         ("--stream.max-attempts", "2", "max_attempts must be >= 3"),
         ("--stream.heartbeat-s", "0", "heartbeat_s must be in"),
         ("--reservoir.capacity-groups", "4", "capacity_groups must be at least groups_per_step"),
+        ("--reservoir.capacity-bytes", "786431", "capacity_bytes must hold groups_per_step groups (32) of 24576 bytes"),
+        ("--reservoir.min-distance-steps", "9", "groups_per_step * reservoir.min_distance_steps (288)"),
+        ("--reservoir.images-per-use", "9", "images_per_use must be at most generator.images_per_group (8)"),
+        ("--reservoir.policy", "often", "policy"),
         ("--augment.size", "33", "augment.size must be a multiple of model.patch_size"),
         ("--optimizer.base-lr", "0", "base_lr must be > 0"),
     ],
@@ -50,6 +54,32 @@ def test_a_group_beyond_what_a_message_may_hold_is_refused() -> None:
     sizes = ("--generator.height", "8192", "--generator.width", "8192", "--generator.images-per-group", "64")
     with pytest.raises(ConfigError, match="a group must have at most"):
         load("--config", "demo", *sizes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "rule"),
+    [
+        (("--reservoir.policy", "adaptive"), "reservoir.policy depends on when groups come"),
+        (("--reservoir.min-distance-steps", "2"), "reservoir.min_distance_steps depends on when groups come"),
+    ],
+)
+def test_what_depends_on_luck_is_refused_in_ticket_order(flags: tuple[str, str], rule: str) -> None:
+    load("--config", "demo", *flags)
+    with pytest.raises(ConfigError, match=rule):
+        load("--config", "demo", "--order", "ticket", *flags)
+
+
+def test_an_echo_below_its_floor_is_refused() -> None:
+    flags = ("--reservoir.policy", "adaptive", "--reservoir.min-reuse", "25")
+    with pytest.raises(ConfigError, match=r"reuse must be at least min_reuse \(25\)"):
+        load("--config", "demo", *flags)
+
+
+def test_the_reservoir_holds_as_many_groups_as_both_bounds_allow() -> None:
+    assert load("--config", "demo").capacity_groups == 256
+    assert load("--config", "demo", "--reservoir.capacity-bytes", "2000000").capacity_groups == 2_000_000 // 24_576
+    assert load("--config", "demo").images_per_use == 8
+    assert load("--config", "demo", "--reservoir.images-per-use", "6").images_per_use == 6
 
 
 def test_the_defaults_and_the_demo_are_possible() -> None:

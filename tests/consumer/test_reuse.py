@@ -123,8 +123,8 @@ def test_whatever_the_fleet_does_floor_cap_and_capacity_hold_and_nothing_stands_
 
 def test_the_policies_are_one_rule() -> None:
     assert ReservoirConfig(reuse=7).reuse_policy == ReusePolicy(min_reuse=7, max_reuse=7)
-    assert ReservoirConfig(policy="fresh").reuse_policy == ReusePolicy(min_reuse=1, max_reuse=1)
-    adaptive = ReservoirConfig(policy="adaptive", min_reuse=2, max_reuse=9, min_distance_steps=3)
+    assert ReservoirConfig(policy="fresh", reuse=7).reuse_policy == ReusePolicy(min_reuse=1, max_reuse=1)
+    adaptive = ReservoirConfig(policy="adaptive", min_reuse=2, reuse=9, min_distance_steps=3)
     assert adaptive.reuse_policy == ReusePolicy(min_reuse=2, max_reuse=9, min_distance_steps=3)
 
 
