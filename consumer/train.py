@@ -20,8 +20,8 @@ from penstock.consumer import checkpoint, run_folder
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation import ToyWorldEvaluation
-from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.meter import Meter, Totals
 from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder
@@ -31,18 +31,14 @@ from penstock.consumer.optimizer import CosineSchedule, build_optimizer
 from penstock.consumer.outcome import leave_behind
 from penstock.consumer.positions import start_from_sincos
 from penstock.consumer.prefetch import Prefetcher
-from penstock.consumer.prompts import TicketWriter
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
-from penstock.consumer.reservoir import Reservoir
-from penstock.consumer.schedule import Share, open_order
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.watch import ProgressWatch
 from penstock.kernels.augment import augment
 from penstock.kernels.augment_params import draw_params
-from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import ConfigError, RunError
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import Expectation
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress, Snapshot
 from penstock.telemetry.summary import box
@@ -159,7 +155,7 @@ class Trainer:
 
     def _open_stream(self) -> GroupStream:
         """Answer producers from now on, on rank 0; the others first learn which engine the run uses."""
-        config, stream_config = self._config, self._config.stream
+        config = self._config
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
         wanted = None if config.generator.model_digest == "first" else config.generator.model_digest
         if self._resume and wanted not in (None, self._resume.model_digest):
@@ -167,27 +163,13 @@ class Trainer:
                 f"the run was begun with the generator {self._resume.model_digest[:12]}, generator.model_digest says "
                 f"{config.generator.model_digest[:12]}; resume with the same, or begin a new run"
             )
-        machine = RankMachine(
-            run_id=self._folder.run_id,
-            incarnation=self._folder.incarnation,
-            rank=self._rank,
-            endpoints=endpoints,
-            expects=Expectation(
-                model_digest=self._resume.model_digest if self._resume else wanted,
-                manifest_digest=self._resume.manifest_digest if self._resume else None,
-                same_engine=config.same_engine,
-            ),
-            order=config.order,
-            window_groups=max(1, stream_config.window_groups // self._world_size),
-            window_bytes=stream_config.window_bytes,
-            patience=Patience(
-                heartbeat_s=stream_config.heartbeat_s,
-                lease_s=stream_config.lease_s,
-                max_attempts=stream_config.max_attempts,
-            ),
+        expects = Expectation(
+            model_digest=self._resume.model_digest if self._resume else wanted,
+            manifest_digest=self._resume.manifest_digest if self._resume else None,
+            same_engine=config.same_engine,
         )
         watch = self._fleet.check if self._fleet else lambda: None
-        stream = GroupStream(self._socket, machine, stream_config, watch)
+        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch)
 
         def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
             stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
@@ -236,53 +218,17 @@ class Trainer:
             self._stream.start()
         return model, manifest_digest
 
-    def _open_ledger(self, model_digest: str) -> Ledger:
-        generator = self._config.generator
-        life = {
-            "life": self._folder.incarnation,
-            "run_id": self._folder.run_id,
-            "rank": self._rank,
-            "world_size": self._world_size,
-            "model_digest": model_digest,
-            "num_images": generator.images_per_group,
-            "images_per_use": self._config.images_per_use,
-            "guidance_scale": generator.guidance_scale,
-            "num_inference_steps": generator.num_inference_steps,
-            "scheduler": generator.scheduler,
-            "height": generator.height,
-            "width": generator.width,
-        }
-        return self._stack.enter_context(Ledger(self._folder.ledger(self._rank), life))
-
-    def _open_feed(self, model_digest: str, first_step: int) -> Feed:
-        config = self._config
-        share = Share(
-            rank=self._rank,
-            world_size=self._world_size,
-            seed=config.seed,
-            groups_per_step=config.groups_per_step,
-            capacity_groups=config.capacity_groups,
-            policy=config.reservoir.reuse_policy,
-        )
-        return Feed(
-            stream=self._stream,
-            writer=TicketWriter(self._prompts, config, model_digest),
-            order=open_order(config.order, share),
-            reservoir=Reservoir(capacity_groups=share.capacity, policy=share.policy),
-            state=self._resume.feed if self._resume else FeedState.beginning(self._rank, self._world_size),
-            step=first_step,
-            seed=config.seed,
-            images_per_use=config.images_per_use,
-            pin_memory=self._accelerator.device.type == "cuda",
-        )
-
     def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
-        batches = Prefetcher(
-            self._open_feed(model_digest, first_step),
+        batches = open_batches(
+            self._config,
+            self._prompts,
+            self._stream,
             ledger,
-            self._accelerator.device,
+            model_digest,
+            self._resume.feed if self._resume else FeedState.beginning(self._rank, self._world_size),
             range(first_step, self._config.max_steps),
+            self._accelerator.device,
             keeps_state=self._saves_after,
         )
         return self._stack.enter_context(batches)
@@ -303,7 +249,8 @@ class Trainer:
         watch = ProgressWatch(self._rank, stall_report_s, first_step, self._stream.waiting)
         self._stack.enter_context(watch)
         digests = model_digest, _ = self._agree_on_engine()
-        ledger = self._open_ledger(model_digest)
+        ledger = open_ledger(self._config, self._folder, self._rank, self._world_size, model_digest)
+        self._stack.enter_context(ledger)
         batches = self._open_batches(ledger, model_digest, first_step)
         meter = Meter(
             self._accelerator,

@@ -1,0 +1,125 @@
+"""A rank's way from its settings to its batches: the state machine, the stream, the feed, what runs ahead of the steps.
+
+The trainer puts these together here, and so does the paced trainer, whose steps only take time.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.feed import Feed
+from penstock.consumer.feed_state import FeedState
+from penstock.consumer.ledger import Ledger
+from penstock.consumer.prefetch import Prefetcher
+from penstock.consumer.prompts import PromptSource, TicketWriter
+from penstock.consumer.reservoir import Reservoir
+from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.schedule import Share, open_order
+from penstock.consumer.stream import GroupStream
+from penstock.protocol.dispatcher import Patience
+from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.sockets import RankSocket
+
+
+def open_stream(
+    config: TrainConfig,
+    folder: RunFolder,
+    socket: RankSocket,
+    rank: int,
+    endpoints: Sequence[str],
+    expects: Expectation,
+    watch: Callable[[], str | None] = lambda: None,
+) -> GroupStream:
+    """The stream of `rank`, not yet started.
+
+    Args:
+        config: the run's settings.
+        folder: says which run and which of its lives it is.
+        socket: bound at `endpoints[rank]`.
+        rank: whose.
+        endpoints: addresses of all ranks, by rank.
+        expects: what a producer's engine must be.
+        watch: as in `GroupStream`.
+    """
+    stream = config.stream
+    machine = RankMachine(
+        run_id=folder.run_id,
+        incarnation=folder.incarnation,
+        rank=rank,
+        endpoints=tuple(endpoints),
+        expects=expects,
+        order=config.order,
+        window_groups=max(1, stream.window_groups // len(endpoints)),
+        window_bytes=stream.window_bytes,
+        patience=Patience(
+            heartbeat_s=stream.heartbeat_s,
+            lease_s=stream.lease_s,
+            max_attempts=stream.max_attempts,
+        ),
+    )
+    return GroupStream(socket, machine, stream, watch)
+
+
+def open_ledger(config: TrainConfig, folder: RunFolder, rank: int, world_size: int, model_digest: str) -> Ledger:
+    """The ledger of `rank`, with the line that begins this life."""
+    generator = config.generator
+    life = {
+        "life": folder.incarnation,
+        "run_id": folder.run_id,
+        "rank": rank,
+        "world_size": world_size,
+        "model_digest": model_digest,
+        "num_images": generator.images_per_group,
+        "images_per_use": config.images_per_use,
+        "guidance_scale": generator.guidance_scale,
+        "num_inference_steps": generator.num_inference_steps,
+        "scheduler": generator.scheduler,
+        "height": generator.height,
+        "width": generator.width,
+    }
+    return Ledger(folder.ledger(rank), life)
+
+
+def open_batches(
+    config: TrainConfig,
+    prompts: PromptSource,
+    stream: GroupStream,
+    ledger: Ledger,
+    model_digest: str,
+    state: FeedState,
+    steps: range,
+    device: torch.device,
+    keeps_state: Callable[[int], bool] = lambda step: False,
+) -> Prefetcher:
+    """The batches of `steps` for the rank that `state` names; the first is prepared once the result is entered.
+
+    Args:
+        config: the run's settings.
+        prompts: what they name as the source of captions.
+        stream: started.
+        ledger: this rank's.
+        model_digest: of the generator that the run uses.
+        state: where the rank stands.
+        steps, device, keeps_state: as in `Prefetcher`.
+    """
+    share = Share(
+        rank=state.rank,
+        world_size=state.world_size,
+        seed=config.seed,
+        groups_per_step=config.groups_per_step,
+        capacity_groups=config.capacity_groups,
+        policy=config.reservoir.reuse_policy,
+    )
+    feed = Feed(
+        stream=stream,
+        writer=TicketWriter(prompts, config, model_digest),
+        order=open_order(config.order, share),
+        reservoir=Reservoir(capacity_groups=share.capacity, policy=share.policy),
+        state=state,
+        step=steps.start,
+        seed=config.seed,
+        images_per_use=config.images_per_use,
+        pin_memory=device.type == "cuda",
+    )
+    return Prefetcher(feed, ledger, device, steps, keeps_state)
