@@ -51,7 +51,11 @@ def collate(uses: Sequence[Use], images: Sequence[Sequence[int]], *, pin_memory:
     height, width, channels = uses[0].group.images.shape[1:]
     num_images = len(images[0])
     shape = (len(uses), num_images, height, width, channels)
-    images_GmHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+    if pin_memory:
+        images_GmHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    else:
+        # NumPy asks the kernel for huge pages, torch does not: new memory is filled four times as fast.
+        images_GmHWC = torch.from_numpy(np.empty(shape, np.uint8))
     for rows_mHWC, use, chosen in zip(images_GmHWC.numpy(), uses, images, strict=True):
         # Image by image: choosing by an index array would be a copy before the copy.
         for row_HWC, image in zip(rows_mHWC, chosen, strict=True):
