@@ -324,7 +324,7 @@ class GroupStream:
             self._next_ticket = None
 
     def _read(self, identity: bytes, frames: Sequence[memoryview]) -> _Heard:
-        """Decode a message and inspect its pixels, without the lock: the training thread would wait for milliseconds."""
+        """Decode a message and inspect its pixels; without the lock, for which the training thread would wait."""
         payload = frames[1] if len(frames) == 2 else None
         try:
             if len(frames) not in (1, 2):
