@@ -21,7 +21,8 @@ from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, S
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError, StarvedError
 from penstock.protocol.fleet import FleetState
-from penstock.protocol.messages import Header, Result
+from penstock.protocol.inspection import Flaw, Pixels, inspect
+from penstock.protocol.messages import Header, Message, Result
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket, Sent
 from penstock.protocol.tickets import Manifest, Ticket
@@ -29,12 +30,14 @@ from penstock.protocol.tickets import Manifest, Ticket
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Heard = MessageError | tuple[Header, Message, Pixels | Flaw | None]
+"""A message, and what its pixels are worth where it has any that are wanted; or what it is instead of one."""
 
 _POLL_MS = 50
 _WAIT_SLICE_S = 1.0
 """How often a waiting training thread looks after its patience."""
 _MESSAGES_PER_TURN = 256
-"""Messages heard before time passes and the lock is free."""
+"""Messages heard before time passes."""
 _FAREWELL_S = 1.0
 """How long a closing stream waits for the producers to answer its BYE."""
 
@@ -45,7 +48,7 @@ class Group:
 
     ticket: Ticket
     images: NDArray[np.uint8]
-    """uint8 [m, H, W, 3], a view of the frame that came off the wire."""
+    """uint8 [m, H, W, 3]; where it came raw and is not small, a view of the frame that came off the wire."""
     producer: str
     manifest: Manifest
     """What made it; equal manifests promise equal bits."""
@@ -67,6 +70,7 @@ class StreamStats:
     groups: int
     images: int
     image_bytes: int
+    """Bytes that travelled for them."""
     producers: int
     """Producers connected now."""
     producers_seen: int
@@ -219,7 +223,7 @@ class GroupStream:
         while self._machine.num_listening and time.monotonic() < deadline:
             received = self._socket.recv(_POLL_MS)
             if received is not None:
-                self._hear(*received, time.monotonic())
+                self._hear(received[0], self._read(*received), time.monotonic())
         self._socket.close()
 
     def _wait_for(self, look: Callable[[], T | None]) -> T:
@@ -281,21 +285,21 @@ class GroupStream:
             tick_at = 0.0
             while not self._stopping:
                 received = self._socket.recv(_POLL_MS)
+                now = time.monotonic()
+                # What has come is heard before time passes: after a pause the heartbeats lie in the queue. But not
+                # without end: a producer that floods must not stop the clock.
+                num_heard = 0
+                while received is not None:
+                    heard = self._read(*received)
+                    with self._changed:
+                        self._perform(self._hear(received[0], heard, now))
+                    num_heard += 1
+                    received = self._socket.recv(0) if num_heard < _MESSAGES_PER_TURN else None
                 with self._changed:
-                    now = time.monotonic()
-                    # What has come is heard before time passes: after a pause the heartbeats lie in the queue. But not
-                    # without end: a producer that floods must stop neither the clock nor the training thread.
-                    num_heard = 0
-                    while received is not None:
-                        for action in self._hear(*received, now):
-                            self._perform(action)
-                        num_heard += 1
-                        received = self._socket.recv(0) if num_heard < _MESSAGES_PER_TURN else None
                     if num_heard < _MESSAGES_PER_TURN:
                         self._forget_unreachable()
                     self._top_up()
-                    for action in self._machine.issue(now):
-                        self._perform(action)
+                    self._perform(self._machine.issue(now))
                     if now >= tick_at:
                         tick_at = now + _POLL_MS / 1000
                         self._tick(now)
@@ -307,8 +311,7 @@ class GroupStream:
     def _tick(self, now: float) -> None:
         """Let time pass. By the clock, not by the message: it looks at every ticket and every producer."""
         was_warming = self._machine.fleet is FleetState.WARMING
-        for action in self._machine.tick(now):
-            self._perform(action)
+        self._perform(self._machine.tick(now))
         if was_warming and self._machine.fleet is FleetState.SERVING and not self._load_counted:
             # Loading was progress; but once for a group, or producers that load and die could be waited for in vain.
             self._load_counted = True
@@ -318,8 +321,7 @@ class GroupStream:
         """Tell the machine whose connection has ended; when all is heard, since a BYE comes before the end."""
         gone, self._unreachable = self._unreachable, set()
         for identity in gone:
-            for action in self._machine.on_unreachable(identity):
-                self._perform(action)
+            self._perform(self._machine.on_unreachable(identity))
 
     def _top_up(self) -> None:
         """Plan tickets until the window is full."""
@@ -330,7 +332,8 @@ class GroupStream:
             self._machine.plan(self._next_ticket)
             self._next_ticket = None
 
-    def _hear(self, identity: bytes, frames: Sequence[memoryview], now: float) -> Sequence[Action]:
+    def _read(self, identity: bytes, frames: Sequence[memoryview]) -> _Heard:
+        """Decode a message and inspect its pixels; without the lock, for which the training thread would wait."""
         payload = frames[1] if len(frames) == 2 else None
         try:
             if len(frames) not in (1, 2):
@@ -339,25 +342,36 @@ class GroupStream:
             if payload is not None and not isinstance(message, Result):
                 raise MessageError("frame_count", f"{message.kind} has one frame, got 2")
         except MessageError as error:
-            return self._machine.on_garbage(identity, error)
-        return self._machine.on_message(identity, header, message, payload, now)
+            return error
+        if not isinstance(message, Result):
+            return header, message, None
+        with self._changed:
+            wanted = self._machine.wanted(identity, header, message)
+        return header, message, inspect(*wanted, message, payload) if wanted else None
 
-    def _perform(self, action: Action) -> None:
-        match action:
-            case Send():
-                self._send(action)
-            case Deliver():
-                self._deliver(action)
-            case Quarantine():
-                self._replace(action)
-            case Note():
-                _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
-                self._producers_seen = max(self._producers_seen, len(self._machine.peers))
-                self._changed.notify_all()
-            case Fail():
-                raise RunError(action.text)
-            case _:
-                raise TypeError(f"a rank does not know the action {action!r}")
+    def _hear(self, identity: bytes, heard: _Heard, now: float) -> Sequence[Action]:
+        """What the machine makes of it; under the lock."""
+        if isinstance(heard, MessageError):
+            return self._machine.on_garbage(identity, heard)
+        return self._machine.on_message(identity, *heard, now)
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case Deliver():
+                    self._deliver(action)
+                case Quarantine():
+                    self._replace(action)
+                case Note():
+                    _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
+                    self._producers_seen = max(self._producers_seen, len(self._machine.peers))
+                    self._changed.notify_all()
+                case Fail():
+                    raise RunError(action.text)
+                case _:
+                    raise TypeError(f"a rank does not know the action {action!r}")
 
     def _send(self, action: Send) -> None:
         """Send, or drop where the peer has no room: leases and heartbeats mend what is lost."""
@@ -376,7 +390,7 @@ class GroupStream:
         self._buffered.append(Group(action.ticket, pixels, action.producer, action.manifest))
         self._groups += 1
         self._images += len(pixels)
-        self._image_bytes += pixels.nbytes
+        self._image_bytes += action.wire_bytes
         self._load_counted = False
         self._has_progressed()
         self._changed.notify_all()

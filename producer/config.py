@@ -41,6 +41,10 @@ class ProduceConfig:
     """Tickets held for each rank. Two batches keep the engine busy; more adds only delay."""
     credit_bytes: int = MAX_GROUP_BYTES
     """Bytes of groups held for each rank: the second bound beside `credit_groups`, for large groups."""
+    codec: Literal["raw", "jpeg"] = "raw"
+    """How images travel; `jpeg` is for slow links: a tenth of the bytes, and slightly other pixels."""
+    jpeg_quality: int = 92
+    """Quality of `codec jpeg`, 1 to 100. Higher makes finer images of more bytes."""
     drain_timeout_s: float = 25.0
     """Seconds to finish what is begun after SIGTERM. Stay below the grace that your scheduler gives."""
     trainer_timeout_s: float = 600.0
@@ -52,6 +56,7 @@ class ProduceConfig:
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)
         require(self.credit_groups >= 1, "credit_groups must be >= 1", self.credit_groups)
         require(self.credit_bytes >= 1, "credit_bytes must be >= 1", self.credit_bytes)
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality must be in [1, 100]", self.jpeg_quality)
         require(0 <= self.drain_timeout_s < inf, "drain_timeout_s must be a finite number >= 0", self.drain_timeout_s)
         require(len(self.name) <= MAX_NAME_LENGTH, f"name must have at most {MAX_NAME_LENGTH} characters", self.name)
         require(self.trainer_timeout_s > 0, "trainer_timeout_s must be > 0", self.trainer_timeout_s)

@@ -11,17 +11,20 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Images
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
+from penstock.protocol.image_codec import JPEG, encode_images
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Hello, Message, Result
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
+from penstock.protocol.tickets import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class ProducerService:
         self._engine = engine
         self._machine = ProducerMachine(
             name=config.name or default_name(),
-            manifest=engine.manifest,
+            manifest=_manifest(engine, config),
             credit_groups=config.credit_groups,
             credit_bytes=config.credit_bytes,
         )
@@ -194,10 +197,10 @@ class ProducerService:
         self._sockets.waker.wake()
 
     def _finish(self, held: HeldTicket, images: Images, seconds: float) -> None:
-        payload = images.data.cast("B")
-        crc32 = zlib.crc32(payload)
+        coded = encode_images(images, self._config.jpeg_quality if self._config.codec == JPEG else None)
+        crc32 = zlib.crc32(coded.payload)
         with self._changed:
-            self._act(self._machine.finish(held, payload, crc32, seconds, time.monotonic()))
+            self._act(self._machine.finish(held, coded, crc32, seconds, time.monotonic()))
 
     # --- I/O thread ---------------------------------------------------------------------------------------------------
 
@@ -279,3 +282,11 @@ class ProducerService:
                     self._finished = action
                 case _:
                     raise TypeError(f"a producer does not know the action {action!r}")
+
+
+def _manifest(engine: Engine, config: ProduceConfig) -> Manifest:
+    """The engine's, and what becomes of its pixels on their way."""
+    if config.codec != JPEG:
+        return engine.manifest
+    versions = engine.manifest.versions | {"simplejpeg": version("simplejpeg")}
+    return replace(engine.manifest, codec=f"{JPEG}-{config.jpeg_quality}", versions=versions)

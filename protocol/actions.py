@@ -25,6 +25,8 @@ class Deliver:
     payload: Buffer
     producer: str
     manifest: Manifest
+    wire_bytes: int
+    """Bytes that travelled for them: fewer than the payload's where a codec made them so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,9 +268,9 @@ class Dispatcher:
         return actions
 
     def _held(self, identity: bytes, attempts: tuple[Attempt, ...]) -> list[tuple[Entry, Hold]]:
-        """Those of `attempts` that this producer really holds."""
+        """Those of `attempts` that this producer really holds; each once, however often it is named."""
         found = []
-        for key in attempts:
+        for key in dict.fromkeys(attempts):
             entry = self._table.get(key.index)
             hold = entry.held_by(identity) if entry else None
             if entry is not None and hold is not None and hold.key == key:

@@ -1,18 +1,45 @@
-"""Whether the pixels that came are what the ticket asked for, and how what is refused is counted."""
+"""Whether the pixels that came are what the ticket asked for, and how what is refused is counted.
+
+To inspect a group takes milliseconds, so nothing here needs a state machine: its shell asks what is wanted, inspects,
+and tells the machine the outcome.
+"""
 
 import zlib
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
 from penstock.protocol.actions import Buffer
+from penstock.protocol.image_codec import JPEG, decode_jpegs
 from penstock.protocol.messages import Result
-from penstock.protocol.tickets import Ticket
+from penstock.protocol.tickets import Manifest, Ticket
 
 _MAX_COUNTED = 1024
 """Pairs that are counted apart; what comes beyond them is counted as others."""
 BLANK = "blank"
 """The one fault that may lie with the ticket."""
+_SHARED_FRAME_BYTES = 8192
+"""Frames below the size of libzmq's receive buffer lie in it, with whatever else came: kept, they keep all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A group that is what its ticket asked for."""
+
+    buffer: Buffer
+    """uint8, C order, of the recipe's shape: the frame itself where it was raw and is not small."""
+    wire_bytes: int
+    """Bytes of the frame that came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Why a result's pixels cannot be what its ticket asked for."""
+
+    word: str
+    """What refusals are counted by."""
+    what: str
 
 
 class Tally:
@@ -32,21 +59,50 @@ class Tally:
         return 0 if count & (count - 1) else count
 
 
-def fault_of(ticket: Ticket, result: Result, payload: Buffer | None) -> tuple[str, str] | None:
-    """Why a result's pixels cannot be what its ticket asked for, as a word and a sentence; or None."""
+def inspect(ticket: Ticket, manifest: Manifest, result: Result, payload: Buffer | None) -> Pixels | Flaw:
+    """Look at the frame that came for a ticket, and decode it where it is coded.
+
+    Args:
+        ticket: what was asked for.
+        manifest: of the producer that sends it.
+        result: what it says of the frame.
+        payload: the frame, or None where there was none.
+    """
     if payload is None:
-        return "frame_count", "the pixels' frame is missing"
+        return Flaw("frame_count", "the pixels' frame is missing")
+    if (flaw := _flaw_of_frame(ticket, manifest, result, payload)) is not None:
+        return flaw
     recipe = ticket.recipe
-    if result.shape != recipe.shape:
-        return "shape", f"expected {recipe.shape}, got {result.shape}"
     nbytes = memoryview(payload).nbytes
-    if nbytes != recipe.nbytes:
-        return "size", f"shape {result.shape} needs {recipe.nbytes} bytes, got {nbytes}"
-    crc32 = zlib.crc32(payload)
-    if crc32 != result.crc32:
-        return "checksum", f"expected {result.crc32:#010x}, got {crc32:#010x}"
-    blank = np.flatnonzero(~np.frombuffer(payload, np.uint8).reshape(recipe.num_images, -1).any(axis=1))
+    try:
+        pixels = decode_jpegs(payload, result.sizes, recipe.shape) if result.codec == JPEG else payload
+    except ValueError as error:
+        return Flaw("jpeg", str(error))
+    blank = np.flatnonzero(~np.frombuffer(pixels, np.uint8).reshape(recipe.num_images, -1).any(axis=1))
     if len(blank):
         # What a safety checker leaves of an image that it dislikes.
-        return BLANK, f"image {blank[0]} of {recipe.num_images} is all black"
+        return Flaw(BLANK, f"image {blank[0]} of {recipe.num_images} is all black")
+    return Pixels(bytearray(pixels) if pixels is payload and nbytes < _SHARED_FRAME_BYTES else pixels, nbytes)
+
+
+def _flaw_of_frame(ticket: Ticket, manifest: Manifest, result: Result, payload: Buffer) -> Flaw | None:
+    """What is wrong before any pixel is decoded."""
+    recipe = ticket.recipe
+    if result.shape != recipe.shape:
+        return Flaw("shape", f"expected {recipe.shape}, got {result.shape}")
+    nbytes = memoryview(payload).nbytes
+    if result.codec == JPEG:
+        if not manifest.is_lossy:
+            return Flaw("codec", f"{JPEG} from a producer whose manifest says {manifest.codec}")
+        if len(result.sizes) != recipe.num_images or sum(result.sizes) != nbytes:
+            told = f"{len(result.sizes)} of {sum(result.sizes)} bytes in all"
+            return Flaw("size", f"expected {recipe.num_images} sizes of {nbytes} bytes, the frame's, got {told}")
+        if nbytes >= recipe.nbytes:
+            return Flaw("size", f"JPEGs must be smaller than the {recipe.nbytes} bytes of their pixels, got {nbytes}")
+    elif nbytes != recipe.nbytes or result.sizes:
+        told = f" and {len(result.sizes)} sizes" if result.sizes else ""
+        return Flaw("size", f"shape {result.shape} needs {recipe.nbytes} bytes, got {nbytes}{told}")
+    crc32 = zlib.crc32(payload)
+    if crc32 != result.crc32:
+        return Flaw("checksum", f"expected {result.crc32:#010x}, got {crc32:#010x}")
     return None

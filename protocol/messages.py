@@ -7,6 +7,7 @@ Rank to producer: WELCOME, REJECT, TICKETS, CANCEL, HEARTBEAT, ACK, NACK, BYE.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from penstock.protocol.image_codec import JPEG, RAW
 from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_RANKS, MAX_REASON_LENGTH, MAX_TICKETS_PER_MESSAGE
 from penstock.protocol.rules import require, require_name
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
@@ -123,21 +124,27 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One finished group. Its pixels follow as one raw frame: uint8, C order, of `shape`."""
+    """One finished group. Its pixels follow in one frame: uint8, C order, of `shape`, or a JPEG for each image."""
 
     kind: ClassVar[str] = "RESULT"
     index: int
     attempt: int
     shape: tuple[int, ...]
     """(m, H, W, 3)."""
+    codec: str = RAW
+    """`raw` or `jpeg`."""
+    sizes: tuple[int, ...] = ()
+    """Bytes of each image's JPEG, which lie one after another in the frame; empty for raw."""
     crc32: int
-    """CRC-32 (IEEE 802.3) of the raw frame."""
+    """CRC-32 (IEEE 802.3) of the frame as it is sent."""
     seconds: float
     """Time the producer spent on the group: its share of the batch."""
 
     def __post_init__(self) -> None:
         Attempt(self.index, self.attempt)  # checks both
         require(len(self.shape) == 4 and min(self.shape) >= 1, "shape must be 4 sizes >= 1", self.shape)
+        require(self.codec in (RAW, JPEG), f"codec must be {RAW} or {JPEG}", self.codec)
+        require(min(self.sizes, default=1) >= 1, "sizes must be >= 1", self.sizes)
         require(0 <= self.crc32 < 2**32, "crc32 must be in [0, 2**32)", self.crc32)
         require(self.seconds >= 0, "seconds must be >= 0", self.seconds)
 

@@ -6,7 +6,8 @@ earliest `need_by_step` first across all ranks, so no rank starves another. Time
 clock. States and messages: docs/protocol.md.
 """
 
-from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import HeldTicket, Link, LinkState
 from penstock.protocol.messages import (
@@ -130,7 +131,7 @@ class ProducerMachine:
             actions.append(Send(peer, Started(attempts=attempts)))
         return batch, actions
 
-    def finish(self, held: HeldTicket, payload: Buffer, crc32: int, seconds: float, now: float) -> list[Action]:
+    def finish(self, held: HeldTicket, images: CodedImages, crc32: int, seconds: float, now: float) -> list[Action]:
         """Send a finished group, unless its rank has gone or begun another life."""
         if not self._drop_running(held):
             return []
@@ -140,11 +141,13 @@ class ProducerMachine:
             index=ticket.index,
             attempt=ticket.attempt,
             shape=ticket.recipe.shape,
+            codec=images.codec,
+            sizes=images.sizes,
             crc32=crc32,
             seconds=seconds,
         )
         # On a narrow link heartbeats wait behind groups; so no more than one group stands between two of them.
-        return [Send(held.peer, result, payload), Send(held.peer, Heartbeat(held=self._held_for(held.peer)))]
+        return [Send(held.peer, result, images.payload), Send(held.peer, Heartbeat(held=self._held_for(held.peer)))]
 
     def fail(self, held: HeldTicket, reason: str) -> list[Action]:
         """Give back a ticket that this producer cannot make."""

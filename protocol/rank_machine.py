@@ -8,11 +8,11 @@ States and messages: docs/protocol.md.
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from penstock.protocol.actions import Action, Buffer, Deliver, Note, Send
+from penstock.protocol.actions import Action, Deliver, Note, Send
 from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of
-from penstock.protocol.inspection import BLANK, Tally, fault_of
+from penstock.protocol.inspection import BLANK, Flaw, Pixels, Tally
 from penstock.protocol.limits import MAX_LIST_LENGTH, MAX_PRODUCERS, PROTOCOL_VERSION
 from penstock.protocol.messages import (
     Ack,
@@ -31,7 +31,7 @@ from penstock.protocol.messages import (
     Welcome,
 )
 from penstock.protocol.ticket_table import Fault
-from penstock.protocol.tickets import Attempt, Manifest
+from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +123,29 @@ class RankMachine(Dispatcher):
         """The connection behind `identity` is gone, and its name with it."""
         return self._forget(identity, "is gone: its connection ended") if identity in self.peers else []
 
+    def wanted(self, identity: bytes, header: Header, result: Result) -> tuple[Ticket, Manifest] | None:
+        """What the pixels of a RESULT are to be inspected against; None where they need not be looked at.
+
+        Returns the ticket that its sender really holds, and the sender's manifest.
+        """
+        peer = self.peers.get(identity)
+        if peer is None or (header.run, header.incarnation) != (self.run_id, self.incarnation):
+            return None
+        held = self._held(identity, (result.key,)) if header.seq > peer.last_seq else []
+        return (held[0][0].ticket, peer.manifest) if held else None
+
     def on_message(
-        self, identity: bytes, header: Header, message: Message, payload: Buffer | None, now: float
+        self, identity: bytes, header: Header, message: Message, outcome: Pixels | Flaw | None, now: float
     ) -> list[Action]:
-        """Take one decoded message from the producer behind `identity`."""
+        """Take one decoded message from the producer behind `identity`.
+
+        Args:
+            identity, header, message: who says what.
+            outcome: of the inspection of a RESULT's pixels, where `wanted` says that there is to be one.
+            now: the time.
+
+        Raises ValueError where the outcome of a wanted RESULT is missing.
+        """
         if isinstance(message, Hello):
             return self._on_hello(identity, header, message, now)
         if (header.run, header.incarnation) != (self.run_id, self.incarnation):
@@ -160,7 +179,7 @@ class RankMachine(Dispatcher):
                     hold.named_at = now
                 return []
             case Result():
-                return self._on_result(identity, peer, message, payload, now) + self.issue(now)
+                return self._on_result(identity, peer, message, outcome, now) + self.issue(now)
             case Nack():
                 return self._on_nack(identity, peer, message) + self.issue(now)
             case Drain():
@@ -193,7 +212,9 @@ class RankMachine(Dispatcher):
             heartbeat_ms=int(self.patience.heartbeat_s * 1000),
             lease_ms=int(self.patience.lease_s * 1000),
         )
-        return [*actions, Send(identity, welcome), *([Note(f"{message.producer} joined")] if before is None else [])]
+        lossy = f"; its images come as {manifest.codec}, which is lossy" if manifest.is_lossy else ""
+        joined = [Note(f"{message.producer} joined{lossy}")] if before is None else []
+        return [*actions, Send(identity, welcome), *joined]
 
     def _refusal(self, identity: bytes, producer: str, manifest: Manifest) -> tuple[str, str] | None:
         """Why a producer cannot serve the run, as the word that is counted and a sentence; or None."""
@@ -213,7 +234,7 @@ class RankMachine(Dispatcher):
         return None
 
     def _on_result(
-        self, identity: bytes, peer: Peer, result: Result, payload: Buffer | None, now: float
+        self, identity: bytes, peer: Peer, result: Result, outcome: Pixels | Flaw | None, now: float
     ) -> list[Action]:
         if peer.state is PeerState.STALLED:
             peer.state = PeerState.READY  # whatever it is worth: the engine works
@@ -223,10 +244,10 @@ class RankMachine(Dispatcher):
             return self._nack(identity, key, "stale", "not held by you any more", retryable=False)
         peer.worked_at = now
         entry, hold = held[0]
-        ticket = entry.ticket
-        found = fault_of(ticket, result, payload)
-        if payload is None or found is not None:
-            word, what = found or ("frame_count", "no pixels")
+        if outcome is None:
+            raise ValueError(f"the pixels of ticket {key.index} are wanted and were not inspected")
+        if isinstance(outcome, Flaw):
+            word, what = outcome.word, outcome.what
             # What was garbled says nothing of the ticket; what the model made of it nothing of the producer.
             fault = Fault.TICKET if word == BLANK else Fault.PRODUCER
             peer.refusals += word == BLANK
@@ -249,7 +270,8 @@ class RankMachine(Dispatcher):
                 actions.append(Send(other.holder, Cancel(attempts=(other.key,))))
                 if other.issued_at < hold.issued_at:
                     actions += self._stall(other.holder, f"was overtaken on ticket {key.index}", keeps_begun=True)
-        group = Deliver(replace(ticket, attempt=key.attempt), payload, peer.name, peer.manifest)
+        ticket = replace(entry.ticket, attempt=key.attempt)
+        group = Deliver(ticket, outcome.buffer, peer.name, peer.manifest, outcome.wire_bytes)
         return [*self._table.buffer(entry, group), *actions]
 
     def _on_nack(self, identity: bytes, peer: Peer, nack: Nack) -> list[Action]:

@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 
+from penstock.protocol.image_codec import RAW, is_codec_name
 from penstock.protocol.limits import (
     MAX_IMAGE_SIDE,
     MAX_IMAGES_PER_GROUP,
@@ -200,6 +201,8 @@ class Manifest:
     """Class of the device: `cpu`, or the name of the GPU."""
     batch_images: int
     """Images in every batch; tails are padded to it."""
+    codec: str = RAW
+    """How its images travel: `raw`, or `jpeg-Q` with the quality, which changes pixels."""
     versions: dict[str, str]
     """Versions of the libraries that touch the pixels."""
 
@@ -209,11 +212,17 @@ class Manifest:
         promise = {name: value for name, value in asdict(self).items() if name != "model"}
         return hashlib.sha256(json.dumps(promise, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether pixels change on their way."""
+        return self.codec != RAW
+
     def __post_init__(self) -> None:
         require(is_digest(self.model_digest), "model_digest must be 1 to 64 hexadecimal digits", self.model_digest[:80])
         require(1 <= self.batch_images <= MAX_INT, "batch_images must be >= 1", self.batch_images)
         for name in ("model", "scheduler", "dtype", "backend", "device"):
             require_name(name, getattr(self, name), MAX_NAME_LENGTH)
+        require(is_codec_name(self.codec), "codec must be raw or jpeg-Q with Q in [1, 100]", self.codec)
         require(len(self.versions) <= MAX_VERSIONS, f"versions must be at most {MAX_VERSIONS}", len(self.versions))
         for name, version in self.versions.items():
             require_name("versions", name, MAX_NAME_LENGTH)

@@ -39,11 +39,12 @@ ROOMS: dict[str, set[str]] = {
 """Beside the standard library and the room itself. `deploy` may import everything, lazily."""
 
 EXCEPTIONS: dict[str, set[str]] = {
+    "protocol/image_codec.py": {"simplejpeg"},
     "producer/tiny/": {"penstock.toyworld"},
     "consumer/cpu_ranks.py": {"psutil"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
-knows the world it draws, which a producer does not; one file reads its launcher's command line."""
+knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images."""
 
 EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil"}
 """What `deploy` may import as its modules load."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgpack
+import numpy as np
 
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import GroupStream
@@ -27,15 +28,17 @@ from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Recipe, Ticket
 from tests.fuzz.decoder import make_mutator, read_corpus
+from tests.protocol.pictures import claiming, from_jpeg, to_jpeg
 
 RUN, INCARNATION, DIGEST = "e81dc6f7", 1763840000, "ab" * 32
 MAX_REJECT_KINDS = 1024 + 64
 """Pairs of reason and producer that a rank counts apart, and some for those beyond them."""
-WINDOW_BYTES = 4000
+WINDOW_BYTES = 8000
 MESSAGES_PER_LIFE = 2500
 POISON = 7
 """No producer can make the last of so many tickets."""
-SHAPES = ((1, 2, 2), (3, 4, 5), (2, 8, 8))
+SHAPES = ((1, 2, 2), (3, 4, 5), (2, 8, 8), (1, 24, 32))
+"""The last is large enough for a JPEG."""
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Producer:
     """What the fuzz remembers of one producer, honest or not."""
 
     identity: bytes
+    codec: str = "raw"
     seq: int = 0
     held: dict[int, Ticket] = field(default_factory=dict)
 
@@ -79,7 +83,7 @@ class RankUnderFire:
         )
         # The door is the stream's own; it asks the socket for nothing.
         self.stream = GroupStream(cast(RankSocket, None), self.machine, StreamConfig())
-        self.producers = [Producer(b"peer%d" % number) for number in range(4)]
+        self.producers = [Producer(b"peer%d" % number, ("raw", "jpeg-92")[number % 2]) for number in range(4)]
         self.now, self.num_planned, self.num_lives = 0.0, 0, self.num_lives + 1
         self.delivered: set[int] = set()
 
@@ -98,7 +102,8 @@ class RankUnderFire:
                 self._perform(self.machine.tick(self.now))
             if self.rng.random() < 0.002:
                 self._perform(self.machine.on_unreachable(producer.identity))
-            self._perform(self.stream._hear(producer.identity, [memoryview(frame) for frame in frames], self.now))
+            heard = self.stream._read(producer.identity, [memoryview(frame) for frame in frames])
+            self._perform(self.stream._hear(producer.identity, heard, self.now))
             self._check_books()
         except Exception as error:  # noqa: BLE001 - what a fuzzer looks for
             shown = [frame[:100].hex() for frame in frames]
@@ -143,7 +148,8 @@ class RankUnderFire:
         index = group.ticket.index
         if index in self.delivered or index >= self.num_planned:
             raise ValueError(f"the group at {index} is delivered twice or was not asked for")
-        if bytes(group.payload) != pixels_of(group.ticket):
+        self.outcomes["Deliver from JPEG"] += (coded := group.wire_bytes < group.ticket.recipe.nbytes)
+        if bytes(group.payload) != (from_jpeg(jpeg_of(group.ticket)).tobytes() if coded else pixels_of(group.ticket)):
             raise ValueError(f"the group at {index} is not what an honest producer made")
         self.delivered.add(index)
         self.machine.take(index)
@@ -199,7 +205,10 @@ class RankUnderFire:
             kind = "HEARTBEAT"
         some = keys[: self.rng.randrange(4)]
         fields: dict[str, Any] = {
-            "HELLO": {"producer": self.hello["producer"], "manifest": self.hello["manifest"]},
+            "HELLO": {
+                "producer": self.hello["producer"],
+                "manifest": self.hello["manifest"] | {"codec": producer.codec},
+            },
             "READY": {
                 "credit_groups": self.rng.choice((0, 1, 8, 8)),
                 "credit_bytes": self.rng.choice((100, 2000, 1 << 20)),
@@ -219,8 +228,11 @@ class RankUnderFire:
 
     def _result(self, producer: Producer) -> list[bytes]:
         ticket = self.rng.choice(list(producer.held.values()))
+        if ticket.recipe.shape == (*SHAPES[-1], 3) and self.rng.random() < (0.8 if producer.codec != "raw" else 0.1):
+            return self._jpeg_result(producer, ticket)
         pixels = pixels_of(ticket)
-        fields = {"shape": list(ticket.recipe.shape), "crc32": zlib.crc32(pixels), "seconds": 0.5}
+        fields = {"shape": list(ticket.recipe.shape), "codec": "raw", "sizes": []}
+        fields |= {"crc32": zlib.crc32(pixels), "seconds": 0.5}
         fields |= {"index": ticket.index, "attempt": ticket.attempt}
         frames = [pixels]
         match self.rng.randrange(24):
@@ -239,6 +251,27 @@ class RankUnderFire:
             case 6:
                 frames, fields["crc32"] = [bytes(len(pixels))], zlib.crc32(bytes(len(pixels)))
         return [self._packed(producer, "RESULT", fields), *frames]
+
+    def _jpeg_result(self, producer: Producer, ticket: Ticket) -> list[bytes]:
+        """A group of one JPEG: whole, or broken under a checksum that is right."""
+        jpeg = jpeg_of(ticket)
+        sizes = [len(jpeg)]
+        match self.rng.randrange(12):
+            case 0:
+                jpeg = jpeg[: self.rng.randrange(1, len(jpeg))]
+            case 1:
+                jpeg = claiming(jpeg, *self.rng.choice(((65500, 65500), (24, 33), (32, 24), (0, 0))))
+            case 2:
+                sizes = self.rng.choice(([], [1], [2**62] * 1024, [len(jpeg) // 2, len(jpeg) - len(jpeg) // 2]))
+            case 3:
+                jpeg = self.rng.randbytes(len(jpeg))
+            case 4:
+                jpeg = jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") :]
+        if sizes == [len(jpeg_of(ticket))]:
+            sizes = [len(jpeg)]
+        fields = {"index": ticket.index, "attempt": ticket.attempt, "shape": list(ticket.recipe.shape)}
+        fields |= {"codec": "jpeg", "sizes": sizes, "crc32": zlib.crc32(jpeg), "seconds": 0.5}
+        return [self._packed(producer, "RESULT", fields), jpeg]
 
     def _packed(self, producer: Producer, kind: str, fields: dict[str, Any]) -> bytes:
         producer.seq += self.rng.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, -1, 5))
@@ -259,6 +292,11 @@ def pixels_of(ticket: Ticket) -> bytes:
     """What an honest producer makes of a ticket, stand-ins included."""
     recipe = ticket.recipe
     return bytes((recipe.seed + offset) % 255 + 1 for offset in range(recipe.nbytes))
+
+
+def jpeg_of(ticket: Ticket) -> bytes:
+    """What an honest producer of JPEGs makes of a ticket for one image."""
+    return to_jpeg(np.frombuffer(pixels_of(ticket), np.uint8).reshape(ticket.recipe.shape)[0])
 
 
 def fuzz(num_messages: int, seed: int) -> RankUnderFire:

@@ -5,10 +5,12 @@ import random
 import msgpack
 import pytest
 
-from penstock.protocol import rank_machine
+from penstock.consumer import stream
 from penstock.protocol.actions import Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError
+from penstock.protocol.image_codec import RAW, CodedImages
+from penstock.protocol.inspection import Pixels
 from penstock.protocol.messages import Header
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.tickets import Manifest
@@ -17,6 +19,7 @@ from tests.fuzz.rank import fuzz
 
 CORPUS = read_corpus()
 FROM_A_RANK = ("WELCOME", "TICKETS", "CANCEL", "HEARTBEAT", "ACK", "NACK", "REJECT", "BYE")
+NOTHING = CodedImages(RAW, (), b"")
 RANK = b"tcp://127.0.0.1:5599"
 
 
@@ -25,11 +28,12 @@ def test_a_rank_under_fire_neither_raises_nor_loses_count() -> None:
     assert fire.misses == []
     # It must have got somewhere: groups taken, bad ones refused, tickets taken back, a producer thrown out.
     assert fire.outcomes["Deliver"] > 50
+    assert fire.outcomes["Deliver from JPEG"] > 5
     assert {"ACK", "NACK", "REJECT", "CANCEL", "TICKETS", "WELCOME", "Quarantine"} <= fire.outcomes.keys()
 
 
 def test_a_rank_that_takes_any_pixels_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_machine, "fault_of", lambda ticket, result, payload: None)
+    monkeypatch.setattr(stream, "inspect", lambda ticket, manifest, result, payload: Pixels(payload or b"", 0))
     assert any("not what an honest producer made" in miss for miss in fuzz(4_000, seed=1).misses)
 
 
@@ -53,7 +57,7 @@ def _throw(machine: ProducerMachine, frame: bytes, now: float) -> bool:
     batch, begun = machine.take(8)
     actions += begun
     for held in batch:
-        actions += machine.fail(held, "no") if now % 2 < 1 else machine.finish(held, b"", 0, 0.1, now)
+        actions += machine.fail(held, "no") if now % 2 < 1 else machine.finish(held, NOTHING, 0, 0.1, now)
     for action in actions:
         if isinstance(action, Send):
             assert decode(encode(action.message, Header()))[1] == action.message

@@ -20,6 +20,7 @@ from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket, Sent
 from penstock.protocol.tickets import Manifest, Ticket
 from tests.protocol import samples
+from tests.protocol.desk import hear
 
 WAIT_S = 20.0
 RECIPE = replace(samples.RECIPE, height=64, width=64)
@@ -104,7 +105,7 @@ class LiveRank:
                 identity, frames = received
                 header, message = decode(frames[0])
                 payload = frames[1] if len(frames) == 2 else None
-                self._perform(self.machine.on_message(identity, header, message, payload, now))
+                self._perform(hear(self.machine, identity, header, message, payload, now))
                 received = self.socket.recv(timeout_ms=0)
             self._perform(self.machine.tick(now))
 

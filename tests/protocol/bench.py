@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from penstock.protocol.actions import Action, Send
+from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Heartbeat, Message, Tickets, Welcome
 from penstock.protocol.producer_machine import ProducerMachine
@@ -56,7 +57,7 @@ class Bench:
         return list(self.machine.take(max_images)[0])
 
     def finish(self, held: HeldTicket) -> list[Action]:
-        return self.machine.finish(held, PIXELS, 77, 0.5, self.now)
+        return self.machine.finish(held, CodedImages(RAW, (), PIXELS), 77, 0.5, self.now)
 
     def wait(self, seconds: float, *beating: bytes) -> list[Action]:
         """Let time pass, second by second; ranks in `beating` go on listing all that they gave."""

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from penstock.protocol.actions import Action, Buffer, Deliver, Fail, Note, Quarantine, Send
 from penstock.protocol.dispatcher import Patience
+from penstock.protocol.inspection import inspect
 from penstock.protocol.messages import Header, Heartbeat, Hello, Message, Nack, Ready, Result, Started, Tickets
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.tickets import Attempt, Manifest
@@ -52,7 +53,7 @@ class Desk:
             self._seq += 1
             life = Header() if isinstance(message, Hello) else Header(run="run", incarnation=5)
             header = replace(life, seq=self._seq)
-        return self.machine.on_message(who, header, message, payload, self.now)
+        return hear(self.machine, who, header, message, payload, self.now)
 
     def hello(self, who: bytes, manifest: Manifest = MANIFEST) -> list[Action]:
         return self.say(who, Hello(producer=who.decode(), manifest=manifest))
@@ -111,6 +112,15 @@ class Desk:
             actions += self.make(who, index)
             self.machine.take(index)
         return actions
+
+
+def hear(
+    machine: RankMachine, who: bytes, header: Header, message: Message, payload: Buffer | None, now: float
+) -> list[Action]:
+    """What the stream does with a message: ask what is wanted, inspect it, tell the machine the outcome."""
+    wanted = machine.wanted(who, header, message) if isinstance(message, Result) else None
+    outcome = inspect(*wanted, message, payload) if wanted and isinstance(message, Result) else None
+    return machine.on_message(who, header, message, outcome, now)
 
 
 def sent(actions: Sequence[Action], kind: type[MessageType], to: bytes | None = None) -> list[MessageType]:

@@ -12,11 +12,13 @@ from typing import Literal
 
 from penstock.protocol.actions import Action, Buffer, Connect, Deliver, Finished, Note, Quarantine, Send
 from penstock.protocol.dispatcher import Patience
+from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Message, Result
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.tickets import Attempt, Ticket
+from tests.protocol.desk import hear
 from tests.protocol.samples import MANIFEST, RECIPE
 
 ENDPOINTS = ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
@@ -217,7 +219,7 @@ class World:
             return False
         header, message, payload = line.up.popleft()
         machine = self.ranks[rank].machine
-        self.rank_acts(self.ranks[rank], machine.on_message(line.identity, header, message, payload, self.now))
+        self.rank_acts(self.ranks[rank], hear(machine, line.identity, header, message, payload, self.now))
         return True
 
     def hear_down(self, producer: int, rank: int) -> bool:
@@ -307,7 +309,7 @@ class World:
     def _finished(self, producer: SimProducer, held: HeldTicket, spoil: Spoil) -> list[Action]:
         payload = bytes(held.ticket.recipe.nbytes) if spoil == "blank" else pixels_of(held.ticket)
         crc32 = zlib.crc32(payload) ^ (spoil == "checksum")
-        actions = producer.machine.finish(held, payload, crc32, 0.1, self.now)
+        actions = producer.machine.finish(held, CodedImages(RAW, (), payload), crc32, 0.1, self.now)
         if spoil != "shape":
             return actions
         return [

@@ -91,6 +91,7 @@ MANIFESTS = st.builds(
     backend=NAMES,
     device=NAMES,
     batch_images=st.integers(1, 2**63 - 1),
+    codec=st.sampled_from(["raw", "jpeg-1", "jpeg-92", "jpeg-100"]),
     versions=st.dictionaries(NAMES, NAMES, max_size=4),
 )
 
@@ -128,6 +129,8 @@ SPECIAL: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Nack: {"index": st.integers(-1, 2**63 - 1)},
     Result: {
         "shape": st.tuples(*(st.integers(1, side) for side in (1024, 8192, 8192)), st.just(3)),
+        "codec": st.sampled_from(["raw", "jpeg"]),
+        "sizes": st.lists(st.integers(1, 2**63 - 1), max_size=5).map(tuple),
         "crc32": st.integers(0, 2**32 - 1),
     },
 }
@@ -326,6 +329,13 @@ def test_a_wrong_header_or_field_is_refused_and_named(changes: dict[str, object]
         ("shape", [4, 32, 32, 3, 1], "bad_value"),
         ("shape", [4, 0, 32, 3], "bad_value"),
         ("shape", [4, -1, 32, 3], "bad_value"),
+        ("codec", "gif", "bad_value"),
+        ("codec", "jpeg-92", "bad_value"),
+        ("codec", 1, "wrong_type"),
+        ("sizes", [100, 0], "bad_value"),
+        ("sizes", [100, -1], "bad_value"),
+        ("sizes", [2**63], "bad_value"),
+        ("sizes", 100, "wrong_type"),
         ("crc32", -1, "bad_value"),
         ("crc32", 2**32, "bad_value"),
         ("seconds", -0.5, "bad_value"),

@@ -175,6 +175,15 @@ def test_a_draining_producer_finishes_what_it_has_begun_and_gets_nothing_more() 
     assert given(desk.wait(2.0, ANN)) == []
 
 
+def test_a_ticket_that_a_drain_names_twice_goes_back_once() -> None:
+    desk = Desk()
+    desk.join(ANN)
+    desk.plan(0)
+    desk.say(ANN, Drain(returned=desk.held(ANN) * 2, reason="SIGTERM"))
+    assert desk.machine.num_outstanding == 0
+    assert given(desk.join(BOB), BOB) == [(0, 1)]
+
+
 def test_drain_returns_only_what_the_producer_really_holds() -> None:
     desk = Desk()
     desk.join(ANN)

@@ -8,7 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -27,6 +27,7 @@ from penstock.protocol.messages import MESSAGE_TYPES, Header
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import ProducerSockets, RankSocket
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from tests.protocol.desk import hear
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -150,7 +151,7 @@ def test_a_rank_answers_the_producer_of_the_exchange_as_the_page_says() -> None:
         header, message = decode(said.frame)
         if delivered and said is result:
             header = Header(run="demo", incarnation=7, seq=6)
-        actions = machine.on_message(b"p", header, message, said.pixels, float(header.seq))
+        actions = hear(machine, b"p", header, message, said.pixels, float(header.seq))
         if said.kind == "HEARTBEAT":
             actions += machine.tick(float(header.seq))
         answers += [action.message for action in actions if isinstance(action, Send)]
@@ -237,7 +238,7 @@ def test_every_reason_that_the_code_gives_is_on_the_page_and_no_other() -> None:
         given |= set(re.findall(r'(?:MessageError|__init__)\(\s*"(\w+)"', source))
         given |= set(re.findall(r'_nack\(identity, \w+, "(\w+)"', source))
         if name in ("rank_machine.py", "inspection.py"):
-            given |= set(re.findall(r'(?:return|or) \(?"(\w+)", f?"', source))
+            given |= set(re.findall(r'(?:return |Flaw\()"(\w+)", ', source))
             given |= set(re.findall(r'^[A-Z]+(?:: Final)? = "(\w+)"$', source, re.M))
     given |= set(re.findall(r'MessageError\("(\w+)" if .* else "(\w+)"', sources["codec.py"])[0])
     assert {word.strip("`") for word, _, _ in rows(section("Refusals"))} == given
@@ -273,6 +274,8 @@ def _provocations() -> dict[str, list[bytes]]:
         "unknown_producer": [pack(ready)],
         "stale": [pack(result | {"attempt": 1}), pixels],
         "shape": [pack(result | {"shape": [2, 2, 1, 3]}), pixels],
+        "codec": [pack(result | {"codec": "jpeg", "sizes": [12]}), pixels],
+        "jpeg": [pack(result | {"codec": "jpeg", "sizes": [11], "crc32": zlib.crc32(pixels[1:])}), pixels[1:]],
         "size": [pack(result), pixels + b"\x00"],
         "checksum": [pack(result), b"\x00" + pixels[1:]],
         "blank": [pack(result | black), bytes(12)],
@@ -297,14 +300,17 @@ def test_every_refusal_is_answered_as_the_page_says(word: str, answer: str) -> N
     machine.plan(tickets_message.tickets[0])
     for said in EXCHANGE[:3]:
         if said.by_producer:
-            machine.on_message(b"p", decode(said.frame)[0], decode(said.frame)[1], None, 0.0)
+            header, message = decode(said.frame)
+            if word == "jpeg" and isinstance(message, messages.Hello):
+                message = replace(message, manifest=replace(message.manifest, codec="jpeg-92"))
+            machine.on_message(b"p", header, message, None, 0.0)
     frames = PROVOCATIONS[word]
     stream = GroupStream(cast(RankSocket, None), machine, StreamConfig())
     sender = b"stranger" if word in ("unknown_producer", "crowd") else b"p"
     if word == "crowd":
         for number in range(limits.MAX_PRODUCERS - 1):
             machine.on_message(bytes([1, *number.to_bytes(2)]), *decode(EXCHANGE[0].frame), None, 0.0)
-    actions = stream._hear(sender, [memoryview(frame) for frame in frames], 1.0)
+    actions = stream._hear(sender, stream._read(sender, [memoryview(frame) for frame in frames]), 1.0)
     assert sum(count for (reason, _), count in machine.rejects.counts.items() if reason == word) == 1
     [reply] = [action.message for action in actions if isinstance(action, Send) and action.message.kind != "TICKETS"]
     if answer == "REJECT":
@@ -362,7 +368,7 @@ def test_the_worked_manifest_digest_is_sha256_and_the_code_s() -> None:
 def test_a_digest_writes_what_is_beyond_ascii_as_the_page_says() -> None:
     stated = EXCHANGE[0].stated["manifest"] | {"device": "Zürich"}
     promise = (
-        '{"backend": "eager", "batch_images": 1, "device": "Z\\u00fcrich", "dtype": "float32", '
+        '{"backend": "eager", "batch_images": 1, "codec": "raw", "device": "Z\\u00fcrich", "dtype": "float32", '
         '"model_digest": "9f86d081", "scheduler": "DDIMScheduler", "versions": {"torch": "2.13.0"}}'
     )
     assert Manifest(**stated).digest == hashlib.sha256(promise.encode()).hexdigest()

@@ -25,7 +25,8 @@ def _buffer(table: TicketTable, index: int) -> list[int]:
     entry = _entry(table, index)
     for hold in tuple(entry.holds):
         table.release(entry, hold)
-    return [group.ticket.index for group in table.buffer(entry, Deliver(a_ticket(index), PIXELS, "ann", MANIFEST))]
+    group = Deliver(a_ticket(index), PIXELS, "ann", MANIFEST, NBYTES)
+    return [delivered.ticket.index for delivered in table.buffer(entry, group)]
 
 
 def _next(table: TicketTable) -> int | None:

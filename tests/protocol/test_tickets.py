@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from penstock.protocol.limits import MAX_IMAGE_SIDE, MAX_IMAGES_PER_GROUP, MAX_INT, MAX_PROMPT_BYTES
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, image_seed, normalise_prompt, prompt_id
+from tests.protocol.samples import MANIFEST
 
 RECIPE = Recipe(
     prompt="a red fox",
@@ -161,3 +162,15 @@ def test_the_next_attempt_changes_nothing_but_the_attempt() -> None:
     again = ticket.again()
     assert again.attempt == 1
     assert replace(again, attempt=0) == ticket
+
+
+@pytest.mark.parametrize("codec", ["", "jpeg", "jpeg-0", "jpeg-101", "png", "raw "])
+def test_a_manifest_with_no_known_codec_is_refused_by_name(codec: str) -> None:
+    with pytest.raises(ValueError, match=rf"^codec must be raw or jpeg-Q .*, got {codec!r}"):
+        replace(MANIFEST, codec=codec)
+
+
+def test_engines_of_different_codecs_promise_different_bits() -> None:
+    digests = {replace(MANIFEST, codec=codec).digest for codec in ("raw", "jpeg-92", "jpeg-93")}
+    assert len(digests) == 3
+    assert [replace(MANIFEST, codec=codec).is_lossy for codec in ("raw", "jpeg-100")] == [False, True]
