@@ -3,6 +3,9 @@
 A decoder that builds objects from bytes it does not trust must refuse early and say why. So: sizes and nesting are
 limited before anything is allocated; extension types, timestamps, NaN, duplicate and unknown keys are refused;
 every error names the field, what was expected and what came. Wire format: docs/protocol.md.
+
+It stands on the way of every group, so what a class needs is worked out once, the way to a field is put together only
+for an error, and the walk that looks for bombs is spared where a frame is too small to hold one.
 """
 
 import types
@@ -11,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from math import isfinite
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -27,6 +31,11 @@ from penstock.protocol.limits import (
 )
 from penstock.protocol.messages import MESSAGE_TYPES, Header, Message, Reject
 
+T = TypeVar("T")
+
+_HARMLESS_BYTES = 16 << 10
+"""A header of so many bytes becomes a megabyte of empty maps at worst; larger ones are walked before they are built."""
+
 
 def encode(message: Message, header: Header) -> bytes:
     """The msgpack header frame of `message`. A RESULT's pixels travel in a frame of their own."""
@@ -37,7 +46,7 @@ def encode(message: Message, header: Header) -> bytes:
         "inc": header.incarnation,
         "seq": header.seq,
     }
-    return typing.cast(bytes, msgpack.packb(envelope | _plain(message)))
+    return typing.cast(bytes, msgpack.packb(envelope | _writer(type(message))(message)))
 
 
 def decode(frame: bytes | memoryview) -> tuple[Header, Message]:
@@ -47,25 +56,51 @@ def decode(frame: bytes | memoryview) -> tuple[Header, Message]:
         VersionError: the message states another protocol version (REJECT is read in any version).
         MessageError: anything else that is not a message; `reason` names the kind of fault.
     """
+    if len(frame) > MAX_HEADER_BYTES:
+        raise MessageError("oversize", f"header of {len(frame)} bytes, the limit is {MAX_HEADER_BYTES}")
+    if len(frame) > _HARMLESS_BYTES:
+        _check_structure(frame)
+        return _read(frame)
+    try:
+        return _read(frame)
+    except VersionError:
+        raise
+    except MessageError:
+        _check_structure(frame)  # may know better what is wrong
+        raise
+
+
+def _read(frame: bytes | memoryview) -> tuple[Header, Message]:
+    """The header and message in a frame that cannot be a bomb."""
     envelope = _unpack(frame)
     _require_keys(envelope, ("v", "t"))
     kind = envelope.pop("t")
     version = envelope.pop("v")
     if type(version) is not int or version != PROTOCOL_VERSION:
         if kind == Reject.kind and "reason" in envelope:
-            return Header(), Reject(reason=_string(envelope["reason"], "REJECT.reason"))
+            return Header(), Reject(reason=_at("REJECT.reason", _string, envelope["reason"]))
         raise VersionError(_shown(version), PROTOCOL_VERSION)
     cls = MESSAGE_TYPES.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise MessageError("unknown_type", f"no message has the type {_shown(kind)}")
     _require_keys(envelope, ("run", "inc", "seq"))
-    run = _string(envelope.pop("run"), "run")
-    incarnation, seq = _integer(envelope.pop("inc"), "inc"), _integer(envelope.pop("seq"), "seq")
+    run = _at("run", _string, envelope.pop("run"))
+    incarnation, seq = _at("inc", _integer, envelope.pop("inc")), _at("seq", _integer, envelope.pop("seq"))
     try:
         header = Header(run=run, incarnation=incarnation, seq=seq)
     except ValueError as error:
         raise MessageError("bad_value", str(error)) from error
-    return header, typing.cast(Message, _build(cls, envelope, cls.kind))
+    try:
+        return header, typing.cast(Message, _build(cls, envelope))
+    except _WrongError as wrong:
+        raise wrong.at(cls.kind) from wrong.__cause__
+
+
+def _at(where: str, parse: Callable[[Any], T], value: Any) -> T:
+    try:
+        return parse(value)
+    except _WrongError as wrong:
+        raise wrong.at(where) from None
 
 
 def _shown(value: Any) -> str:
@@ -81,22 +116,48 @@ def _require_keys(envelope: dict[str, Any], keys: Sequence[str]) -> None:
             raise MessageError("missing_field", f"the header has no {key!r}")
 
 
-def _plain(value: Any) -> Any:
-    """A dataclass as a map, a tuple as a list; everything else as it is."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
+# --- messages to plain values -----------------------------------------------------------------------------------------
+
+
+_WRITERS: dict[type[Any], Callable[[Any], dict[str, Any]]] = {}
+
+
+def _writer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    """What makes a map of a dataclass: nested ones become maps, tuples lists, everything else stays as it is."""
+    if cls not in _WRITERS:
+        _WRITERS[cls] = _make_writer(cls)
+    return _WRITERS[cls]
+
+
+def _make_writer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    hints = typing.get_type_hints(cls)
+    names = tuple(field.name for field in fields(cls))
+    nested = [(name, writer) for name in names if (writer := _value_writer(hints[name]))]
+    values_of = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+
+    def write(value: Any) -> dict[str, Any]:
+        plain = dict(zip(names, values_of(value), strict=True))
+        for name, writer in nested:
+            plain[name] = writer(plain[name])
+        return plain
+
+    return write
+
+
+def _value_writer(hint: Any) -> Callable[[Any], Any] | None:
+    """What makes a plain value of one of this type; None where it is plain as it is."""
+    if is_dataclass(hint):
+        return _writer(typing.cast(type[Any], hint))
+    if typing.get_origin(hint) is tuple:
+        item = _value_writer(typing.get_args(hint)[0])
+        return (lambda value: [item(entry) for entry in value]) if item else list
+    return None
 
 
 # --- bytes to plain values -------------------------------------------------------------------------------------------
 
 
 def _unpack(frame: bytes | memoryview) -> dict[str, Any]:
-    if len(frame) > MAX_HEADER_BYTES:
-        raise MessageError("oversize", f"header of {len(frame)} bytes, the limit is {MAX_HEADER_BYTES}")
-    _check_structure(frame)
     try:
         value = msgpack.unpackb(
             frame,
@@ -172,27 +233,55 @@ def _read_container(unpacker: msgpack.Unpacker, *, is_map: bool) -> int:
 # --- plain values to messages, by the dataclass's own types -----------------------------------------------------------
 
 
-def _build(cls: type[Any], value: Any, where: str) -> Any:
+class _WrongError(Exception):
+    """A value that breaks its rule, before it is known where in the message it stands."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self._reason = reason
+        self._path = ""
+
+    def within(self, place: str) -> None:
+        """It is seen from one level further out."""
+        self._path = place + self._path
+
+    def at(self, root: str) -> MessageError:
+        """The error for the reader; `{}` in its text is where the value stands."""
+        return MessageError(self._reason, str(self).replace("{}", root + self._path, 1))
+
+
+def _build(cls: type[Any], value: Any) -> Any:
     if not isinstance(value, dict):
-        raise MessageError("wrong_type", f"{where} must be a map, got {type(value).__name__}")
+        raise _WrongError("wrong_type", f"{{}} must be a map, got {type(value).__name__}")
     parsers = _parsers(cls)
-    for key in value:
-        if key not in parsers:
-            raise MessageError("unknown_field", f"{where} has no field {key!r:.40}")
-    for key in parsers:
-        if key not in value:
-            raise MessageError("missing_field", f"{where} lacks the field {key!r}")
-    built = {key: parse(value[key], f"{where}.{key}") for key, parse in parsers.items()}
+    if value.keys() != parsers.keys():
+        _refuse_keys(value, parsers)
+    built = {}
+    for key, parse in parsers.items():
+        try:
+            built[key] = parse(value[key])
+        except _WrongError as wrong:
+            wrong.within(f".{key}")
+            raise
     try:
         return cls(**built)
     except ValueError as error:
-        raise MessageError("bad_value", f"{where}: {error}") from error
+        # Whatever the text holds, the place is in front of it.
+        raise _WrongError("bad_value", f"{{}}: {error}") from error
 
 
-_PARSERS: dict[type[Any], dict[str, Callable[[Any, str], Any]]] = {}
+def _refuse_keys(value: dict[str, Any], parsers: dict[str, Any]) -> typing.NoReturn:
+    for key in value:
+        if key not in parsers:
+            raise _WrongError("unknown_field", f"{{}} has no field {key!r:.40}")
+    missing = next(key for key in parsers if key not in value)
+    raise _WrongError("missing_field", f"{{}} lacks the field {missing!r}")
 
 
-def _parsers(cls: type[Any]) -> dict[str, Callable[[Any, str], Any]]:
+_PARSERS: dict[type[Any], dict[str, Callable[[Any], Any]]] = {}
+
+
+def _parsers(cls: type[Any]) -> dict[str, Callable[[Any], Any]]:
     """One parser for each field of `cls`, read from its type hints at first use."""
     if cls not in _PARSERS:
         hints = typing.get_type_hints(cls)
@@ -200,55 +289,71 @@ def _parsers(cls: type[Any]) -> dict[str, Callable[[Any, str], Any]]:
     return _PARSERS[cls]
 
 
-def _parser(hint: Any) -> Callable[[Any, str], Any]:
+def _parser(hint: Any) -> Callable[[Any], Any]:
     if is_dataclass(hint):
-        return lambda value, where: _build(typing.cast(type[Any], hint), value, where)
+        return lambda value: _build(typing.cast(type[Any], hint), value)
     if typing.get_origin(hint) is tuple:
         item = _parser(typing.get_args(hint)[0])
-        return lambda value, where: _tuple(value, where, item)
+        return lambda value: _tuple(value, item)
     if isinstance(hint, types.GenericAlias) and hint.__origin__ is dict:
         return _string_map
     return _SCALARS[hint]
 
 
-def _tuple(value: Any, where: str, item: Callable[[Any, str], Any]) -> tuple[Any, ...]:
+def _tuple(value: Any, item: Callable[[Any], Any]) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise MessageError("wrong_type", f"{where} must be a list, got {type(value).__name__}")
-    return tuple(item(entry, f"{where}[{position}]") for position, entry in enumerate(value))
+        raise _WrongError("wrong_type", f"{{}} must be a list, got {type(value).__name__}")
+    position = 0
+    try:
+        parsed = []
+        for position, entry in enumerate(value):  # noqa: B007 - an error names the position
+            parsed.append(item(entry))
+        return tuple(parsed)
+    except _WrongError as wrong:
+        wrong.within(f"[{position}]")
+        raise
 
 
-def _string_map(value: Any, where: str) -> dict[str, str]:
+def _string_map(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise MessageError("wrong_type", f"{where} must be a map, got {type(value).__name__}")
-    return {_string(key, where): _string(entry, f"{where}.{key}") for key, entry in value.items()}
+        raise _WrongError("wrong_type", f"{{}} must be a map, got {type(value).__name__}")
+    parsed = {}
+    for key, entry in value.items():
+        name = _string(key)
+        try:
+            parsed[name] = _string(entry)
+        except _WrongError as wrong:
+            wrong.within(f".{name}")
+            raise
+    return parsed
 
 
-def _string(value: Any, where: str) -> str:
+def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise MessageError("wrong_type", f"{where} must be a string, got {type(value).__name__}")
+        raise _WrongError("wrong_type", f"{{}} must be a string, got {type(value).__name__}")
     return value
 
 
-def _integer(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise MessageError("wrong_type", f"{where} must be an integer, got {type(value).__name__}")
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise _WrongError("wrong_type", f"{{}} must be an integer, got {type(value).__name__}")
     if not -1 <= value <= MAX_INT:
-        raise MessageError("bad_value", f"{where} must be in [-1, 2**63), got {value}")
+        raise _WrongError("bad_value", f"{{}} must be in [-1, 2**63), got {value}")
     return value
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise MessageError("wrong_type", f"{where} must be a number, got {type(value).__name__}")
+        raise _WrongError("wrong_type", f"{{}} must be a number, got {type(value).__name__}")
     if not isfinite(value):
-        raise MessageError("bad_value", f"{where} must be finite, got {value}")
+        raise _WrongError("bad_value", f"{{}} must be finite, got {value}")
     return float(value)
 
 
-def _boolean(value: Any, where: str) -> bool:
+def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise MessageError("wrong_type", f"{where} must be true or false, got {type(value).__name__}")
+        raise _WrongError("wrong_type", f"{{}} must be true or false, got {type(value).__name__}")
     return value
 
 
-_SCALARS: dict[Any, Callable[[Any, str], Any]] = {str: _string, int: _integer, float: _number, bool: _boolean}
+_SCALARS: dict[Any, Callable[[Any], Any]] = {str: _string, int: _integer, float: _number, bool: _boolean}

@@ -235,7 +235,7 @@ def test_every_reason_that_the_code_gives_is_on_the_page_and_no_other() -> None:
     sources["stream.py"] = (ROOT / "consumer" / "stream.py").read_text()
     given: set[str] = set()
     for name, source in sources.items():
-        given |= set(re.findall(r'(?:MessageError|__init__)\(\s*"(\w+)"', source))
+        given |= set(re.findall(r'(?:MessageError|_WrongError|__init__)\(\s*"(\w+)"', source))
         given |= set(re.findall(r'_nack\(identity, \w+, "(\w+)"', source))
         if name in ("rank_machine.py", "inspection.py"):
             given |= set(re.findall(r'(?:return |Flaw\()"(\w+)", ', source))
