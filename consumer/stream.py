@@ -168,7 +168,9 @@ class GroupStream:
                 return None
             group = self._buffered.popleft()
             self._machine.take(group.ticket.index)
-        self._socket.waker.wake()
+            wakes = self._machine.has_worthwhile_room
+        if wakes:
+            self._socket.waker.wake()
         return group
 
     def quarantined(self) -> list[Quarantined]:

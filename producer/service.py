@@ -7,7 +7,6 @@ own, which shares the state machine with the main thread under one lock.
 import logging
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Images
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
+from penstock.protocol.checksum import crc32
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, encode_images
@@ -198,9 +198,9 @@ class ProducerService:
 
     def _finish(self, held: HeldTicket, images: Images, seconds: float) -> None:
         coded = encode_images(images, self._config.jpeg_quality if self._config.codec == JPEG else None)
-        crc32 = zlib.crc32(coded.payload)
+        checksum = crc32(coded.payload)
         with self._changed:
-            self._act(self._machine.finish(held, coded, crc32, seconds, time.monotonic()))
+            self._act(self._machine.finish(held, coded, checksum, seconds, time.monotonic()))
 
     # --- I/O thread ---------------------------------------------------------------------------------------------------
 

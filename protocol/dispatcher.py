@@ -97,6 +97,12 @@ class Dispatcher:
             return True
         return num_groups < self.window_groups and self.reserved_bytes + 2 * nbytes <= self.window_bytes
 
+    @property
+    def has_worthwhile_room(self) -> bool:
+        """Whether so much of the window is free that tickets should be planned now, and not with the next message."""
+        free = self.window_groups - len(self._table) - self._table.num_untaken
+        return 8 * free >= self.window_groups or not self.num_outstanding
+
     def plan(self, ticket: Ticket) -> None:
         """Add a ticket to what is wanted, behind all others. It is handed out by the next `issue`.
 

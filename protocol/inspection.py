@@ -4,19 +4,22 @@ To inspect a group takes milliseconds, so nothing here needs a state machine: it
 and tells the machine the outcome.
 """
 
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.protocol.actions import Buffer
+from penstock.protocol.checksum import crc32
 from penstock.protocol.image_codec import JPEG, decode_jpegs
 from penstock.protocol.messages import Result
 from penstock.protocol.tickets import Manifest, Ticket
 
 _MAX_COUNTED = 1024
 """Pairs that are counted apart; what comes beyond them is counted as others."""
+_GLANCE_BYTES = 61
+"""Bytes of an image that are looked at before all of them are."""
 BLANK = "blank"
 """The one fault that may lie with the ticket."""
 _SHARED_FRAME_BYTES = 8192
@@ -78,11 +81,19 @@ def inspect(ticket: Ticket, manifest: Manifest, result: Result, payload: Buffer 
         pixels = decode_jpegs(payload, result.sizes, recipe.shape) if result.codec == JPEG else payload
     except ValueError as error:
         return Flaw("jpeg", str(error))
-    blank = np.flatnonzero(~np.frombuffer(pixels, np.uint8).reshape(recipe.num_images, -1).any(axis=1))
-    if len(blank):
+    if (image := _first_blank(np.frombuffer(pixels, np.uint8).reshape(recipe.num_images, -1))) is not None:
         # What a safety checker leaves of an image that it dislikes.
-        return Flaw(BLANK, f"image {blank[0]} of {recipe.num_images} is all black")
+        return Flaw(BLANK, f"image {image} of {recipe.num_images} is all black")
     return Pixels(bytearray(pixels) if pixels is payload and nbytes < _SHARED_FRAME_BYTES else pixels, nbytes)
+
+
+def _first_blank(images: NDArray[np.uint8]) -> int | None:
+    """The first of the `[m, bytes]` that is all zero. A few bytes of each tell nearly always that none is."""
+    few = images[:, :: max(1, images.shape[1] // _GLANCE_BYTES)]
+    for image in np.flatnonzero(~few.any(axis=1)):
+        if not images[image].any():
+            return int(image)
+    return None
 
 
 def _flaw_of_frame(ticket: Ticket, manifest: Manifest, result: Result, payload: Buffer) -> Flaw | None:
@@ -102,7 +113,6 @@ def _flaw_of_frame(ticket: Ticket, manifest: Manifest, result: Result, payload: 
     elif nbytes != recipe.nbytes or result.sizes:
         told = f" and {len(result.sizes)} sizes" if result.sizes else ""
         return Flaw("size", f"shape {result.shape} needs {recipe.nbytes} bytes, got {nbytes}{told}")
-    crc32 = zlib.crc32(payload)
-    if crc32 != result.crc32:
-        return Flaw("checksum", f"expected {result.crc32:#010x}, got {crc32:#010x}")
+    if (checksum := crc32(payload)) != result.crc32:
+        return Flaw("checksum", f"expected {result.crc32:#010x}, got {checksum:#010x}")
     return None

@@ -37,6 +37,8 @@ class Link:
     heard_at: float = float("-inf")
     sent: dict[Attempt, tuple[float, int]] = field(default_factory=dict)
     """Groups sent and not yet acknowledged, with the time they were sent and their bytes."""
+    unnamed_bytes: int = 0
+    """Bytes of groups sent since the last heartbeat."""
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
 

@@ -29,6 +29,9 @@ from penstock.protocol.messages import (
 )
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
+_BYTES_PER_HEARTBEAT = 8 << 20
+"""On a narrow link heartbeats wait behind groups; no more bytes than these, or one larger group, stand between two."""
+
 
 class ProducerMachine:
     """State machine of one producer.
@@ -136,7 +139,8 @@ class ProducerMachine:
         if not self._drop_running(held):
             return []
         ticket = held.ticket
-        self.links[held.peer].sent[ticket.key] = (now, ticket.recipe.nbytes)
+        link = self.links[held.peer]
+        link.sent[ticket.key] = (now, ticket.recipe.nbytes)
         result = Result(
             index=ticket.index,
             attempt=ticket.attempt,
@@ -146,8 +150,11 @@ class ProducerMachine:
             crc32=crc32,
             seconds=seconds,
         )
-        # On a narrow link heartbeats wait behind groups; so no more than one group stands between two of them.
-        return [Send(held.peer, result, images.payload), Send(held.peer, Heartbeat(held=self._held_for(held.peer)))]
+        actions: list[Action] = [Send(held.peer, result, images.payload)]
+        link.unnamed_bytes += memoryview(images.payload).nbytes
+        if link.unnamed_bytes >= _BYTES_PER_HEARTBEAT:
+            actions.append(self._heartbeat(held.peer))
+        return actions
 
     def fail(self, held: HeldTicket, reason: str) -> list[Action]:
         """Give back a ticket that this producer cannot make."""
@@ -199,12 +206,16 @@ class ProducerMachine:
                 actions.append(Send(peer, Hello(producer=self.name, manifest=self.manifest)))
             else:
                 link.sent = {key: sent for key, sent in link.sent.items() if now - sent[0] < link.lease_s}
-                actions.append(Send(peer, Heartbeat(held=self._held_for(peer))))
+                actions.append(self._heartbeat(peer))
         return actions
 
     def not_sent(self, peer: bytes) -> None:
         """A HELLO did not go out, because the connection is not there yet: say it at the next tick."""
         self.links[peer].said_at = float("-inf")
+
+    def _heartbeat(self, peer: bytes) -> Send:
+        self.links[peer].unnamed_bytes = 0
+        return Send(peer, Heartbeat(held=self._held_for(peer)))
 
     def _held_for(self, peer: bytes) -> tuple[Attempt, ...]:
         return tuple(sorted({held.ticket.key for held in self._held(peer)} | self.links[peer].sent.keys()))

@@ -178,12 +178,19 @@ class RankSocket:
 
     def recv(self, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
         """The next message as (peer, its frames, not copied), or None after `timeout_ms` or a wake."""
+        try:
+            return self._take()  # the poller costs more than the message
+        except zmq.Again:
+            if not timeout_ms:
+                return None
         ready = dict(self._poller.poll(timeout_ms))
         if self.waker.socket in ready:
             self.waker.drain()
-        if self._socket not in ready:
-            return None
-        identity, *frames = self._socket.recv_multipart(copy=False)
+        return self._take() if self._socket in ready else None
+
+    def _take(self) -> tuple[bytes, list[memoryview]]:
+        """The next message. Raises zmq.Again where there is none."""
+        identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         return identity.bytes, [frame.buffer for frame in frames]
 
     def send(self, peer: bytes, header: bytes) -> Sent:

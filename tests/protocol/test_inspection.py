@@ -64,6 +64,16 @@ def test_a_flaw_is_a_word_and_a_sentence(payload: bytes | None, changes: dict[st
     assert says in flaw.what
 
 
+@pytest.mark.parametrize("at", [0, 1, 4_999, 9_215])
+def test_one_byte_anywhere_keeps_an_image_from_being_blank(at: int) -> None:
+    """A glance at some bytes may see only zeros; then all are looked at."""
+    images = np.zeros((2, 48 * 64 * 3), np.uint8)
+    images[0, at] = images[1, 9_215 - at] = 1
+    assert isinstance(_inspect(images.tobytes(), ticket=LARGE), Pixels)
+    images[1] = 0
+    assert _inspect(images.tobytes(), ticket=LARGE) == Flaw("blank", "image 1 of 2 is all black")
+
+
 @pytest.mark.parametrize(("height", "is_view"), [(2730, False), (2731, True)])
 def test_only_what_could_share_libzmq_s_buffer_is_copied(height: int, is_view: bool) -> None:
     """One image of H × 1 pixels: 2,730 are 8,190 bytes, 2,731 are 8,193; the buffer has 8,192."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from penstock.protocol.actions import Send
+from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.messages import Ack, Drain, Heartbeat, Nack, Ready, Result, Started, Tickets
 from penstock.protocol.tickets import Attempt
 from tests.protocol.bench import LIFE, R0, R1, Bench, indices, sent, welcome
@@ -94,14 +95,28 @@ def test_a_finished_group_goes_to_its_rank_with_its_shape_and_attempt() -> None:
     bench = Bench()
     bench.give(a_ticket(3, attempt=2))
     (held,) = bench.take()
-    send, beat = bench.finish(held)
+    (send,) = bench.finish(held)
     assert isinstance(send, Send)
-    assert isinstance(beat, Send)
     assert send.peer == R0
     assert send.message == Result(index=3, attempt=2, shape=(2, 4, 5, 3), crc32=77, seconds=0.5)
     assert send.payload == PIXELS
-    assert beat.message == Heartbeat(held=(Attempt(3, 2),)), "on a narrow link heartbeats wait behind groups"
     assert bench.finish(held) == [], "a group is finished once"
+
+
+@pytest.mark.parametrize(("payload_bytes", "groups_per_heartbeat"), [(4 << 20, 2), (3 << 20, 3), (9 << 20, 1)])
+def test_heartbeats_go_between_groups_that_a_narrow_link_takes_long_for(
+    payload_bytes: int, groups_per_heartbeat: int
+) -> None:
+    """One at least for every 8 MiB, or after a larger group; it names what was sent and not acknowledged."""
+    bench, payload = Bench(), memoryview(bytes(payload_bytes))
+    bench.give(*(a_ticket(index) for index in range(6)))
+    after = []
+    for number, held in enumerate(bench.take(12)):
+        actions = bench.machine.finish(held, CodedImages(RAW, (), payload), 77, 0.5, bench.now)
+        if beats := sent(actions, Heartbeat, R0):
+            after.append(number + 1)
+            assert {key.index for key in beats[0].held} == set(range(6))
+    assert after == list(range(groups_per_heartbeat, 7, groups_per_heartbeat))
 
 
 def test_a_ticket_that_cannot_be_made_is_given_back_with_the_reason() -> None:
