@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.consumer.config import StreamConfig
+from penstock.consumer.host_memory import keep_freed_memory
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError, StarvedError
@@ -127,7 +128,8 @@ class GroupStream:
     # --- whoever takes the groups -------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Answer producers from now on."""
+        """Answer producers from now on, and keep the memory of groups that have left for those that come."""
+        keep_freed_memory(self._config.window_bytes)
         self._thread.start()
 
     def ask(self, tickets: Iterator[Ticket], stand_in: Callable[[Ticket], Ticket]) -> None:
