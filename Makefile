@@ -7,6 +7,8 @@ SHELL := bash
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed-bench
+BENCHMARKS := $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py))
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --progress-bar off
 # One thread a process: with more, processes that share two cores run many times slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -57,9 +59,16 @@ fuzz: setup  ## a million broken messages through the decoder, a hundred thousan
 	@$(ONE_THREAD) $(PY) -m tests.fuzz.decoder
 	@$(ONE_THREAD) $(PY) -m tests.fuzz.rank
 
-bench: setup  ## every benchmark; results in runs/bench
+bench-setup: $(BENCH_STAMP)  ## install what the benchmarks compare with
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "Installing what the benchmarks compare with"
+	@$(PIP_INSTALL) -q -c constraints.txt -e '.[dev,bench]'
+	@touch $(BENCH_STAMP)
+
+bench: bench-setup  ## every benchmark; results in runs/bench; half an hour and more
 	@mkdir -p runs/bench
-	@for script in benchmarks/*.py; do \
+	@for script in $(BENCHMARKS); do \
 	  echo "== $$script"; $(ONE_THREAD) $(PY) "$$script" --json "runs/bench/$$(basename "$$script" .py).json"; \
 	done
 

@@ -1,0 +1,102 @@
+"""Penstock itself: a real producer service and a real rank's stream, with an engine that has its images ready.
+
+Tickets, leases, checksums on both sides, validation and acknowledgements, with the default settings of both programs.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+
+from baselines.sender import WAIT_S, Get, Images, Shape, ready_groups, running
+from penstock.consumer.config import StreamConfig
+from penstock.consumer.stream import GroupStream
+from penstock.producer.config import ProduceConfig
+from penstock.producer.service import ProducerService
+from penstock.protocol.dispatcher import Patience
+from penstock.protocol.errors import RunError
+from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.sockets import RankSocket
+from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed
+
+MODEL_DIGEST = "1196"
+
+
+class ReadyEngine:
+    """An engine whose images are ready: group `index` is the ready-made one of that number, in rotation."""
+
+    def __init__(self, shape: Shape, batch_images: int) -> None:
+        self._arrays = ready_groups(shape)
+        self.manifest = Manifest(
+            model="ready-made",
+            model_digest=MODEL_DIGEST,
+            scheduler="none",
+            dtype="uint8",
+            backend="numpy",
+            device="cpu",
+            batch_images=batch_images,
+            versions={},
+        )
+
+    def load(self) -> None:
+        """It is loaded."""
+
+    def generate(self, tickets: Sequence[Ticket]) -> list[Images]:
+        """See `penstock.producer.engine.Engine`."""
+        return [self._arrays[ticket.index % len(self._arrays)] for ticket in tickets]
+
+
+def ticket(index: int, shape: Shape) -> Ticket:
+    """The ticket of one group, with a caption of common length."""
+    num_images, height, width, _ = shape
+    recipe = Recipe(
+        prompt=f"a wooden boat numbered {index} on a quiet lake in the morning, mountains in the background",
+        seed=group_seed(0, 0, index),
+        num_images=num_images,
+        guidance_scale=2.0,
+        num_inference_steps=50,
+        scheduler="default",
+        height=height,
+        width=width,
+        model_digest=MODEL_DIGEST,
+    )
+    return Ticket(index=index, rank=0, need_by_step=index, recipe=recipe)
+
+
+def send(endpoint: str, shape: Shape) -> None:
+    """The sender process: serves until the rank says BYE."""
+    config = ProduceConfig(connect=endpoint, trainer_timeout_s=WAIT_S)
+    ProducerService(config, ReadyEngine(shape, config.batch_images)).run()
+
+
+def open_stream(shape: Shape) -> tuple[GroupStream, str]:
+    """A rank's stream that asks for tickets without end, and its address."""
+    config = StreamConfig(endpoint="tcp://127.0.0.1:0", producer_timeout_s=WAIT_S, warmup_timeout_s=WAIT_S)
+    socket = RankSocket(config.endpoint, group_bytes=ticket(0, shape).recipe.nbytes)
+    machine = RankMachine(
+        run_id="benchmark",
+        incarnation=1,
+        rank=0,
+        endpoints=(socket.endpoint,),
+        expects=Expectation(model_digest=MODEL_DIGEST),
+        window_groups=config.window_groups,
+        window_bytes=config.window_bytes,
+        patience=Patience(),
+    )
+    return GroupStream(socket, machine, config), socket.endpoint
+
+
+def _no_stand_in(ticket: Ticket) -> Ticket:
+    raise RunError(f"ticket {ticket.index} was not made")
+
+
+@contextmanager
+def groups(shape: Shape) -> Iterator[Get]:
+    """See the package."""
+    stream, endpoint = open_stream(shape)
+    with running(send, endpoint, shape, ends_itself_s=5.0):
+        stream.start()
+        stream.ask((ticket(index, shape) for index in count()), _no_stand_in)
+        try:
+            yield lambda: stream.get().images
+        finally:
+            stream.close("the benchmark is over")
