@@ -21,7 +21,7 @@ from penstock.protocol.errors import EndpointError, MessageError, ModelError, Re
 from penstock.protocol.image_codec import JPEG, encode_images
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Header, Hello, Message, Result
+from penstock.protocol.messages import Ack, Header, Heartbeat, Hello, Message, Result
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
@@ -236,7 +236,9 @@ class ProducerService:
             return
         with self._changed:
             self._act(self._machine.on_message(peer, header, message, time.monotonic()))
-            self._changed.notify_all()
+            if self._drain_asked or not isinstance(message, Ack | Heartbeat):
+                # The engine's thread has work; while it drains it waits for acknowledgements.
+                self._changed.notify_all()
 
     def _flush(self) -> None:
         """Send what can be sent. Only results wait for room; leases and heartbeats mend the loss of anything else."""

@@ -141,8 +141,11 @@ class Dispatcher:
         """Hand planned tickets, in the order of the plan, to the producers that would be done first."""
         given: dict[bytes, list[Ticket]] = {}
         not_now: list[Entry] = []
+        short = {identity for identity, peer in self.peers.items() if not peer.has_worthwhile_room}
+        if len(short) == len(self.peers):
+            return []
         while not self._closing and (entry := self._table.pop_planned()) is not None:
-            identity = choose(self.peers.items(), entry.ticket, self._avoided(entry, now), self._service)
+            identity = choose(self.peers.items(), entry.ticket, self._avoided(entry, now), self._service, short)
             if identity is not None:
                 given.setdefault(identity, []).append(self._hand_out(entry, identity, now))
                 continue

@@ -1,6 +1,6 @@
 """The producers as one rank sees them: who is there, who has room, who would be done first."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -80,6 +80,11 @@ class Peer:
             and self.held_bytes + ticket.recipe.nbytes <= self.credit_bytes
         )
 
+    @property
+    def has_worthwhile_room(self) -> bool:
+        """Whether it has room for a quarter of its credit, so that tickets go in company and not a message each."""
+        return 4 * (self.credit_groups - len(self.held)) >= self.credit_groups
+
     def hold(self, ticket: Ticket) -> None:
         """It is given a ticket."""
         self.held[ticket.index] = ticket.key
@@ -98,8 +103,14 @@ class Peer:
         return (len(self.held) // groups_per_batch + 1) * batch_s
 
 
-def choose(peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes], fleet: Durations) -> bytes | None:
-    """The producer that should hold a ticket: of those with room, the one that would be done first.
+def choose(
+    peers: Iterable[tuple[bytes, Peer]],
+    ticket: Ticket,
+    avoid: set[bytes],
+    fleet: Durations,
+    short: Collection[bytes] = (),
+) -> bytes | None:
+    """The producer that should hold a ticket: of those with room that are not `short` of it, who would be done first.
 
     Where all those with room are in `avoid`, nobody should as long as any other may have room later: a broken producer
     always has room. For the same reason one that has failed again and again comes last. Among equals, one whose batch
@@ -109,7 +120,7 @@ def choose(peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, avoid: set[bytes
     others = any(identity not in avoid and peer.may_take(ticket) for identity, peer in peers)
     best, best_rank = None, None
     for identity, peer in peers:
-        if not peer.has_room(ticket) or (others and identity in avoid):
+        if identity in short or not peer.has_room(ticket) or (others and identity in avoid):
             continue
         groups_per_batch = max(1, peer.manifest.batch_images // ticket.recipe.num_images)
         incomplete = len(peer.held) % groups_per_batch != 0

@@ -66,6 +66,26 @@ def test_a_finished_group_makes_room_at_once() -> None:
     assert given(desk.make(ANN, 0)) == [(1, 0)]
 
 
+def test_tickets_go_to_a_busy_producer_in_company_and_not_a_message_each() -> None:
+    desk = Desk()
+    desk.join(ANN, groups=8)
+    desk.plan(*range(12))
+    assert given(desk.make(ANN, 0)) == []
+    assert given(desk.make(ANN, 1)) == [(8, 0), (9, 0)], "room for a quarter of its credit"
+    assert [key.index for key in desk.held(ANN)] == list(range(2, 10))
+
+
+def test_the_window_calls_for_tickets_when_an_eighth_of_it_is_free() -> None:
+    desk = Desk(window_groups=16)
+    assert desk.machine.has_worthwhile_room, "nobody holds anything, so no message will come"
+    desk.join(ANN, groups=16)
+    desk.plan(*range(16))
+    for index, worthwhile in ((0, False), (1, True)):
+        desk.make(ANN, index)
+        desk.machine.take(index)
+        assert desk.machine.has_worthwhile_room is worthwhile
+
+
 def test_one_message_of_tickets_always_fits_a_header() -> None:
     desk = Desk()
     for index in range(600):
