@@ -10,6 +10,7 @@ from pathlib import Path
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig, default_name
+from penstock.producer.engine import Engine
 from penstock.protocol.sockets import check_endpoint
 
 _log = logging.getLogger("penstock.producer")
@@ -30,20 +31,30 @@ def main(argv: Sequence[str]) -> int:
     check_endpoint(config.connect, insecure=True)
     if config.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
-    import torch
-
-    from penstock.producer.diffusers_engine import DiffusersEngine
     from penstock.producer.service import ProducerService
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    engine = DiffusersEngine(config)
+    engine = open_engine(config)
     manifest = engine.manifest
     _log.info("%s on %s in %s, digest %s", manifest.model, manifest.device, manifest.dtype, manifest.model_digest)
     service = ProducerService(config, engine)
     with ending_gently(service.drain) as asked:
         service.run()
     return 128 + signal.SIGTERM if asked() else 0
+
+
+def open_engine(config: ProduceConfig) -> Engine:
+    """The engine that `config.backend` names. Raises ModelError. Only what generates loads torch."""
+    if config.backend == "paced":
+        from penstock.producer.paced_engine import PacedEngine
+
+        return PacedEngine(config)
+    import torch
+
+    from penstock.producer.diffusers_engine import DiffusersEngine
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return DiffusersEngine(config)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ class ProduceConfig:
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic; `auto` is float16 on a GPU, bfloat16 on a CPU that computes in it, else float32."""
-    backend: Literal["eager"] = "eager"
-    """How the denoiser is run."""
+    backend: Literal["eager", "paced"] = "eager"
+    """How the denoiser is run. `paced` generates nothing and sleeps: to rehearse a fleet without its devices."""
+    paced_images_per_s: float = 1.25
+    """Pace of backend `paced`: images that it makes a second, as it were."""
     batch_images: int = 32
     """Images in every batch; tails are padded to it, so that a ticket's company changes no bit."""
     threads: int = 0
@@ -52,6 +54,7 @@ class ProduceConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_images >= 1, "batch_images must be >= 1", self.batch_images)
+        require(0 < self.paced_images_per_s < inf, "paced_images_per_s must be > 0", self.paced_images_per_s)
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)
         require(self.credit_groups >= 1, "credit_groups must be >= 1", self.credit_groups)

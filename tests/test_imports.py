@@ -43,6 +43,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "protocol/checksum.py": {"isal"},
     "producer/tiny/": {"penstock.toyworld"},
     "consumer/cpu_ranks.py": {"psutil"},
+    "consumer/paced.py": {"psutil"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
 knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images."""

@@ -1,0 +1,162 @@
+"""A rank whose steps only take time: the whole data path of a trainer, and no model behind it.
+
+    python -m penstock.consumer.paced --images-per-s 320 --max-steps 200 --run-dir runs/paced
+
+Tickets, stream, reservoir, order, prefetch, collate and ledger are the trainer's own; a step sleeps for as long as its
+images take at the pace. So fleets and rates that no machine at hand can serve can be run through the real protocol.
+Each rank is a process of its own with RANK and WORLD_SIZE set; ranks do not wait for each other. The last line of
+the output is the report, as JSON.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from math import inf
+from pathlib import Path
+
+import psutil
+import torch
+
+from penstock.config.load import load_config
+from penstock.config.process import configure_logging, run
+from penstock.config.rules import require
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.feed_state import FeedState
+from penstock.consumer.intake import open_batches, open_ledger, open_stream
+from penstock.consumer.prefetch import Prefetcher
+from penstock.consumer.prompts import open_source
+from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.stream import GroupStream
+from penstock.protocol.rank_machine import Expectation
+from penstock.protocol.sockets import RankSocket, next_endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacedConfig(TrainConfig):
+    """A paced rank: the trainer's settings, of which those of model and optimizer mean nothing, and its pace."""
+
+    images_per_s: float = 1000.0
+    """T: images that this rank's step takes a second, as it were."""
+    first_measured_step: int = 10
+    """Steps before this one are warm-up."""
+    sample_every_steps: int = 0
+    """Steps between two looks at the process's memory; 0 for none."""
+
+    def __post_init__(self) -> None:
+        # Without its arguments `super` looks for the class that `slots` has replaced.
+        TrainConfig.__post_init__(self)
+        require(0 < self.images_per_s < inf, "images_per_s must be > 0", self.images_per_s)
+        require(
+            0 <= self.first_measured_step < self.max_steps,
+            f"first_measured_step must be in [0, max_steps ({self.max_steps}))",
+            self.first_measured_step,
+        )
+        require(self.sample_every_steps >= 0, "sample_every_steps must be >= 0", self.sample_every_steps)
+
+
+@dataclass(slots=True, kw_only=True)
+class PacedReport:
+    """What a paced rank has seen in the steps that are measured."""
+
+    steps: int
+    seconds: float
+    images_trained: int
+    images_per_s: float
+    images_received: int
+    wait_s: float
+    """Time that steps waited for their batch."""
+    cpu_s: float
+    """CPU time of this process."""
+    groups: int
+    """Groups received since the beginning."""
+    rejected: int
+    expired: int
+    hedged: int
+    groups_by_uses: list[int]
+    samples: list[tuple[int, int]] = field(default_factory=list)
+    """(groups received so far, resident bytes)."""
+
+
+def train(config: PacedConfig, batches: Prefetcher, stream: GroupStream, world_size: int) -> PacedReport:
+    """Take every step's batch, and as long as its images take at the pace.
+
+    Raises StarvedError, RunError: as the stream.
+    """
+    images_per_step = config.groups_per_step // world_size * config.images_per_use
+    process, samples = psutil.Process(), []
+    begun = waited = cpu = 0.0
+    received = 0
+    for step in range(config.max_steps):
+        if step == config.first_measured_step:
+            begun, waited, cpu, received = time.monotonic(), batches.wait_s, _cpu_s(process), stream.stats.images
+        batches.take(step)
+        done_at = time.monotonic() + images_per_step / config.images_per_s
+        if config.sample_every_steps and step % config.sample_every_steps == 0:
+            samples.append((stream.stats.groups, process.memory_info().rss))
+        time.sleep(max(0.0, done_at - time.monotonic()))
+    seconds, steps, stats = time.monotonic() - begun, config.max_steps - config.first_measured_step, stream.stats
+    return PacedReport(
+        steps=steps,
+        seconds=seconds,
+        images_trained=steps * images_per_step,
+        images_per_s=steps * images_per_step / seconds,
+        images_received=stats.images - received,
+        wait_s=batches.wait_s - waited,
+        cpu_s=_cpu_s(process) - cpu,
+        groups=stats.groups,
+        rejected=stats.rejected,
+        expired=stats.expired,
+        hedged=stats.hedged,
+        groups_by_uses=batches.groups_by_uses,
+        samples=samples,
+    )
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Be one paced rank. Returns the exit status."""
+    config = load_config(
+        PacedConfig,
+        argv,
+        preset_dir=Path(__file__).parent / "presets",
+        prog="python -m penstock.consumer.paced",
+        description="Rehearse a trainer: take batches at a pace, and train on nothing.",
+    )
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    configure_logging(f"rank {rank}")
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(config.run_dir, run_id="paced", incarnation=1)
+    with ExitStack() as stack:
+        endpoints = [next_endpoint(config.stream.endpoint, other) for other in range(world_size)]
+        socket = RankSocket(endpoints[rank], group_bytes=config.generator.group_bytes)
+        stack.callback(socket.close)
+        endpoints[rank] = socket.endpoint
+        stream = open_stream(config, folder, socket, rank, endpoints, Expectation())
+        stack.callback(stream.close, "the rehearsal is over")
+        stream.start()
+        digest = stream.wait_for_engine().model_digest
+        batches = open_batches(
+            config,
+            open_source(config.prompts.source, config.seed),
+            stream,
+            stack.enter_context(open_ledger(config, folder, rank, world_size, digest)),
+            digest,
+            FeedState.beginning(rank, world_size),
+            range(config.max_steps),
+            torch.device("cpu"),
+        )
+        report = train(config, stack.enter_context(batches), stream, world_size)
+    print(json.dumps(asdict(report)))
+    return 0
+
+
+if __name__ == "__main__":
+    run(lambda: main(sys.argv[1:]))
