@@ -47,20 +47,30 @@ class Processes:
         self._mark = uuid.uuid4().hex
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, name: str, command: Sequence[str], cwd: Path = ROOT) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, command: Sequence[str], cwd: Path = ROOT, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start `command`; its output goes to a log that bears its name."""
         # One thread each: sums of another number of threads have other last bits, and the cores are shared.
-        env = os.environ | {MARK: f"{self._mark} {name}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        ours = {MARK: f"{self._mark} {name}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         with (self._folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=cwd,
+                env=os.environ | ours | dict(env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self._started.append(process)
         return process
 
     def finish(self, name: str, command: Sequence[str], timeout_s: float, cwd: Path = ROOT) -> None:
         """Run `command` to its end. Raises BenchmarkError where it takes too long or fails; leaves nothing behind."""
-        process = self.start(name, command, cwd)
+        self.wait(name, self.start(name, command, cwd), timeout_s)
+
+    def wait(self, name: str, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        """Wait for the good end of what `start` has started, as `finish` does."""
         try:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:

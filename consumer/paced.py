@@ -31,6 +31,7 @@ from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts import open_source
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.errors import StarvedError
 from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
@@ -41,6 +42,8 @@ class PacedConfig(TrainConfig):
 
     images_per_s: float = 1000.0
     """T: images that this rank's step takes a second, as it were."""
+    min_producers: int = 1
+    """Producers to wait for before the first step."""
     first_measured_step: int = 10
     """Steps before this one are warm-up."""
     sample_every_steps: int = 0
@@ -55,6 +58,7 @@ class PacedConfig(TrainConfig):
             f"first_measured_step must be in [0, max_steps ({self.max_steps}))",
             self.first_measured_step,
         )
+        require(self.min_producers >= 1, "min_producers must be >= 1", self.min_producers)
         require(self.sample_every_steps >= 0, "sample_every_steps must be >= 0", self.sample_every_steps)
 
 
@@ -79,6 +83,20 @@ class PacedReport:
     groups_by_uses: list[int]
     samples: list[tuple[int, int]] = field(default_factory=list)
     """(groups received so far, resident bytes)."""
+
+
+def wait_for_fleet(config: PacedConfig, stream: GroupStream) -> str:
+    """Wait until so many producers are connected. Returns their model's digest. Raises StarvedError."""
+    digest = stream.wait_for_engine().model_digest
+    deadline = time.monotonic() + config.stream.warmup_timeout_s
+    while (num_producers := stream.stats.producers) < config.min_producers:
+        if time.monotonic() > deadline:
+            raise StarvedError(
+                f"{num_producers} of min_producers ({config.min_producers}) came in "
+                f"{config.stream.warmup_timeout_s:g} s; see their logs, or raise stream.warmup_timeout_s"
+            )
+        time.sleep(0.05)
+    return digest
 
 
 def train(config: PacedConfig, batches: Prefetcher, stream: GroupStream, world_size: int) -> PacedReport:
@@ -142,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
         stream = open_stream(config, folder, socket, rank, endpoints, Expectation())
         stack.callback(stream.close, "the rehearsal is over")
         stream.start()
-        digest = stream.wait_for_engine().model_digest
+        digest = wait_for_fleet(config, stream)
         batches = open_batches(
             config,
             open_source(config.prompts.source, config.seed),
