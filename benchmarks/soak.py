@@ -94,12 +94,9 @@ def print_table(result: dict[str, Any]) -> None:
     table.add_column("", justify="right")
     for quarter, megabytes in enumerate(result["rss_mb_at_quarters"], start=1):
         table.add_row(f"after {quarter}/4", f"{megabytes:.1f} MB")
-    table.add_row(
-        "slope over the last three quarters", f"{result['slope_bytes_per_1000_groups']:+,.0f} B / 1,000 groups"
-    )
-    table.add_row(
-        "the same", f"{result['slope_mb_per_hour']:+,.1f} MB / hour at {result['groups_per_s']:,.0f} groups/s"
-    )
+    slope, pace = result["slope_bytes_per_1000_groups"], result["groups_per_s"]
+    table.add_row("slope over the last three quarters", f"{slope:+,.0f} B / 1,000 groups")
+    table.add_row("the same", f"{result['slope_mb_per_hour']:+,.1f} MB / hour at {pace:,.0f} groups/s")
     table.add_row("flat", "yes" if result["flat"] else "NO")
     Console().print(table)
 

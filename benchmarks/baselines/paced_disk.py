@@ -1,8 +1,8 @@
 """The old way at a pace: generate everything to a disk, then train: `python -m baselines.paced_disk JSON`.
 
-The same paced engine as in the streaming fleet writes PNG files; then a DataLoader feeds steps that only take time. The
-JSON holds the fields of `Share` for a generator, of `Training` for the trainer; both print the seconds that they worked,
-without those of their start.
+The same paced engine as in the streaming fleet writes PNG files; then a DataLoader feeds steps that only take time.
+The JSON holds the fields of `Share` for a generator, of `Training` for the trainer; both print the seconds that they
+worked, without those of their start.
 """
 
 import json
