@@ -9,36 +9,27 @@ disturbed one a producer is killed by SIGKILL, later the trainer; another life g
 sum over other ranks has other last bits.
 """
 
-import argparse
-import contextlib
 import hashlib
 import json
-import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import harness
+from harness import BIN, BenchmarkError, Processes
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
 
 from penstock.consumer.ledger import read_steps
 
-ROOT = Path(__file__).resolve().parents[1]
-BIN = Path(sys.executable).parent
-MARK = "PENSTOCK_RESUME_BENCHMARK"
 LIFE_S = 240.0
 """The longest that one life may take."""
-END_S = 15.0
-"""The longest that a killed process may live on."""
 MAX_STEPS, CHECKPOINT_EVERY = 60, 10
 KILL_PRODUCER_AT, KILL_TRAINER_AT = 12, 25
 GROUPS_PER_STEP, LANE_GROUPS, REUSE = 8, 4, 8
@@ -56,57 +47,6 @@ SETTINGS = {
     "evaluation.data": "none",
     "fleet.local-producers": 0,
 }
-
-
-class BenchmarkError(Exception):
-    """The benchmark could not do what it is for."""
-
-
-class Processes:
-    """What the benchmark has started; ends all of it, and what that has started, on exit."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._mark = uuid.uuid4().hex
-        self._started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start `command`; its output goes to a log that bears its name."""
-        # One thread each: sums of another number of threads have other last bits, and the cores are shared.
-        env = os.environ | {MARK: f"{self._mark} {name}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        with (self._folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
-        self._started.append(process)
-        return process
-
-    def log(self, name: str) -> str:
-        """What the process `name` has written so far."""
-        return (self._folder / f"{name}.log").read_text(errors="replace")
-
-    def kill(self, name: str = "") -> None:
-        """SIGKILL the process `name` with all that it has started, or everything; returns when they are gone."""
-        deadline = time.monotonic() + END_S
-        while living := self._living(name):
-            if time.monotonic() > deadline:
-                raise BenchmarkError(f"cannot end {living}")
-            for process in living:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(living, timeout=1)
-            for child in self._started:
-                child.poll()
-
-    def _living(self, name: str) -> list[psutil.Process]:
-        """The processes that bear our mark and this name."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                is_ours = process.environ().get(MARK, "").startswith(f"{self._mark} {name}")
-                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
 
 
 @dataclass(frozen=True)
@@ -253,8 +193,7 @@ def _lives(ranks: Sequence[int]) -> list[Life]:
 
 def main() -> int:
     """Run the benchmark. Returns the exit status: 0 where the resumed run is the same."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    parser = harness.parser(__doc__)
     parser.add_argument("--ranks", metavar="N,N,…", help="numbers of ranks of the lives, like 2,2 or 2,1,4")
     options = parser.parse_args()
     lives = [Life(1, KILL_TRAINER_AT), Life(1)]
@@ -269,9 +208,7 @@ def main() -> int:
         del result["weights_equal"]
     result["ranks"] = [life.num_ranks for life in lives]
     print_table(result, whole, resumed)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    harness.write_json(options.json, result, ("torch", "pyzmq"))
     same = (
         result.get("weights_equal", True) and result["ledger_equal"] and not result["lost"] and not result["duplicated"]
     )
@@ -279,7 +216,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BenchmarkError as error:
-        sys.exit(f"error: {error}")
+    harness.run(main)

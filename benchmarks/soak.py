@@ -2,10 +2,9 @@
 
     python benchmarks/soak.py --json runs/bench/soak.json
 
-The rank is `penstock.consumer.paced` with its real reservoir and batches, the producers are paced, both so fast that the
-protocol's own work bounds them. The rank looks at its memory every so many steps; the slope is that of least squares
-over the last three quarters of the run. Flat means that it would take at least 100 hours at this rate to grow by 1 GB,
-or 20 million groups.
+The rank is `penstock.consumer.paced` with its real reservoir and batches, the producers are paced, both so fast that
+the protocol's own work bounds them. The rank looks at its memory every so many steps; the slope is that of least
+squares over the last three quarters of the run. Flat means that it takes 20 million groups or more to grow by 1 GB.
 """
 
 import json

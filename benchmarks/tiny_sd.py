@@ -6,12 +6,12 @@ made by processes of one thread each, as the producers work.
 """
 
 import argparse
-import json
 import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
@@ -90,10 +90,9 @@ def images_per_s(args: argparse.Namespace) -> float:
 
 def main() -> None:
     """Prints the table and writes the figures of the default setting to `--json`."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = harness.parser(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--reader", type=Path, default=READER)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--num-images", type=int, default=512, help="images read for each accuracy")
     parser.add_argument("--guidance-scale", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=6)
@@ -132,8 +131,7 @@ def main() -> None:
         "dtype": args.dtype,
         "batch": args.batch,
     }
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    harness.write_json(args.json, figures, ("torch", "diffusers", "transformers"))
 
 
 if __name__ == "__main__":

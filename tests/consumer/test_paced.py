@@ -1,0 +1,78 @@
+"""A paced rank behind a paced fleet: real processes, real protocol, and the pace that was asked for."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.consumer.ledger import read_steps
+
+WAIT_S = 90
+
+
+def _free_ports() -> int:
+    """The first of two ports in a row that nobody listens on."""
+    for port in range(21_000, 60_000, 7):
+        with socket.socket() as one, socket.socket() as two:
+            try:
+                one.bind(("127.0.0.1", port))
+                two.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no ports are free")
+
+
+def _run(folder: Path, *, world_size: int = 1, fleet_images_per_s: float, **flags: Any) -> list[dict[str, Any]]:
+    """Two producers and as many ranks; the ranks' reports."""
+    endpoint = f"tcp://127.0.0.1:{_free_ports()}"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world_size)}
+    common = {"run-dir": folder, "stream.endpoint": endpoint, "generator.height": 32, "generator.width": 32}
+    common |= {"groups-per-step": 8, "reservoir.capacity-groups": 16, "min-producers": 2}
+    command = [sys.executable, "-m", "penstock.consumer.paced"]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in {**common, **flags}.items()]
+    pace = f"--paced-images-per-s={fleet_images_per_s / 2}"
+    produce = [sys.executable, "-m", "penstock.producer", "--backend=paced", pace, f"--connect={endpoint}"]
+    produce += ["--batch-images=4", "--batch-wait-s=0", "--trainer-timeout-s=30"]
+    producers = [subprocess.Popen(produce, env=env, stderr=subprocess.DEVNULL) for _ in range(2)]
+    ranks = [
+        subprocess.Popen(command, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=WAIT_S)[0] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0] * world_size
+        assert [producer.wait(timeout=WAIT_S) for producer in producers] == [0, 0], "they end with the run"
+    finally:
+        for process in (*producers, *ranks):
+            process.kill()
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+@pytest.mark.slow
+def test_a_slow_fleet_bounds_the_run_at_e_times_its_pace(tmp_path: Path) -> None:
+    flags = {"images_per_s": 800, "max_steps": 40, "first_measured_step": 10, "reservoir.reuse": 2}
+    (report,) = _run(tmp_path, fleet_images_per_s=100, **flags)
+    # e·P = 200 images/s; a machine that is busy may be slower, nothing can be faster for long.
+    assert 120 < report["images_per_s"] < 230
+    assert report["wait_s"] > report["seconds"] / 3, "the trainer could do 800"
+    assert report["rejected"] == 0
+    steps = read_steps(tmp_path)
+    assert sorted(steps) == list(range(40))
+    assert all(len(indices) == 8 for indices in steps.values())
+
+
+@pytest.mark.slow
+def test_a_slow_trainer_bounds_the_run_at_its_pace_and_two_ranks_share_the_groups(tmp_path: Path) -> None:
+    flags = {"images_per_s": 100, "max_steps": 20, "first_measured_step": 5}
+    reports = _run(tmp_path, world_size=2, fleet_images_per_s=1000, **flags)
+    for report in reports:
+        assert 50 < report["images_per_s"] <= 101
+        assert report["wait_s"] < report["seconds"] / 3
+    indices = [index for used in read_steps(tmp_path).values() for index in used]
+    assert len(set(indices)) == len(indices) == 20 * 8, "fresh groups, each on its own rank"
