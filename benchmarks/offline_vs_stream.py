@@ -36,6 +36,9 @@ from penstock.telemetry.summary import Summary
 
 RUN_S = 300.0
 """The longest that one way may take for one seed, beside a second a step."""
+QUIET = 0.1
+"""Share of the CPU time that others may take before times say little."""
+WAYS = ("stream", "offline")
 NEVER = 1_000_000_000
 PRODUCERS = ("producer-0", "producer-1")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".tar"}
@@ -73,9 +76,10 @@ def flags_of(seed: int, steps: int) -> list[str]:
 def stream(flags: Sequence[str], folder: Path, allowed_s: float) -> Row:
     """A run of `penstock train` with its own producers."""
     processes, run_dir = harness.Processes(folder), folder / "run"
-    started = time.time()
+    started, usage = time.time(), harness.CpuUsage()
     command = [str(harness.BIN / "penstock"), "train", *flags, "--run-dir", str(run_dir)]
     processes.finish("stream", command, allowed_s)
+    others = usage.others()
     summary = Summary.read(run_dir / "summary.json")
     # The last file of the checkpoint that follows the last step.
     ended = (run_dir / "checkpoint" / "state.json").stat().st_mtime
@@ -83,6 +87,7 @@ def stream(flags: Sequence[str], folder: Path, allowed_s: float) -> Row:
         raise BenchmarkError("the stream's run has no kNN")
     return {
         "seconds": ended - started,
+        "others_cpu": others,
         "summary_seconds": summary.seconds,
         "images_generated": summary.images_generated,
         "images_trained": summary.images_trained,
@@ -101,17 +106,19 @@ def offline(flags: Sequence[str], num_groups: int, folder: Path, allowed_s: floa
     (folder / CLAIMS).mkdir()
     plan = {"flags": flags, "folder": str(folder), "num_groups": num_groups, "figures": str(figures)}
     plan |= {"producers": PRODUCERS, "wait_s": allowed_s}
-    started = time.time()
+    started, usage = time.time(), harness.CpuUsage()
     try:
         running = {name: _start(processes, name, plan | {"role": "produce", "name": name}) for name in PRODUCERS}
         running["offline-trainer"] = _start(processes, "offline-trainer", plan | {"role": "train"})
         _wait(processes, running, allowed_s)
     finally:
         processes.kill()
+    others = usage.others()
     done = json.loads(figures.read_text())
     images = list((folder / IMAGES).glob("*/*.png"))
     return {
         "seconds": done["ended_at"] - started,
+        "others_cpu": others,
         "generation_seconds": done["begun_at"] - started,
         "training_seconds": done["ended_at"] - done["begun_at"],
         "images_generated": len(images),
@@ -179,10 +186,11 @@ def summarise(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
     def median(way: str, key: str) -> float:
         return statistics.median(of(way, key))
 
-    knn = {way: of(way, "knn") for way in ("stream", "offline")}
+    knn = {way: of(way, "knn") for way in WAYS}
     differences = [ours - theirs for ours, theirs in zip(knn["stream"], knn["offline"], strict=True)]
     bounds = interval(differences)
     speedup = statistics.median(row["speedup"] for row in rows)
+    others = max(max(of(way, "others_cpu")) for way in WAYS)
     return {
         "seconds_stream": median("stream", "seconds"),
         "seconds_offline": median("offline", "seconds"),
@@ -201,6 +209,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
         # One seed has no interval and so says nothing.
         "stream_no_worse": None if bounds is None else bounds[1] > 0,
         "pixels_written_by_stream": max(*of("stream", "bytes_on_disk"), *of("stream", "image_bytes_written")),
+        "others_cpu": others,
         "images_generated": median("stream", "images_generated"),
         "images_trained": median("stream", "images_trained"),
         "steps": steps,
@@ -215,23 +224,28 @@ def print_table(result: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right" if column else "left")
     for row in result["seeds"]:
         ours, theirs = row["stream"], row["offline"]
-        parts = f"{theirs['generation_seconds']:.1f} + {theirs['training_seconds']:.1f} = {theirs['seconds']:.1f}"
-        table.add_row(f"seed {row['seed']}: seconds", f"{ours['seconds']:.1f}", parts, f"{row['speedup']:.2f}")
-        table.add_row("        kNN", f"{ours['knn']:.1%}", f"{theirs['knn']:.1%}")
-    table.add_section()
-    seconds = (f"{result[f'seconds_{way}']:.1f}" for way in ("stream", "offline"))
+        seconds = (f"{way['seconds']:.1f}" for way in (ours, theirs))
+        table.add_row(f"seed {row['seed']}: seconds", *seconds, f"{row['speedup']:.2f}")
+        table.add_row("  made + trained in", "", "{generation_seconds:.1f} + {training_seconds:.1f}".format(**theirs))
+        table.add_row("  kNN", *(f"{way['knn']:.1%}" for way in (ours, theirs)))
+        table.add_section()
+    seconds = (f"{result[f'seconds_{way}']:.1f}" for way in WAYS)
     table.add_row("median seconds", *seconds, f"{result['speedup']:.2f}")
-    table.add_row("mean kNN", *(_mean(result, f"knn_{way}") for way in ("stream", "offline")))
-    table.add_row("image bytes on disk", *(f"{result[f'bytes_on_disk_{way}']:,.0f}" for way in ("stream", "offline")))
+    table.add_row("mean kNN", *(f"{result[f'knn_{way}']:.1%}" for way in WAYS))
+    table.add_row("  its 95% interval", *(_bounds(result[f"knn_{way}_interval"]) for way in WAYS))
+    table.add_row("image bytes on disk", *(f"{result[f'bytes_on_disk_{way}']:,.0f}" for way in WAYS))
     Console().print(table)
-    print(f"kNN, stream - offline: {_mean(result, 'knn_difference')}")
+    print(f"kNN, stream - offline: {result['knn_difference']:+.1%}, {_bounds(result['knn_difference_interval'])}")
     for key in ("stream_no_slower", "stream_no_worse", "pixels_written_by_stream"):
         print(f"{key}: {json.dumps(result[key])}")
+    if (others := result["others_cpu"]) > QUIET:
+        print(
+            f"Times mislead: other processes took up to {others:.0%} of the CPU time of a run. Repeat when it is quiet."
+        )
 
 
-def _mean(result: Mapping[str, Any], key: str) -> str:
-    bounds = result[f"{key}_interval"]
-    return f"{result[key]:.1%}" + (f" ({bounds[0]:.1%} to {bounds[1]:.1%})" if bounds else "")
+def _bounds(interval: Sequence[float] | None) -> str:
+    return f"{interval[0]:.1%} to {interval[1]:.1%}" if interval else "no interval from one seed"
 
 
 def main() -> int:
