@@ -110,6 +110,27 @@ class Processes:
         return found
 
 
+class CpuUsage:
+    """Counts from its making what the machine does beside this process and those of its children that have ended."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def others(self) -> float:
+        """Share of the machine's CPU time that others took, other guests of its host among them; 0 to 1."""
+        total, busy, ours = (now - before for now, before in zip(self._now(), self._before, strict=True))
+        return max(0.0, busy - ours) / total
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of all cores, those that were not idle, and those of this process and its ended children."""
+        times, ours = psutil.cpu_times(), os.times()
+        # Guests' time stands in `user` and `nice` already.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return total, total - idle, sum(ours[:4])
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser with `--json`, whose help is the module's docstring."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -73,7 +73,7 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
     try:
         waits = config.stream.producer_timeout_s + config.stream.warmup_timeout_s + _COLLECTIVE_MARGIN_S
         accelerator = Accelerator(
-            mixed_precision=_precision(config.mixed_precision),
+            mixed_precision=precision(config.mixed_precision),
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timedelta(seconds=waits)),
                 # Keeps the layout of the gradients' sums: it is changed after the first step of each life else, and
@@ -96,12 +96,42 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
     accelerator.end_training()
 
 
-def _precision(name: str) -> str:
+def precision(name: str) -> str:
     """Accelerate's name of the arithmetic that `mixed_precision` asks for."""
     if name != "auto":
         return name
     has_bfloat16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool(bf16_instructions())
     return "bf16" if has_bfloat16 else "no"
+
+
+def build_model(config: TrainConfig) -> ContrastiveModel:
+    """Encoder and projection head as `config` says, with random weights."""
+    model = config.model
+    encoder = build_encoder(
+        config.augment.size,
+        model.patch_size,
+        model.hidden_size,
+        model.num_layers,
+        model.num_heads,
+        initializer_range=model.initializer_range,
+        attention=model.attention,
+    )
+    if model.positions == "sincos":
+        start_from_sincos(encoder)
+    head = ProjectionHead(
+        model.hidden_size, model.head_hidden_size, model.head_out_size, norm_output=model.head_norm_output
+    )
+    return ContrastiveModel(encoder, head)
+
+
+def build_schedule(config: TrainConfig) -> CosineSchedule:
+    """The learning rate of every step of a run."""
+    return CosineSchedule(
+        base_lr=config.optimizer.base_lr,
+        images_per_step=config.groups_per_step * config.images_per_use,
+        warmup_steps=min(config.optimizer.warmup_steps, config.max_steps // 5),
+        max_steps=config.max_steps,
+    )
 
 
 class Trainer:
@@ -129,16 +159,11 @@ class Trainer:
         self._record = self._resume.record if self._resume else Record()
         self._stream = self._open_stream()
         set_seed(config.seed)
-        model = self._build_model()
+        model = build_model(config)
         optimizer = build_optimizer(model, weight_decay=config.optimizer.weight_decay, betas=config.optimizer.betas)
         self._model, self._optimizer = accelerator.prepare(model, optimizer)
         checkpoint.make_portable(accelerator)
-        self._schedule = CosineSchedule(
-            base_lr=config.optimizer.base_lr,
-            images_per_step=self._images_per_step,
-            warmup_steps=min(config.optimizer.warmup_steps, config.max_steps // 5),
-            max_steps=config.max_steps,
-        )
+        self._schedule = build_schedule(config)
         self._objective = StableRep(temperature=config.objective.temperature)
         self._evaluation = self._open_evaluation()
 
@@ -178,24 +203,6 @@ class Trainer:
         if self._accelerator.is_main_process:
             stream.start()
         return stream
-
-    def _build_model(self) -> ContrastiveModel:
-        model = self._config.model
-        encoder = build_encoder(
-            self._config.augment.size,
-            model.patch_size,
-            model.hidden_size,
-            model.num_layers,
-            model.num_heads,
-            initializer_range=model.initializer_range,
-            attention=model.attention,
-        )
-        if model.positions == "sincos":
-            start_from_sincos(encoder)
-        head = ProjectionHead(
-            model.hidden_size, model.head_hidden_size, model.head_out_size, norm_output=model.head_norm_output
-        )
-        return ContrastiveModel(encoder, head)
 
     def _open_evaluation(self) -> ToyWorldEvaluation | None:
         if not self._accelerator.is_main_process or self._config.evaluation.data == "none":
