@@ -2,7 +2,7 @@
 
 Every group lands in memory that ZeroMQ takes from malloc. glibc maps and unmaps blocks of that size, or trims its heap
 after each, so that the kernel clears every page anew: half of the time that a rank spent on a group of 0.8 MB
-(`benchmarks/transport.py`). What is kept is bounded, and would have been in use a moment ago.
+(`benchmarks/transport.py`). What is kept was in use a moment ago.
 """
 
 import ctypes
@@ -15,7 +15,11 @@ _MAX_KEPT = 1 << 30
 
 
 def keep_freed_memory(nbytes: int) -> bool:
-    """Keep up to `nbytes` of freed memory in this process, at most 1 GiB. False where the C library is not glibc."""
+    """Keep up to `nbytes` (at most 1 GiB) of freed memory at the top of each of malloc's arenas.
+
+    For the whole process, torch's blocks below 32 MiB included: what a process has needed at a time it keeps. Returns
+    False where the C library is not glibc.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

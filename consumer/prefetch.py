@@ -74,7 +74,7 @@ class Prefetcher:
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._error or self._closed)
             prepared, copied = self._ready, self._copied
-            if prepared is None:
+            if prepared is None or self._closed:
                 raise self._error or RunError("the prefetcher is closed")
             if prepared.step != step:
                 raise ValueError(f"steps must be taken in their order: {prepared.step} is next, got {step}")

@@ -72,6 +72,8 @@ class ProducerService:
         self._drain_asked = False
         self._draining_since: float | None = None
         self._incomplete_since: float | None = None
+        self._is_held_back = False
+        """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
         self._connected_at = time.monotonic()
 
     def run(self) -> None:
@@ -137,6 +139,7 @@ class ProducerService:
                     return []
                 self._act(self._machine.free())
                 patience_s = self._patience()
+                self._is_held_back = patience_s <= 0 and self._machine.num_queued_images > 0
                 if patience_s <= 0 and not self._drain_asked:
                     batch, actions = self._machine.take(self._config.batch_images)
                     if batch:
@@ -236,8 +239,8 @@ class ProducerService:
             return
         with self._changed:
             self._act(self._machine.on_message(peer, header, message, time.monotonic()))
-            if self._drain_asked or not isinstance(message, Ack | Heartbeat):
-                # The engine's thread has work; while it drains it waits for acknowledgements.
+            if self._drain_asked or self._is_held_back or not isinstance(message, Ack | Heartbeat):
+                # Else what is none of the engine's business would wake its thread.
                 self._changed.notify_all()
 
     def _flush(self) -> None:

@@ -33,8 +33,9 @@ from penstock.protocol.messages import MESSAGE_TYPES, Header, Message, Reject
 
 T = TypeVar("T")
 
-_HARMLESS_BYTES = 16 << 10
-"""A header of so many bytes becomes a megabyte of empty maps at worst; larger ones are walked before they are built."""
+_HARMLESS_BYTES = 1024
+"""Larger headers are walked before they are built. In so few bytes some 200 nested lists can each claim 1,024 entries,
+for each of which msgpack reserves 8 bytes: 1.7 MB for a moment."""
 
 
 def encode(message: Message, header: Header) -> bytes:
@@ -71,12 +72,13 @@ def decode(frame: bytes | memoryview) -> tuple[Header, Message]:
 
 
 def _read(frame: bytes | memoryview) -> tuple[Header, Message]:
-    """The header and message in a frame that cannot be a bomb."""
+    """The header and message in a frame that is harmless to build."""
     envelope = _unpack(frame)
     _require_keys(envelope, ("v", "t"))
     kind = envelope.pop("t")
     version = envelope.pop("v")
     if type(version) is not int or version != PROTOCOL_VERSION:
+        _check_structure(frame)  # of another version nothing else is checked
         if kind == Reject.kind and "reason" in envelope:
             return Header(), Reject(reason=_at("REJECT.reason", _string, envelope["reason"]))
         raise VersionError(_shown(version), PROTOCOL_VERSION)
@@ -166,8 +168,9 @@ def _unpack(frame: bytes | memoryview) -> dict[str, Any]:
             object_pairs_hook=_unique,
             max_str_len=MAX_STRING_BYTES,
             max_bin_len=0,
-            max_array_len=MAX_LIST_LENGTH,
-            max_map_len=MAX_LIST_LENGTH,
+            # No list can have more entries than there are bytes; what is claimed is reserved before it is read.
+            max_array_len=min(MAX_LIST_LENGTH, len(frame)),
+            max_map_len=min(MAX_LIST_LENGTH, len(frame)),
             max_ext_len=0,
         )
     except msgpack.ExtraData as error:

@@ -137,11 +137,16 @@ class Dispatcher:
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    def issue(self, now: float) -> list[Action]:
-        """Hand planned tickets, in the order of the plan, to the producers that would be done first."""
+    def issue(self, now: float, *, eager: bool = False) -> list[Action]:
+        """Hand planned tickets, in the order of the plan, to the producers that would be done first.
+
+        Args:
+            now: the time.
+            eager: also to a producer that has little room; else its tickets wait for company until the next tick.
+        """
         given: dict[bytes, list[Ticket]] = {}
         not_now: list[Entry] = []
-        short = {identity for identity, peer in self.peers.items() if not peer.has_worthwhile_room}
+        short = {identity for identity, peer in self.peers.items() if not (eager or peer.has_worthwhile_room)}
         if len(short) == len(self.peers):
             return []
         while not self._closing and (entry := self._table.pop_planned()) is not None:
@@ -152,7 +157,8 @@ class Dispatcher:
             not_now.append(entry)
             if not entry.failed_by:
                 break  # nobody has room; one that has failed may only wait for somebody else
-            if entry.withheld_since is None and any(peer.has_room(entry.ticket) for peer in self.peers.values()):
+            rooms = (peer.has_room(entry.ticket) for identity, peer in self.peers.items() if identity not in short)
+            if entry.withheld_since is None and any(rooms):
                 entry.withheld_since = now
         for entry in not_now:
             self._table.put_back(entry)

@@ -9,7 +9,7 @@ clock. States and messages: docs/protocol.md.
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
-from penstock.protocol.links import HeldTicket, Link, LinkState
+from penstock.protocol.links import HeldTicket, Link, LinkState, SentGroup
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -28,9 +28,6 @@ from penstock.protocol.messages import (
     Welcome,
 )
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
-
-_BYTES_PER_HEARTBEAT = 8 << 20
-"""On a narrow link heartbeats wait behind groups; no more bytes than these, or one larger group, stand between two."""
 
 
 class ProducerMachine:
@@ -140,7 +137,8 @@ class ProducerMachine:
             return []
         ticket = held.ticket
         link = self.links[held.peer]
-        link.sent[ticket.key] = (now, ticket.recipe.nbytes)
+        wire_bytes = memoryview(images.payload).nbytes
+        link.sent[ticket.key] = SentGroup(now, ticket.recipe.nbytes, wire_bytes)
         result = Result(
             index=ticket.index,
             attempt=ticket.attempt,
@@ -151,8 +149,9 @@ class ProducerMachine:
             seconds=seconds,
         )
         actions: list[Action] = [Send(held.peer, result, images.payload)]
-        link.unnamed_bytes += memoryview(images.payload).nbytes
-        if link.unnamed_bytes >= _BYTES_PER_HEARTBEAT:
+        link.unnamed_bytes += wire_bytes
+        if link.heartbeat_is_due:
+            # On a narrow link those on the clock wait behind groups.
             actions.append(self._heartbeat(held.peer))
         return actions
 
@@ -205,7 +204,7 @@ class ProducerMachine:
             if link.state is LinkState.HELLO:
                 actions.append(Send(peer, Hello(producer=self.name, manifest=self.manifest)))
             else:
-                link.sent = {key: sent for key, sent in link.sent.items() if now - sent[0] < link.lease_s}
+                link.sent = {key: sent for key, sent in link.sent.items() if now - sent.at < link.lease_s}
                 actions.append(self._heartbeat(peer))
         return actions
 
@@ -252,7 +251,7 @@ class ProducerMachine:
                 self._drop(peer, set(message.attempts))
                 link.owes_ready = True
             case Ack():
-                link.sent.pop(message.key, None)
+                link.acknowledge(message.key, now)
             case Nack():
                 if message.key is not None:
                     link.sent.pop(message.key, None)

@@ -101,7 +101,7 @@ class RankMachine(Dispatcher):
             actions += self._expire_idle(now)
         actions += self._expire(now)
         actions += self._hedge(now)
-        actions += self.issue(now)
+        actions += self.issue(now, eager=True)
         return actions + self._watch_fleet(now)
 
     def close(self, reason: str) -> list[Action]:

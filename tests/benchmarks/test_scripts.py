@@ -65,4 +65,3 @@ def test_soak_measures_a_slope_and_says_where_it_is_not_flat(tmp_path: Path) -> 
     assert result["groups"] >= 3000
     assert result["flat"] is False
     assert result["slope_bytes_per_1000_groups"] > 50_000
-    assert result["rss_mb_at_quarters"] == sorted(result["rss_mb_at_quarters"])

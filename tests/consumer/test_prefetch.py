@@ -34,6 +34,11 @@ from tests.protocol.samples import MANIFEST, RECIPE
 WAIT_S = 20.0
 
 
+def _value_of(index: int) -> int:
+    """What every pixel of this group is."""
+    return 1 + index % 250
+
+
 class _Tap:
     """A stream that gives a group whenever the test lets one through."""
 
@@ -55,7 +60,7 @@ class _Tap:
             raise RunError("abandoned")
         self.given += 1
         ticket = next(self._tickets)
-        return Group(ticket, np.ones(ticket.recipe.shape, np.uint8), "ann", MANIFEST)
+        return Group(ticket, np.full(ticket.recipe.shape, _value_of(ticket.index), np.uint8), "ann", MANIFEST)
 
     def poll(self) -> Group | None:
         return None
@@ -216,4 +221,15 @@ def test_on_a_gpu_the_batch_is_there_when_the_step_reads_it(tmp_path: Path) -> N
         for step in range(50):
             batch = batches.take(step)
             assert batch.images.device.type == "cuda"
-            assert int(batch.images.sum()) == batch.images.numel(), "every pixel is 1"
+            # A batch that is read too early holds what was there before.
+            values = [_value_of(index) for index in batch.indices for _ in range(2)]
+            assert [image.unique().tolist() for image in batch.images] == [[value] for value in values]
+
+
+def test_after_the_end_nothing_is_taken_though_it_lies_there(tmp_path: Path) -> None:
+    tap = _Tap()
+    tap.let_through.release(100)
+    with _batches(tap, tmp_path) as batches:
+        until(lambda: batches._ready is not None)
+    with pytest.raises(RunError, match="closed"):
+        batches.take(0)

@@ -537,7 +537,31 @@ def test_reject_of_a_later_version_is_read_without_the_fields_of_ours() -> None:
     assert message == Reject(reason="too old")
 
 
+@pytest.mark.parametrize("depth", [40, 600])
+def test_a_message_of_another_version_is_walked_like_any(depth: int) -> None:
+    """Nothing else of it is checked, so nothing else would refuse it."""
+    frame = b"\x83\xa1v\x63\xa1t\xa3XYZ\xa1a" + b"\x91" * depth + b"\x01"
+    assert _reason(frame) == "nesting"
+    reject = b"\x84\xa1v\x63\xa1t\xa6REJECT\xa6reason\xa3old\xa1a" + b"\x91" * depth + b"\x01"
+    assert _reason(reject) == "nesting"
+
+
 # --- sizes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_bytes", [200, 1000, 1024, 5115, 16384])
+@pytest.mark.parametrize("header", [b"\xdc\x10\x00", b"\xdd\x00\x00\x10\x00", b"\xdc\x04\x00", b"\xde\x04\x00\xa1a"])
+def test_a_small_frame_that_claims_much_is_refused_for_little(header: bytes, num_bytes: int) -> None:
+    """Each nested list claims its limit of entries, which msgpack would reserve at once."""
+    frame = b"\x81\xa1a" + header * ((num_bytes - 3) // len(header))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError):
+            decode(frame)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_an_oversize_header_is_refused_unread() -> None:

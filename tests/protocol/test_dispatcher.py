@@ -75,6 +75,15 @@ def test_tickets_go_to_a_busy_producer_in_company_and_not_a_message_each() -> No
     assert [key.index for key in desk.held(ANN)] == list(range(2, 10))
 
 
+def test_tickets_wait_for_company_until_the_next_tick_only() -> None:
+    desk = Desk()
+    desk.join(ANN, groups=8)
+    desk.plan(*range(12))
+    assert given(desk.make(ANN, 0)) == []
+    desk.now += 0.05
+    assert given(desk.machine.tick(desk.now)) == [(8, 0)]
+
+
 def test_the_window_calls_for_tickets_when_an_eighth_of_it_is_free() -> None:
     desk = Desk(window_groups=16)
     assert desk.machine.has_worthwhile_room, "nobody holds anything, so no message will come"

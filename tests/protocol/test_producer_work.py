@@ -95,7 +95,7 @@ def test_a_finished_group_goes_to_its_rank_with_its_shape_and_attempt() -> None:
     bench = Bench()
     bench.give(a_ticket(3, attempt=2))
     (held,) = bench.take()
-    (send,) = bench.finish(held)
+    send, _ = bench.finish(held)
     assert isinstance(send, Send)
     assert send.peer == R0
     assert send.message == Result(index=3, attempt=2, shape=(2, 4, 5, 3), crc32=77, seconds=0.5)
@@ -103,20 +103,60 @@ def test_a_finished_group_goes_to_its_rank_with_its_shape_and_attempt() -> None:
     assert bench.finish(held) == [], "a group is finished once"
 
 
-@pytest.mark.parametrize(("payload_bytes", "groups_per_heartbeat"), [(4 << 20, 2), (3 << 20, 3), (9 << 20, 1)])
-def test_heartbeats_go_between_groups_that_a_narrow_link_takes_long_for(
-    payload_bytes: int, groups_per_heartbeat: int
-) -> None:
-    """One at least for every 8 MiB, or after a larger group; it names what was sent and not acknowledged."""
-    bench, payload = Bench(), memoryview(bytes(payload_bytes))
-    bench.give(*(a_ticket(index) for index in range(6)))
-    after = []
+def _finish_all(bench: Bench, payload_bytes: int) -> list[int]:
+    """Finish six groups; behind how many of them each heartbeat comes."""
+    payload, after = memoryview(bytes(payload_bytes)), []
     for number, held in enumerate(bench.take(12)):
         actions = bench.machine.finish(held, CodedImages(RAW, (), payload), 77, 0.5, bench.now)
         if beats := sent(actions, Heartbeat, R0):
             after.append(number + 1)
-            assert {key.index for key in beats[0].held} == set(range(6))
-    assert after == list(range(groups_per_heartbeat, 7, groups_per_heartbeat))
+            assert {key.index for key in beats[0].held} == {key.index for key in bench.given()}
+    return after
+
+
+def _pace(bench: Bench, payload_bytes: int, seconds: float) -> None:
+    """A first group is acknowledged so long after it was sent."""
+    bench.give(a_ticket(100, attempt=1))
+    (held,) = bench.take(2)
+    bench.machine.finish(held, CodedImages(RAW, (), memoryview(bytes(payload_bytes))), 77, 0.5, bench.now)
+    bench.now += seconds
+    bench.hear(Ack(index=100, attempt=1))
+    bench.forget()
+
+
+def test_a_heartbeat_follows_each_group_until_the_links_pace_is_known() -> None:
+    """On the clock it could wait behind groups that take a narrow link longer than a lease. It names them all."""
+    bench = Bench()
+    bench.give(*(a_ticket(index) for index in range(6)))
+    assert _finish_all(bench, 100_000) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("payload_bytes", "seconds", "after"),
+    [
+        (1 << 20, 2.0, [1, 2, 3, 4, 5, 6]),  # half a MiB a second, and a heartbeat is due each second
+        (1 << 20, 0.5, [2, 4, 6]),
+        (3 << 20, 0.5, [2, 4, 6]),
+        (1 << 20, 0.001, []),
+        (3 << 20, 0.001, [3, 6]),  # however fast, one for each 8 MiB
+        (9 << 20, 0.001, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_heartbeats_go_where_groups_may_take_a_link_longer_than_the_time_between_two(
+    payload_bytes: int, seconds: float, after: list[int]
+) -> None:
+    bench = Bench()
+    _pace(bench, payload_bytes, seconds)
+    bench.give(*(a_ticket(index) for index in range(6)))
+    assert _finish_all(bench, payload_bytes) == after
+
+
+def test_a_link_that_has_become_slow_is_known_to_be() -> None:
+    bench = Bench()
+    for seconds in (0.001, 0.001, 0.001, 4.0):
+        _pace(bench, 1 << 20, seconds)
+    bench.give(*(a_ticket(index) for index in range(6)))
+    assert _finish_all(bench, 1 << 20) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_ticket_that_cannot_be_made_is_given_back_with_the_reason() -> None:
