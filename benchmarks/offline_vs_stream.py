@@ -38,6 +38,8 @@ RUN_S = 300.0
 """The longest that one way may take for one seed, beside a second a step."""
 QUIET = 0.1
 """Share of the CPU time that others may take before times say little."""
+MARGIN = 0.05
+"""No worse means that the 95% interval of the difference in kNN lies above minus this."""
 WAYS = ("stream", "offline")
 NEVER = 1_000_000_000
 PRODUCERS = ("producer-0", "producer-1")
@@ -207,7 +209,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
         "training_seconds_offline": median("offline", "training_seconds"),
         "stream_no_slower": speedup >= 1,
         # One seed has no interval and so says nothing.
-        "stream_no_worse": None if bounds is None else bounds[1] > 0,
+        "stream_no_worse": None if bounds is None else bounds[0] > -MARGIN,
         "pixels_written_by_stream": max(*of("stream", "bytes_on_disk"), *of("stream", "image_bytes_written")),
         "others_cpu": others,
         "images_generated": median("stream", "images_generated"),
@@ -251,7 +253,7 @@ def _bounds(interval: Sequence[float] | None) -> str:
 def main() -> int:
     """Run the benchmark. Returns the exit status."""
     parser = harness.parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (3)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (5)")
     parser.add_argument("--steps", type=int, default=250, metavar="N", help="optimizer steps of each way (250)")
     options = parser.parse_args()
     if options.seeds < 1 or options.steps < 1:

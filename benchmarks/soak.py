@@ -1,6 +1,8 @@
 """Is a rank's memory flat? 200,000 groups of paced streaming, and the slope of its resident memory.
 
     python benchmarks/soak.py --json runs/bench/soak.json
+    python benchmarks/soak.py --side 256 --json runs/bench/soak-256.json
+    python benchmarks/soak.py --side 256 --codec jpeg --groups 50000 --json runs/bench/soak-jpeg.json
 
 The rank is `penstock.consumer.paced` with its real reservoir and batches, the producers are paced, both so fast that
 the protocol's own work bounds them. The rank looks at its memory every so many steps; the slope is that of least
@@ -19,7 +21,10 @@ from harness import BIN, BenchmarkError, Processes
 from rich.console import Console
 from rich.table import Table
 
-NUM_IMAGES, SIDE, GROUPS_PER_STEP, REUSE, PRODUCERS = 4, 32, 64, 2, 2
+from penstock.protocol.image_codec import JPEG, RAW
+
+NUM_IMAGES, GROUPS_PER_STEP, REUSE, PRODUCERS = 4, 64, 2, 2
+RESERVOIR_BYTES = 256 << 20
 FLAT_BYTES_PER_1000_GROUPS = 50_000
 """1 GB in 20 million groups."""
 SAMPLES = 400
@@ -27,8 +32,11 @@ GROUPS_PER_S = 150.0
 """The least pace at which the benchmark waits for its end."""
 
 
-def soak(num_groups: int, folder: Path) -> dict[str, Any]:
-    """Stream so many groups; the rank's report. Raises BenchmarkError where that takes too long or fails."""
+def soak(num_groups: int, side: int, codec: str, folder: Path) -> dict[str, Any]:
+    """Stream so many groups of images of `side` pixels; the rank's report.
+
+    Raises BenchmarkError where that takes too long or fails.
+    """
     processes = Processes(folder)
     num_steps = num_groups * REUSE // GROUPS_PER_STEP
     endpoint = f"ipc://{folder / 'rank'}"
@@ -43,12 +51,13 @@ def soak(num_groups: int, folder: Path) -> dict[str, Any]:
         "stream.endpoint": endpoint,
         "stream.window-groups": 256,
         "generator.images-per-group": NUM_IMAGES,
-        "generator.height": SIDE,
-        "generator.width": SIDE,
+        "generator.height": side,
+        "generator.width": side,
         "reservoir.reuse": REUSE,
-        "reservoir.capacity-groups": 1024,
+        "reservoir.capacity-groups": min(1024, RESERVOIR_BYTES // (NUM_IMAGES * side * side * 3)),
     }
-    producer_flags = {"backend": "paced", "paced-images-per-s": 1e9, "batch-wait-s": 0, "connect": endpoint}
+    producer_flags: dict[str, Any] = {"backend": "paced", "paced-images-per-s": 1e9, "batch-wait-s": 0}
+    producer_flags |= {"connect": endpoint, "codec": codec}
     try:
         rank = processes.start("rank", [sys.executable, "-m", "penstock.consumer.paced", *_flags(rank_flags)])
         for number in range(PRODUCERS):
@@ -65,7 +74,7 @@ def _flags(values: dict[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items()]
 
 
-def summarise(report: dict[str, Any]) -> dict[str, Any]:
+def summarise(report: dict[str, Any], side: int) -> dict[str, Any]:
     """Resident memory at the quarters of the run, and its slope over the last three."""
     groups, rss = np.array(report["samples"], dtype=np.float64).T
     late = groups >= groups[-1] / 4
@@ -81,14 +90,16 @@ def summarise(report: dict[str, Any]) -> dict[str, Any]:
         "rss_growth_mb": at[-1] - at[0],
         "groups_per_s": groups_per_s,
         "seconds": report["seconds"],
-        "group_bytes": NUM_IMAGES * SIDE * SIDE * 3,
+        "group_bytes": NUM_IMAGES * side * side * 3,
         "faults": report["expired"] + report["hedged"] + report["rejected"],
     }
 
 
 def print_table(result: dict[str, Any]) -> None:
     """What was seen."""
-    table = Table(title=f"Resident memory of a rank over {result['groups']:,} groups")
+    table = Table(
+        title=f"Resident memory of a rank over {result['groups']:,} groups of {result['group_bytes']:,} bytes"
+    )
     table.add_column("")
     table.add_column("", justify="right")
     for quarter, megabytes in enumerate(result["rss_mb_at_quarters"], start=1):
@@ -104,11 +115,13 @@ def main() -> int:
     """Run the benchmark. Returns the exit status: 0 where the memory is flat."""
     parser = harness.parser(__doc__)
     parser.add_argument("--groups", type=int, default=200_000, metavar="N", help="groups to stream (200000)")
+    parser.add_argument("--side", type=int, default=32, metavar="PX", help="height and width of the images (32)")
+    parser.add_argument("--codec", choices=(RAW, JPEG), default=RAW, help="how the images travel (raw)")
     options = parser.parse_args()
     if options.groups < 4 * GROUPS_PER_STEP:
         raise BenchmarkError(f"--groups must be >= {4 * GROUPS_PER_STEP}, got {options.groups}")
     with tempfile.TemporaryDirectory(prefix="penstock-soak-") as folder:
-        result = summarise(soak(options.groups, Path(folder)))
+        result = summarise(soak(options.groups, options.side, options.codec, Path(folder)), options.side)
     print_table(result)
     harness.write_json(options.json, result, ("pyzmq", "torch"))
     return 0 if result["flat"] else 1

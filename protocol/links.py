@@ -1,8 +1,11 @@
 """The ranks as one producer sees them: where the talk with each stands, and what is on its way to it."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from penstock.protocol.actions import Buffer
+from penstock.protocol.messages import Result
 from penstock.protocol.tickets import Attempt, Ticket
 
 
@@ -22,8 +25,23 @@ class LinkState(Enum):
     """Refused, or not to be dialled: for good."""
 
 
-_MAX_BYTES_PER_HEARTBEAT = 8 << 20
-"""However fast a link has been: it may be slow from now on."""
+_NEWS = 0.25
+"""Weight of the latest group in what is known of a link's pace."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedGroup:
+    """A group that is made and not acknowledged."""
+
+    nbytes: int
+    """Of its pixels, as credits count."""
+    result: Result
+    payload: Buffer
+
+    @property
+    def key(self) -> Attempt:
+        """The attempt that asked for it."""
+        return Attempt(self.result.index, self.result.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +71,11 @@ class Link:
     heard_at: float = float("-inf")
     sent: dict[Attempt, SentGroup] = field(default_factory=dict)
     """Groups sent and not yet acknowledged."""
-    unnamed_bytes: int = 0
-    """Bytes on the wire of the groups sent since the last heartbeat."""
+    waiting: deque[FinishedGroup] = field(default_factory=deque)
+    """Groups that are not sent yet, because those before them fill the link."""
+    acknowledged_at: float = float("-inf")
     seconds_per_byte: float = float("inf")
-    """How long it has taken of late until groups were acknowledged; infinite until one has been."""
+    """What a byte takes from here to its acknowledgement while the link is busy; infinite until a group has come."""
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
 
@@ -72,22 +91,38 @@ class Link:
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """Bytes of finished groups that the rank has not acknowledged yet."""
-        return sum(group.nbytes for group in self.sent.values())
+        """Bytes of finished groups, sent or not, that the rank has not acknowledged yet."""
+        sent = sum(group.nbytes for group in self.sent.values())
+        return sent + sum(group.nbytes for group in self.waiting)
 
     @property
-    def heartbeat_is_due(self) -> bool:
-        """Whether what was sent since the last heartbeat may take longer than the time between two of them."""
-        seconds = self.unnamed_bytes * self.seconds_per_byte
-        return seconds >= self.heartbeat_s or self.unnamed_bytes >= _MAX_BYTES_PER_HEARTBEAT
+    def may_send(self) -> bool:
+        """Whether what is on its way takes less than the time between two heartbeats, which wait behind it."""
+        if not self.sent:
+            return True
+        return sum(group.wire_bytes for group in self.sent.values()) * self.seconds_per_byte < self.heartbeat_s
+
+    def send_next(self, now: float) -> FinishedGroup:
+        """The first that waits is on its way."""
+        group = self.waiting.popleft()
+        self.sent[group.key] = SentGroup(now, group.nbytes, memoryview(group.payload).nbytes)
+        return group
 
     def acknowledge(self, key: Attempt, now: float) -> None:
-        """A group has arrived. The time that it took, waiting behind others included, tells how fast the link is."""
+        """A group has arrived, and tells how fast the link is: it had the link to itself since the one before."""
         group = self.sent.pop(key, None)
-        if group is not None:
-            latest = (now - group.at) / group.wire_bytes
-            known = self.seconds_per_byte < float("inf")
-            self.seconds_per_byte = (self.seconds_per_byte + latest) / 2 if known else latest
+        if group is None:
+            return
+        latest = (now - max(group.at, self.acknowledged_at)) / group.wire_bytes
+        is_first = self.seconds_per_byte == float("inf")
+        self.seconds_per_byte = latest if is_first else (1 - _NEWS) * self.seconds_per_byte + _NEWS * latest
+        self.acknowledged_at = now
+
+    def forget_groups(self) -> None:
+        """Nobody waits for them: the rank has gone or begun another life, on a link whose pace is not known yet."""
+        self.sent.clear()
+        self.waiting.clear()
+        self.seconds_per_byte = float("inf")
 
 
 @dataclass(frozen=True, slots=True)

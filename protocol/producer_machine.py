@@ -6,10 +6,12 @@ earliest `need_by_step` first across all ranks, so no rank starves another. Time
 clock. States and messages: docs/protocol.md.
 """
 
+from collections import deque
+
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
-from penstock.protocol.links import HeldTicket, Link, LinkState, SentGroup
+from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState
 from penstock.protocol.messages import (
     Ack,
     Bye,
@@ -65,7 +67,7 @@ class ProducerMachine:
     @property
     def drained(self) -> bool:
         """Whether nothing is left of what a draining producer had begun: made, sent and acknowledged."""
-        return not self._running and not any(link.sent for link in self.links.values())
+        return not self._running and not any(link.sent or link.waiting for link in self.links.values())
 
     def header(self, peer: bytes) -> Header:
         """The fences of a message to `peer`, without its sequence number."""
@@ -132,13 +134,10 @@ class ProducerMachine:
         return batch, actions
 
     def finish(self, held: HeldTicket, images: CodedImages, crc32: int, seconds: float, now: float) -> list[Action]:
-        """Send a finished group, unless its rank has gone or begun another life."""
+        """Send a finished group as soon as its link has room, unless its rank has gone or begun another life."""
         if not self._drop_running(held):
             return []
         ticket = held.ticket
-        link = self.links[held.peer]
-        wire_bytes = memoryview(images.payload).nbytes
-        link.sent[ticket.key] = SentGroup(now, ticket.recipe.nbytes, wire_bytes)
         result = Result(
             index=ticket.index,
             attempt=ticket.attempt,
@@ -148,11 +147,16 @@ class ProducerMachine:
             crc32=crc32,
             seconds=seconds,
         )
-        actions: list[Action] = [Send(held.peer, result, images.payload)]
-        link.unnamed_bytes += wire_bytes
-        if link.heartbeat_is_due:
-            # On a narrow link those on the clock wait behind groups.
-            actions.append(self._heartbeat(held.peer))
+        self.links[held.peer].waiting.append(FinishedGroup(ticket.recipe.nbytes, result, images.payload))
+        return self._send_waiting(held.peer, now)
+
+    def _send_waiting(self, peer: bytes, now: float) -> list[Action]:
+        """Send what the link has room for. More would only make heartbeats wait, and tickets lose their leases."""
+        link = self.links[peer]
+        actions: list[Action] = []
+        while link.waiting and link.may_send:
+            group = link.send_next(now)
+            actions.append(Send(peer, group.result, group.payload))
         return actions
 
     def fail(self, held: HeldTicket, reason: str) -> list[Action]:
@@ -205,19 +209,13 @@ class ProducerMachine:
                 actions.append(Send(peer, Hello(producer=self.name, manifest=self.manifest)))
             else:
                 link.sent = {key: sent for key, sent in link.sent.items() if now - sent.at < link.lease_s}
-                actions.append(self._heartbeat(peer))
+                actions += self._send_waiting(peer, now)
+                actions.append(Send(peer, Heartbeat(held=self._keys(peer))))
         return actions
 
     def not_sent(self, peer: bytes) -> None:
         """A HELLO did not go out, because the connection is not there yet: say it at the next tick."""
         self.links[peer].said_at = float("-inf")
-
-    def _heartbeat(self, peer: bytes) -> Send:
-        self.links[peer].unnamed_bytes = 0
-        return Send(peer, Heartbeat(held=self._held_for(peer)))
-
-    def _held_for(self, peer: bytes) -> tuple[Attempt, ...]:
-        return tuple(sorted({held.ticket.key for held in self._held(peer)} | self.links[peer].sent.keys()))
 
     # --- what the wire says -------------------------------------------------------------------------------------------
 
@@ -246,19 +244,22 @@ class ProducerMachine:
             case Tickets():
                 return self._on_tickets(peer, link, message)
             case Heartbeat():
-                self._drop(peer, {held.ticket.key for held in self._held(peer)} - set(message.held))
+                self._drop(peer, set(self._keys(peer)) - set(message.held))
             case Cancel():
                 self._drop(peer, set(message.attempts))
                 link.owes_ready = True
             case Ack():
                 link.acknowledge(message.key, now)
+                return self._send_waiting(peer, now)
             case Nack():
                 if message.key is not None:
                     link.sent.pop(message.key, None)
                 if _asks_for_hello(message):
                     self._restart(peer)
+                actions = self._send_waiting(peer, now)
                 if self._refused.counts_round(message.reason.partition(":")[0], link.endpoint):
-                    return [Note(f"{link.endpoint} refused a message: {message.reason}", warning=True)]
+                    actions.append(Note(f"{link.endpoint} refused a message: {message.reason}", warning=True))
+                return actions
             case Bye():
                 self._end(peer, LinkState.GONE)
                 # The rank waits for the answer before it hangs up: a connection that ends takes what is unread with it.
@@ -308,13 +309,21 @@ class ProducerMachine:
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
     def _held(self, peer: bytes) -> list[HeldTicket]:
-        """This rank's tickets, begun or not."""
+        """This rank's tickets, begun or not, that are not finished."""
         return [held for held in (*self._queue, *self._running) if held.peer == peer]
+
+    def _keys(self, peer: bytes) -> tuple[Attempt, ...]:
+        """The attempts of this rank's tickets, those of groups that it has not acknowledged among them."""
+        link = self.links[peer]
+        unfinished = {held.ticket.key for held in self._held(peer)}
+        return tuple(sorted(unfinished | link.sent.keys() | {group.key for group in link.waiting}))
 
     def _drop(self, peer: bytes, unwanted: set[Attempt]) -> None:
         """Forget these tickets of a rank; what is being made of them will not be sent."""
         self._queue = [held for held in self._queue if held.peer != peer or held.ticket.key not in unwanted]
         self._running = [held for held in self._running if held.peer != peer or held.ticket.key not in unwanted]
+        link = self.links[peer]
+        link.waiting = deque(group for group in link.waiting if group.key not in unwanted)
 
     def _restart(self, peer: bytes) -> None:
         """Back to HELLO: nothing that the rank asked for before counts any more."""
@@ -328,7 +337,7 @@ class ProducerMachine:
     def _void(self, peer: bytes) -> None:
         self._queue = [held for held in self._queue if held.peer != peer]
         self._running = [held for held in self._running if held.peer != peer]
-        self.links[peer].sent.clear()
+        self.links[peer].forget_groups()
         self.links[peer].owes_ready = False
 
     def _finished(self, reason: str, rejected: bool) -> list[Action]:

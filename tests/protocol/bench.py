@@ -53,14 +53,6 @@ class Bench:
         self._given.setdefault(peer, []).extend(ticket.key for ticket in tickets)
         return self.hear(Tickets(tickets=tickets), peer=peer)
 
-    def given(self, peer: bytes = R0) -> list[Attempt]:
-        """What a rank has given it and goes on listing."""
-        return self._given.get(peer, [])
-
-    def forget(self, peer: bytes = R0) -> None:
-        """A rank has all that it gave, and lists it no more."""
-        self._given.pop(peer, None)
-
     def take(self, max_images: int = 8) -> list[HeldTicket]:
         return list(self.machine.take(max_images)[0])
 

@@ -7,7 +7,7 @@ import pytest
 
 from penstock.protocol.actions import Send
 from penstock.protocol.image_codec import RAW, CodedImages
-from penstock.protocol.messages import Ack, Drain, Heartbeat, Nack, Ready, Result, Started, Tickets
+from penstock.protocol.messages import Ack, Bye, Cancel, Drain, Heartbeat, Nack, Ready, Result, Started, Tickets
 from penstock.protocol.tickets import Attempt
 from tests.protocol.bench import LIFE, R0, R1, Bench, indices, sent, welcome
 from tests.protocol.samples import NBYTES, PIXELS, a_ticket
@@ -95,7 +95,7 @@ def test_a_finished_group_goes_to_its_rank_with_its_shape_and_attempt() -> None:
     bench = Bench()
     bench.give(a_ticket(3, attempt=2))
     (held,) = bench.take()
-    send, _ = bench.finish(held)
+    (send,) = bench.finish(held)
     assert isinstance(send, Send)
     assert send.peer == R0
     assert send.message == Result(index=3, attempt=2, shape=(2, 4, 5, 3), crc32=77, seconds=0.5)
@@ -104,59 +104,119 @@ def test_a_finished_group_goes_to_its_rank_with_its_shape_and_attempt() -> None:
 
 
 def _finish_all(bench: Bench, payload_bytes: int) -> list[int]:
-    """Finish six groups; behind how many of them each heartbeat comes."""
-    payload, after = memoryview(bytes(payload_bytes)), []
-    for number, held in enumerate(bench.take(12)):
-        actions = bench.machine.finish(held, CodedImages(RAW, (), payload), 77, 0.5, bench.now)
-        if beats := sent(actions, Heartbeat, R0):
-            after.append(number + 1)
-            assert {key.index for key in beats[0].held} == {key.index for key in bench.given()}
-    return after
+    """Finish all that is held; the groups that are sent at once."""
+    images = CodedImages(RAW, (), memoryview(bytes(payload_bytes)))
+    actions = [action for held in bench.take(64) for action in bench.machine.finish(held, images, 77, 0.5, bench.now)]
+    return [result.index for result in sent(actions, Result)]
 
 
-def _pace(bench: Bench, payload_bytes: int, seconds: float) -> None:
-    """A first group is acknowledged so long after it was sent."""
-    bench.give(a_ticket(100, attempt=1))
-    (held,) = bench.take(2)
-    bench.machine.finish(held, CodedImages(RAW, (), memoryview(bytes(payload_bytes))), 77, 0.5, bench.now)
-    bench.now += seconds
-    bench.hear(Ack(index=100, attempt=1))
-    bench.forget()
+def _acknowledge(bench: Bench, index: int) -> list[int]:
+    """The rank acknowledges a group; those that are sent then."""
+    return [result.index for result in sent(bench.hear(Ack(index=index, attempt=0)), Result)]
 
 
-def test_a_heartbeat_follows_each_group_until_the_links_pace_is_known() -> None:
-    """On the clock it could wait behind groups that take a narrow link longer than a lease. It names them all."""
+def test_one_group_goes_first_to_tell_how_fast_the_link_is() -> None:
     bench = Bench()
-    bench.give(*(a_ticket(index) for index in range(6)))
-    assert _finish_all(bench, 100_000) == [1, 2, 3, 4, 5, 6]
+    bench.give(*(a_ticket(index) for index in range(4)))
+    assert _finish_all(bench, 1 << 20) == [0]
+    bench.now += 0.001
+    assert _acknowledge(bench, 0) == [1, 2, 3]
+
+
+def test_tickets_whose_groups_wait_keep_their_leases() -> None:
+    bench = Bench()
+    bench.give(*(a_ticket(index) for index in range(4)))
+    assert _finish_all(bench, 1 << 20) == [0]
+    assert {key.index for key in bench.named()} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
-    ("payload_bytes", "seconds", "after"),
-    [
-        (1 << 20, 2.0, [1, 2, 3, 4, 5, 6]),  # half a MiB a second, and a heartbeat is due each second
-        (1 << 20, 0.5, [2, 4, 6]),
-        (3 << 20, 0.5, [2, 4, 6]),
-        (1 << 20, 0.001, []),
-        (3 << 20, 0.001, [3, 6]),  # however fast, one for each 8 MiB
-        (9 << 20, 0.001, [1, 2, 3, 4, 5, 6]),
-    ],
+    ("seconds_per_group", "under_way"),
+    [(0.01, 7), (0.2, 5), (0.3, 4), (0.5, 2), (1.3, 1), (5.0, 1)],
 )
-def test_heartbeats_go_where_groups_may_take_a_link_longer_than_the_time_between_two(
-    payload_bytes: int, seconds: float, after: list[int]
+def test_what_is_on_its_way_takes_no_longer_than_the_time_between_two_heartbeats(
+    seconds_per_group: float, under_way: int
 ) -> None:
+    """Heartbeats wait behind it: on a narrow link, longer than a lease."""
     bench = Bench()
-    _pace(bench, payload_bytes, seconds)
-    bench.give(*(a_ticket(index) for index in range(6)))
-    assert _finish_all(bench, payload_bytes) == after
+    bench.give(*(a_ticket(index) for index in range(8)))
+    _finish_all(bench, 1 << 20)
+    on_their_way = {0}
+    for index in range(8):
+        bench.now += seconds_per_group  # one after the other, with nothing in between
+        bench.hear(Heartbeat(held=tuple(ticket.key for ticket in map(a_ticket, range(8)))))
+        on_their_way |= {*_acknowledge(bench, index)}
+        on_their_way.discard(index)
+        assert len(on_their_way) == min(under_way, 7 - index)
 
 
-def test_a_link_that_has_become_slow_is_known_to_be() -> None:
+def test_a_link_that_becomes_narrow_is_known_to_be() -> None:
+    bench = Bench(credit_groups=32)
+    bench.give(*(a_ticket(index) for index in range(32)))
+    _finish_all(bench, 1 << 20)
+    for index in range(16):
+        bench.now += 0.1
+        _acknowledge(bench, index)
+    before = len(bench.machine.links[R0].sent)
+    bench.now += 2.0
+    assert _acknowledge(bench, 16) == []
+    bench.now += 2.0
+    assert _acknowledge(bench, 17) == []
+    assert len(bench.machine.links[R0].sent) == before - 2
+
+
+def test_groups_that_come_in_a_burst_do_not_make_a_narrow_link_wide() -> None:
+    bench = Bench(credit_groups=32)
+    bench.give(*(a_ticket(index) for index in range(32)))
+    _finish_all(bench, 1 << 20)
+    for first in range(0, 16, 2):
+        bench.now += 0.5
+        for index in (first, first + 1):
+            _acknowledge(bench, index)
+    # Four a second: two bursts of two.
+    assert 3 <= len(bench.machine.links[R0].sent) <= 6
+
+
+@pytest.mark.parametrize("how", ["cancel", "list", "bye", "welcome"])
+def test_a_group_that_waits_is_dropped_when_nobody_wants_it(how: str) -> None:
     bench = Bench()
-    for seconds in (0.001, 0.001, 0.001, 4.0):
-        _pace(bench, 1 << 20, seconds)
-    bench.give(*(a_ticket(index) for index in range(6)))
-    assert _finish_all(bench, 1 << 20) == [1, 2, 3, 4, 5, 6]
+    bench.give(*(a_ticket(index) for index in range(3)))
+    _finish_all(bench, 1 << 20)
+    told: dict[str, Any] = {
+        "cancel": Cancel(attempts=(Attempt(1, 0), Attempt(2, 0))),
+        "list": Heartbeat(held=(Attempt(0, 0),)),
+        "bye": Bye(reason="the run is over"),
+        "welcome": welcome(),
+    }
+    bench.hear(told[how])
+    assert not bench.machine.links[R0].waiting
+    assert bench.hear(Ack(index=0, attempt=0)) == []
+
+
+def test_a_group_that_the_rank_refuses_makes_room_for_the_next() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), a_ticket(1))
+    assert _finish_all(bench, 1 << 20) == [0]
+    refusal = Nack(index=0, attempt=0, reason="checksum: it says 1, its bytes 2", retryable=True)
+    assert [result.index for result in sent(bench.hear(refusal), Result)] == [1]
+
+
+def test_a_group_that_is_never_acknowledged_holds_the_others_up_for_one_lease() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), a_ticket(1))
+    _finish_all(bench, 1 << 20)
+    assert sent(bench.wait(9.0, R0), Result) == []
+    assert [result.index for result in sent(bench.wait(2.0, R0), Result)] == [1]
+
+
+def test_groups_that_wait_count_as_unacknowledged() -> None:
+    """So a slow link holds its own tickets back, and what a producer keeps for it is bounded."""
+    bench = Bench(credit_bytes=2 * NBYTES)
+    bench.give(a_ticket(0), a_ticket(1))
+    _finish_all(bench, 1 << 20)
+    bench.give(a_ticket(2))
+    assert bench.take() == []
+    assert not bench.machine.drained
 
 
 def test_a_ticket_that_cannot_be_made_is_given_back_with_the_reason() -> None:
