@@ -25,7 +25,7 @@ from penstock.protocol.fleet import FleetState
 from penstock.protocol.inspection import Flaw, Pixels, inspect
 from penstock.protocol.messages import Header, Message, Result
 from penstock.protocol.rank_machine import Expectation, RankMachine
-from penstock.protocol.sockets import RankSocket, Sent
+from penstock.protocol.sockets import MESSAGES_PER_TURN, RankSocket, Sent
 from penstock.protocol.tickets import Manifest, Ticket
 
 _log = logging.getLogger(__name__)
@@ -37,8 +37,6 @@ _Heard = MessageError | tuple[Header, Message, Pixels | Flaw | None]
 _POLL_MS = 50
 _WAIT_SLICE_S = 1.0
 """How often a waiting training thread looks after its patience."""
-_MESSAGES_PER_TURN = 256
-"""Messages heard before time passes."""
 _FAREWELL_S = 1.0
 """How long a closing stream waits for the producers to answer its BYE."""
 
@@ -225,9 +223,9 @@ class GroupStream:
         # Their BYE says that ours was read: a connection that ends takes with it what is unread.
         deadline = time.monotonic() + _FAREWELL_S
         while self._machine.num_listening and time.monotonic() < deadline:
-            received = self._socket.recv(_POLL_MS)
-            if received is not None:
-                self._hear(received[0], self._read(*received), time.monotonic())
+            self._socket.wait(_POLL_MS)
+            for identity, frames in self._socket.received():
+                self._hear(identity, self._read(identity, frames), time.monotonic())
         self._socket.close()
 
     def _wait_for(self, look: Callable[[], T | None]) -> T:
@@ -288,19 +286,17 @@ class GroupStream:
         try:
             tick_at = 0.0
             while not self._stopping:
-                received = self._socket.recv(_POLL_MS)
+                self._socket.wait(_POLL_MS)
                 now = time.monotonic()
-                # What has come is heard before time passes: after a pause the heartbeats lie in the queue. But not
-                # without end: a producer that floods must not stop the clock.
+                # What has come is heard before time passes: after a pause the heartbeats lie in the queue.
                 num_heard = 0
-                while received is not None:
-                    heard = self._read(*received)
+                for identity, frames in self._socket.received():
+                    heard = self._read(identity, frames)
                     with self._changed:
-                        self._perform(self._hear(received[0], heard, now))
+                        self._perform(self._hear(identity, heard, now))
                     num_heard += 1
-                    received = self._socket.recv(0) if num_heard < _MESSAGES_PER_TURN else None
                 with self._changed:
-                    if num_heard < _MESSAGES_PER_TURN:
+                    if num_heard < MESSAGES_PER_TURN:
                         self._forget_unreachable()
                     self._top_up()
                     self._perform(self._machine.issue(now))

@@ -209,26 +209,32 @@ class ProducerService:
 
     def _talk(self) -> None:
         try:
+            tick_at = 0.0
             while not (self._stopping and not self._outbox):
                 self._flush()
                 for peer, frames in self._sockets.recv(timeout_ms=int(_TICK_S * 1000)):
                     self._hear(peer, frames)
-                with self._changed:
-                    now = time.monotonic()
-                    if self._machine.connected:
-                        self._connected_at = now
-                    if self._drain_asked and self._draining_since is None:
-                        self._draining_since = now
-                        self._act(self._machine.drain("it was asked to end"))
-                    if self._drain_is_late(now):
-                        # Said here, because the engine may hold the main thread for long.
-                        self._act(self._machine.leave("what it had begun was not done in time"))
-                    if not self._stopping:
-                        self._act(self._machine.tick(now))
+                if (now := time.monotonic()) >= tick_at:
+                    tick_at = now + _TICK_S
+                    with self._changed:
+                        self._tick(now)
         except BaseException as error:  # noqa: BLE001 - a thread's edge: the main thread raises it
             with self._changed:
                 self._io_error = error
                 self._changed.notify_all()
+
+    def _tick(self, now: float) -> None:
+        """Let time pass."""
+        if self._machine.connected:
+            self._connected_at = now
+        if self._drain_asked and self._draining_since is None:
+            self._draining_since = now
+            self._act(self._machine.drain("it was asked to end"))
+        if self._drain_is_late(now):
+            # Said here, because the engine may hold the main thread for long.
+            self._act(self._machine.leave("what it had begun was not done in time"))
+        if not self._stopping:
+            self._act(self._machine.tick(now))
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
         try:

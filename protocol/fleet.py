@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from penstock.protocol.durations import Durations
+from penstock.protocol.messages import Ack
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
 _UNKNOWN_BATCH_S = 1.0
@@ -54,6 +55,9 @@ class Peer:
     held: dict[int, Attempt] = field(default_factory=dict)
     """Live attempts in its hands, by index."""
     held_bytes: int = 0
+    arrived: list[Attempt] = field(default_factory=list)
+    """Its groups that are here and not acknowledged yet."""
+    arrived_bytes: int = 0
     worked_at: float = float("-inf")
     """When it last began or finished a ticket that it held."""
     service: Durations = field(default_factory=Durations)
@@ -84,6 +88,22 @@ class Peer:
     def has_worthwhile_room(self) -> bool:
         """Whether it has room for a quarter of its credit, so that tickets go in company and not a message each."""
         return 4 * (self.credit_groups - len(self.held)) >= self.credit_groups
+
+    @property
+    def awaits_ack(self) -> bool:
+        """Whether it may be waiting for one: a quarter of its credit has come, or it holds nothing else."""
+        groups, nbytes = 4 * len(self.arrived), 4 * self.arrived_bytes
+        return not self.held or groups >= self.credit_groups or nbytes >= self.credit_bytes
+
+    def arrive(self, key: Attempt, ticket: Ticket) -> None:
+        """One of its groups is here, whole."""
+        self.arrived.append(key)
+        self.arrived_bytes += ticket.recipe.nbytes
+
+    def acknowledge(self) -> Ack:
+        """What says that all its groups so far are here."""
+        attempts, self.arrived, self.arrived_bytes = tuple(self.arrived), [], 0
+        return Ack(attempts=attempts)
 
     def hold(self, ticket: Ticket) -> None:
         """It is given a ticket."""

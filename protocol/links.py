@@ -1,6 +1,7 @@
 """The ranks as one producer sees them: where the talk with each stands, and what is on its way to it."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -108,12 +109,13 @@ class Link:
         self.sent[group.key] = SentGroup(now, group.nbytes, memoryview(group.payload).nbytes)
         return group
 
-    def acknowledge(self, key: Attempt, now: float) -> None:
-        """A group has arrived, and tells how fast the link is: it had the link to itself since the one before."""
-        group = self.sent.pop(key, None)
-        if group is None:
+    def acknowledge(self, attempts: Sequence[Attempt], now: float) -> None:
+        """Groups have arrived, and tell how fast the link is: they had it to themselves since those before."""
+        groups = [group for key in attempts if (group := self.sent.pop(key, None)) is not None]
+        if not groups:
             return
-        latest = (now - max(group.at, self.acknowledged_at)) / group.wire_bytes
+        begun = max(self.acknowledged_at, min(group.at for group in groups))
+        latest = (now - begun) / max(1, sum(group.wire_bytes for group in groups))
         is_first = self.seconds_per_byte == float("inf")
         self.seconds_per_byte = latest if is_first else (1 - _NEWS) * self.seconds_per_byte + _NEWS * latest
         self.acknowledged_at = now

@@ -156,19 +156,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """The rank has the group; the producer may forget it."""
+    """The rank has these groups; the producer may forget them."""
 
     kind: ClassVar[str] = "ACK"
-    index: int
-    attempt: int
-
-    def __post_init__(self) -> None:
-        Attempt(self.index, self.attempt)  # checks both
-
-    @property
-    def key(self) -> Attempt:
-        """The attempt that is meant."""
-        return Attempt(self.index, self.attempt)
+    attempts: tuple[Attempt, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -249,7 +249,7 @@ class ProducerMachine:
                 self._drop(peer, set(message.attempts))
                 link.owes_ready = True
             case Ack():
-                link.acknowledge(message.key, now)
+                link.acknowledge(message.attempts, now)
                 return self._send_waiting(peer, now)
             case Nack():
                 if message.key is not None:

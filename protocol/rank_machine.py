@@ -15,7 +15,6 @@ from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of
 from penstock.protocol.inspection import BLANK, Flaw, Pixels, Tally
 from penstock.protocol.limits import MAX_LIST_LENGTH, MAX_PRODUCERS, PROTOCOL_VERSION
 from penstock.protocol.messages import (
-    Ack,
     Bye,
     Cancel,
     Drain,
@@ -30,7 +29,7 @@ from penstock.protocol.messages import (
     Started,
     Welcome,
 )
-from penstock.protocol.ticket_table import Fault
+from penstock.protocol.ticket_table import Entry, Fault, Hold
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 
 
@@ -91,6 +90,7 @@ class RankMachine(Dispatcher):
     def tick(self, now: float) -> list[Action]:
         """Let time pass: heartbeats, silence, leases and deadlines that ran out, the hedge, the fleet's state."""
         actions = self._watch_silence(now)
+        actions += [Send(identity, peer.acknowledge()) for identity, peer in self.peers.items() if peer.arrived]
         if now - self._heartbeat_at >= self.patience.heartbeat_s:
             self._heartbeat_at = now
             for identity, peer in self.peers.items():
@@ -247,32 +247,38 @@ class RankMachine(Dispatcher):
         if outcome is None:
             raise ValueError(f"the pixels of ticket {key.index} are wanted and were not inspected")
         if isinstance(outcome, Flaw):
-            word, what = outcome.word, outcome.what
-            # What was garbled says nothing of the ticket; what the model made of it nothing of the producer.
-            fault = Fault.TICKET if word == BLANK else Fault.PRODUCER
-            peer.refusals += word == BLANK
-            peer.bad_results += word != BLANK
-            actions = self._nack(identity, key, word, what)
-            actions += self._take_back(entry, hold, f"{peer.name} sent a broken group: {word}: {what}", fault)
-            if peer.bad_results >= self.patience.max_bad_results:
-                reason = f"{peer.bad_results} broken groups in a row, the last: {word}: {what}"
-                actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
-            return actions
+            return self._on_flaw(identity, peer, entry, hold, outcome)
         peer.bad_results = peer.refusals = self._quarantined_in_row = 0
         if hold.started_at is not None:
             peer.service.add(now - hold.started_at)
             self._service.add(now - hold.started_at)
         self._turnaround.add(now - hold.issued_at)
-        actions = [Send(identity, Ack(index=result.index, attempt=result.attempt))]
+        actions: list[Action] = []
         for other in tuple(entry.holds):
             self._let_go(entry, other)
             if other is not hold:
                 actions.append(Send(other.holder, Cancel(attempts=(other.key,))))
                 if other.issued_at < hold.issued_at:
                     actions += self._stall(other.holder, f"was overtaken on ticket {key.index}", keeps_begun=True)
+        peer.arrive(key, entry.ticket)
+        if peer.awaits_ack:
+            actions.append(Send(identity, peer.acknowledge()))
         ticket = replace(entry.ticket, attempt=key.attempt)
         group = Deliver(ticket, outcome.buffer, peer.name, peer.manifest, outcome.wire_bytes)
         return [*self._table.buffer(entry, group), *actions]
+
+    def _on_flaw(self, identity: bytes, peer: Peer, entry: Entry, hold: Hold, flaw: Flaw) -> list[Action]:
+        # What was garbled says nothing of the ticket; what the model made of it nothing of the producer.
+        fault = Fault.TICKET if flaw.word == BLANK else Fault.PRODUCER
+        peer.refusals += flaw.word == BLANK
+        peer.bad_results += flaw.word != BLANK
+        what = f"{flaw.word}: {flaw.what}"
+        actions = self._nack(identity, hold.key, flaw.word, flaw.what)
+        actions += self._take_back(entry, hold, f"{peer.name} sent a broken group: {what}", fault)
+        if peer.bad_results >= self.patience.max_bad_results:
+            reason = f"{peer.bad_results} broken groups in a row, the last: {what}"
+            actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
+        return actions
 
     def _on_nack(self, identity: bytes, peer: Peer, nack: Nack) -> list[Action]:
         why = f"{self._name(identity)} could not make it: {nack.reason}"

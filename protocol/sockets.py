@@ -8,7 +8,7 @@ complain. Pixels are not copied on either side.
 import ipaddress
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import Path
 from typing import Self
@@ -23,6 +23,9 @@ _LINGER_MS = 1000
 """How long a closing socket may still deliver, so that a BYE arrives and a shutdown stays bounded."""
 _HIGH_WATER_MESSAGES = 1024
 """Messages queued per peer and direction. Credits, counted in bytes, bound memory long before this does."""
+
+MESSAGES_PER_TURN = 256
+"""Messages of one socket that are heard before anything else happens."""
 
 
 def check_endpoint(endpoint: str, *, insecure: bool) -> str:
@@ -130,6 +133,15 @@ def _configure(zmq_socket: zmq.Socket[bytes], endpoint: str, max_frame_bytes: in
     zmq_socket.setsockopt(zmq.IPV6, int("[" in endpoint))
 
 
+def _received(zmq_socket: zmq.Socket[bytes]) -> Iterator[list[zmq.Frame]]:
+    """Messages that are there, at most `MESSAGES_PER_TURN`."""
+    for _ in range(MESSAGES_PER_TURN):
+        try:
+            yield zmq_socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return
+
+
 class Sent(Enum):
     """What became of a message that was to be sent without waiting."""
 
@@ -176,22 +188,19 @@ class RankSocket:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self.waker.socket, zmq.POLLIN)
 
-    def recv(self, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
-        """The next message as (peer, its frames, not copied), or None after `timeout_ms` or a wake."""
-        try:
-            return self._take()  # the poller costs more than the message
-        except zmq.Again:
-            if not timeout_ms:
-                return None
+    def wait(self, timeout_ms: int) -> None:
+        """Until something has come, a wake, or `timeout_ms`."""
         ready = dict(self._poller.poll(timeout_ms))
         if self.waker.socket in ready:
             self.waker.drain()
-        return self._take() if self._socket in ready else None
 
-    def _take(self) -> tuple[bytes, list[memoryview]]:
-        """The next message. Raises zmq.Again where there is none."""
-        identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        return identity.bytes, [frame.buffer for frame in frames]
+    def received(self) -> Iterator[tuple[bytes, list[memoryview]]]:
+        """What has come, as (peer, frames), frames not copied.
+
+        Ends after `MESSAGES_PER_TURN`: one who floods must not keep the caller from all else.
+        """
+        for identity, *frames in _received(self._socket):
+            yield identity.bytes, [frame.buffer for frame in frames]
 
     def send(self, peer: bytes, header: bytes) -> Sent:
         """Send without waiting."""
@@ -252,14 +261,17 @@ class ProducerSockets:
         self._peers[dealer] = endpoint.encode()
         self._poller.register(dealer, zmq.POLLIN)
 
-    def recv(self, timeout_ms: int) -> Iterable[tuple[bytes, list[memoryview]]]:
-        """One message from every rank that has sent one, as (peer, frames); none after `timeout_ms` or a wake."""
+    def recv(self, timeout_ms: int) -> Iterator[tuple[bytes, list[memoryview]]]:
+        """What has come, as (peer, frames); nothing after `timeout_ms` or a wake.
+
+        Ends after `MESSAGES_PER_TURN` from each rank.
+        """
         ready = dict(self._poller.poll(timeout_ms))
         if self.waker.socket in ready:
             self.waker.drain()
         for dealer, peer in list(self._peers.items()):
-            if dealer in ready:
-                yield peer, [frame.buffer for frame in dealer.recv_multipart(copy=False)]
+            for frames in _received(dealer) if dealer in ready else ():
+                yield peer, [frame.buffer for frame in frames]
 
     def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
         """Send without waiting and, from 64 KiB, without a copy; False where the rank is away or the queue is full."""

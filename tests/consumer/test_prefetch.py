@@ -182,14 +182,14 @@ def test_from_the_wire_to_the_batch_pixels_are_copied_once(monkeypatch: pytest.M
     recipe = replace(RECIPE, num_images=4, height=512, width=512)
     payloads = [np.full(recipe.nbytes, 1 + index, np.uint8).tobytes() for index in range(4)]
     landed: set[int] = set()
-    recv = RankSocket.recv
+    received = RankSocket.received
 
-    def noting(self: RankSocket, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
-        received = recv(self, timeout_ms)
-        landed.update(np.frombuffer(frame, np.uint8).ctypes.data for frame in (received[1] if received else []))
-        return received
+    def noting(self: RankSocket) -> Iterator[tuple[bytes, list[memoryview]]]:
+        for peer, frames in received(self):
+            landed.update(np.frombuffer(frame, np.uint8).ctypes.data for frame in frames)
+            yield peer, frames
 
-    monkeypatch.setattr(RankSocket, "recv", noting)
+    monkeypatch.setattr(RankSocket, "received", noting)
     with StreamBench() as bench:
         stream = bench.start(ask=False)
         stream.ask((Ticket(index=index, rank=0, recipe=recipe) for index in range(4)), lambda ticket: ticket)

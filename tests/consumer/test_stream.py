@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice, repeat
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from penstock.protocol.errors import RunError
 from penstock.protocol.limits import PROTOCOL_VERSION
 from penstock.protocol.messages import Bye, Header, Heartbeat, Hello, Nack, Reject, Tickets
 from penstock.protocol.rank_machine import Expectation, RankMachine
-from penstock.protocol.sockets import Sent
+from penstock.protocol.sockets import MESSAGES_PER_TURN, Sent
 from penstock.protocol.tickets import Ticket
 from tests.consumer.stream_bench import (
     MANIFEST,
@@ -255,8 +256,11 @@ class _Flood:
     def wake(self) -> None:
         return None
 
-    def recv(self, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
-        return (b"stranger", [memoryview(encode(Heartbeat(held=()), Header()))]) if self.open else None
+    def wait(self, timeout_ms: int) -> None:
+        return None
+
+    def received(self) -> Iterator[tuple[bytes, list[memoryview]]]:
+        return repeat((b"stranger", [memoryview(encode(Heartbeat(held=()), Header()))]), MESSAGES_PER_TURN * self.open)
 
     def send(self, peer: bytes, header: bytes) -> Sent:
         return Sent.FULL
@@ -285,8 +289,8 @@ def test_a_flood_stops_neither_the_clock_nor_the_training_thread(
 class _Trickle(_Flood):
     """A socket from which a message comes each time that somebody looks, and never two."""
 
-    def recv(self, timeout_ms: int) -> tuple[bytes, list[memoryview]] | None:
-        return super().recv(timeout_ms) if timeout_ms else None
+    def received(self) -> Iterator[tuple[bytes, list[memoryview]]]:
+        return islice(super().received(), 1)
 
 
 def test_time_passes_by_the_clock_and_not_by_the_message(bench: StreamBench, monkeypatch: pytest.MonkeyPatch) -> None:

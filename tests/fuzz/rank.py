@@ -136,10 +136,10 @@ class RankUnderFire:
             if len(peer.held) > peer.credit_groups or peer.held_bytes > peer.credit_bytes:
                 raise ValueError(f"{peer.name} is given more than its credit")
             producer.held |= {ticket.index: ticket for ticket in send.message.tickets}
-        elif isinstance(send.message, Cancel):
+        elif isinstance(send.message, Ack | Cancel):
             for key in send.message.attempts:
                 producer.held.pop(key.index, None)
-        elif isinstance(send.message, Ack | Nack):
+        elif isinstance(send.message, Nack):
             producer.held.pop(send.message.index, None)
         elif isinstance(send.message, Welcome):
             producer.held.clear()

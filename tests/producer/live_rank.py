@@ -98,15 +98,13 @@ class LiveRank:
         deadline = time.monotonic() + WAIT_S
         while not condition():
             assert time.monotonic() < deadline, self.notes
-            received = self.socket.recv(timeout_ms=20)
+            self.socket.wait(timeout_ms=20)
             now = time.monotonic()
             # As the stream does: what has come is heard before anything is sent.
-            while received is not None:
-                identity, frames = received
+            for identity, frames in self.socket.received():
                 header, message = decode(frames[0])
                 payload = frames[1] if len(frames) == 2 else None
                 self._perform(hear(self.machine, identity, header, message, payload, now))
-                received = self.socket.recv(timeout_ms=0)
             self._perform(self.machine.tick(now))
 
     def run_for(self, seconds: float) -> None:

@@ -83,7 +83,9 @@ class Link:
             self.say("READY", credit_groups=8, credit_bytes=1 << 24)
         elif said["t"] == "HEARTBEAT":
             self.queue = [ticket for ticket in self.queue if name_of(ticket) in said["held"]]
-        elif said["t"] == "ACK" or (said["t"] == "NACK" and said["index"] >= 0):
+        elif said["t"] == "ACK":
+            self.sent = [key for key in self.sent if key not in said["attempts"]]
+        elif said["t"] == "NACK" and said["index"] >= 0:
             self.sent = [key for key in self.sent if key != name_of(said)]
         elif said["t"] == "NACK" and said["retryable"]:
             self.state, self.queue, self.sent = "HELLO", [], []

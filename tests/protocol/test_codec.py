@@ -32,7 +32,6 @@ from penstock.protocol.limits import (
 )
 from penstock.protocol.messages import (
     MESSAGE_TYPES,
-    Ack,
     Bye,
     Cancel,
     Drain,
@@ -173,10 +172,14 @@ EXAMPLES: list[Message] = [
 ]
 
 
-def _ack(**changes: object) -> dict[str, object]:
-    """A valid ACK as plain values, changed; a value of `...` takes the key away."""
-    plain: dict[str, object] = {"v": PROTOCOL_VERSION, "t": "ACK", "run": "r", "inc": 1, "seq": 2}
-    plain |= {"index": 5, "attempt": 0}
+def _envelope(kind: str) -> dict[str, object]:
+    """What all messages have, as plain values."""
+    return {"v": PROTOCOL_VERSION, "t": kind, "run": "r", "inc": 1, "seq": 2}
+
+
+def _nack(**changes: object) -> dict[str, object]:
+    """A valid NACK as plain values, changed; a value of `...` takes the key away."""
+    plain = _envelope("NACK") | {"index": 5, "attempt": 0, "reason": "why", "retryable": True}
     return {key: value for key, value in (plain | changes).items() if value is not ...}
 
 
@@ -204,9 +207,9 @@ def test_every_message_of_the_list_is_covered(kind: str) -> None:
 
 
 def test_the_wire_form_is_plain_msgpack_that_any_language_reads() -> None:
-    frame = encode(Ack(index=5, attempt=0), Header(run="r", incarnation=1, seq=2))
-    assert msgpack.unpackb(frame) == _ack()
-    assert decode(msgpack.packb(_ack())) == (Header(run="r", incarnation=1, seq=2), Ack(index=5, attempt=0))
+    header, message = Header(run="r", incarnation=1, seq=2), Nack(index=5, attempt=0, reason="why", retryable=True)
+    assert msgpack.unpackb(encode(message, header)) == _nack()
+    assert decode(msgpack.packb(_nack())) == (header, message)
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: message.kind)
@@ -218,7 +221,7 @@ def test_a_truncated_message_is_refused_at_every_length(message: Message) -> Non
 
 @pytest.mark.parametrize("tail", [b"\x00", b"\xc0", b"\xc1", b"\x80", b"xyz" * 1000])
 def test_trailing_bytes_are_refused(tail: bytes) -> None:
-    assert _reason(msgpack.packb(_ack()) + tail) == "trailing_bytes"
+    assert _reason(msgpack.packb(_nack()) + tail) == "trailing_bytes"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +264,7 @@ def test_extension_types_and_timestamps_are_refused_by_name(value: object, place
         "nested": {"index": [{"a": value}]},
         "unknown field": {"extra": value},
     }[place]
-    assert _reason(msgpack.packb(_ack(**changes))) == "extension_type"
+    assert _reason(msgpack.packb(_nack(**changes))) == "extension_type"
 
 
 def test_a_timestamp_as_the_whole_message_is_refused() -> None:
@@ -289,7 +292,7 @@ def test_a_duplicate_key_is_refused_at_any_depth_and_named() -> None:
         ({"t": "ack"}, "unknown_type", "ack"),
         ({"t": "CANCEL_ALL"}, "unknown_type", "CANCEL_ALL"),
         ({"t": None}, "unknown_type", "None"),
-        ({"t": ["ACK"]}, "unknown_type", "list"),
+        ({"t": ["NACK"]}, "unknown_type", "list"),
         ({"inc": -1}, "bad_value", "inc must be >= 0"),
         ({"seq": -1}, "bad_value", "seq must be >= 0"),
         ({"index": "5"}, "wrong_type", "index"),
@@ -307,7 +310,7 @@ def test_a_duplicate_key_is_refused_at_any_depth_and_named() -> None:
     ],
 )
 def test_a_wrong_header_or_field_is_refused_and_named(changes: dict[str, object], reason: str, named: str) -> None:
-    frame = msgpack.packb(_ack(**changes))
+    frame = msgpack.packb(_nack(**changes))
     assert _reason(frame) == reason
     with pytest.raises(MessageError, match=named):
         decode(frame)
@@ -405,7 +408,7 @@ ATTEMPT_LISTS = {"STARTED": "attempts", "HEARTBEAT": "held", "CANCEL": "attempts
 )
 def test_a_list_of_attempts_is_judged_entry_by_entry(kind: str, entry: object, reason: str, named: str) -> None:
     field = ATTEMPT_LISTS[kind]
-    plain = _ack(t=kind, index=..., attempt=...) | {field: [{"index": 3, "attempt": 0}, entry]}
+    plain = _envelope(kind) | {field: [{"index": 3, "attempt": 0}, entry]}
     if kind == "DRAIN":
         plain["reason"] = "SIGTERM"
     with pytest.raises(MessageError, match=rf"{kind}\.{field}{named}") as caught:
@@ -465,7 +468,7 @@ def test_the_largest_message_that_a_rank_sends_is_within_the_limits() -> None:
     ],
 )
 def test_a_figure_outside_its_range_is_refused(kind: str, fields: dict[str, object]) -> None:
-    assert _reason(msgpack.packb(_ack(t=kind, index=..., attempt=...) | fields)) == "bad_value"
+    assert _reason(msgpack.packb(_envelope(kind) | fields)) == "bad_value"
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\nb", "\x1b[2J", "a\u2028b", "\u202eb"])
@@ -479,7 +482,7 @@ def test_a_name_that_could_forge_a_line_of_the_log_is_refused(name: str) -> None
 @pytest.mark.parametrize(("world_size", "taken"), [(1024, True), (1025, False)])
 def test_a_run_has_no_more_ranks_than_a_producer_has_sockets(world_size: int, taken: bool) -> None:
     fields = {"rank": 0, "endpoints": ["e"] * world_size, "heartbeat_ms": 1, "lease_ms": 1}
-    frame = msgpack.packb(_ack(t="WELCOME", index=..., attempt=...) | fields | {"world_size": world_size})
+    frame = msgpack.packb(_envelope("WELCOME") | fields | {"world_size": world_size})
     if taken:
         assert decode(frame)[1].kind == "WELCOME"
     else:
@@ -514,7 +517,7 @@ def test_more_tickets_than_a_message_may_hold_are_refused() -> None:
 )
 def test_another_version_is_refused_with_both_versions(version: object, shown: str) -> None:
     with pytest.raises(VersionError) as caught:
-        decode(msgpack.packb(_ack(v=version)))
+        decode(msgpack.packb(_nack(v=version)))
     assert caught.value.theirs == shown
     assert caught.value.reason == "version"
     assert f"version {shown}, this side" in str(caught.value)
@@ -527,7 +530,7 @@ def test_another_version_is_recognised_though_it_has_another_envelope_and_other_
 
 
 def test_reject_is_read_in_any_version() -> None:
-    plain = _ack(v=99, t="REJECT", reason="too old", index=..., attempt=...)
+    plain = _envelope("REJECT") | {"v": 99, "reason": "too old"}
     _, message = decode(msgpack.packb(plain))
     assert message == Reject(reason="too old")
 
@@ -597,7 +600,7 @@ def test_deep_nesting_is_refused(opening: bytes, depth: int) -> None:
 
 
 def test_nesting_within_the_limit_is_judged_by_its_fields() -> None:
-    frame = msgpack.packb(_ack(index=[[[[[1]]]]]))
+    frame = msgpack.packb(_nack(index=[[[[[1]]]]]))
     assert _reason(frame) == "wrong_type"
 
 
@@ -640,9 +643,9 @@ def test_a_small_hostile_header_costs_no_large_allocation(frame: bytes) -> None:
 def test_values_are_counted_over_all_levels() -> None:
     # 8 lists of 4,095 are 8 + 8 x 4,095 = 32,768 values; with the five other keys and values they are too many.
     inner = [[0] * 4095] * 8
-    assert _reason(msgpack.packb(_ack(index=inner))) == "too_many_values"
+    assert _reason(msgpack.packb(_nack(index=inner))) == "too_many_values"
     assert MAX_VALUES == 8 + 8 * 4095
-    assert _reason(msgpack.packb(_ack(index=inner[1:]))) == "wrong_type"
+    assert _reason(msgpack.packb(_nack(index=inner[1:]))) == "wrong_type"
 
 
 @pytest.mark.parametrize("key", ["v", "t"])

@@ -139,7 +139,7 @@ def test_the_first_group_wins_and_the_others_attempt_is_cancelled() -> None:
     desk = _late()
     actions = desk.make(BOB, 100)
     assert delivered(actions) == [100]
-    assert sent(actions, Ack) == [Ack(index=100, attempt=1)]
+    assert sent(actions, Ack) == [Ack(attempts=(Attempt(100, 1),))]
     assert Attempt(100, 0) in {key for cancel in sent(actions, Cancel, ANN) for key in cancel.attempts}
     late = desk.make(ANN, 100, attempt=0)
     assert delivered(late) == []

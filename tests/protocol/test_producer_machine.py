@@ -152,7 +152,7 @@ def test_heartbeats_name_what_is_queued_running_and_sent() -> None:
     held, *_ = bench.take(4)
     bench.finish(held)
     assert bench.named() == (Attempt(0, 0), Attempt(1, 1), Attempt(2, 0), Attempt(3, 1))
-    bench.hear(Ack(index=0, attempt=0))
+    bench.hear(Ack(attempts=(Attempt(0, 0),)))
     assert bench.named() == (Attempt(1, 1), Attempt(2, 0), Attempt(3, 1))
 
 

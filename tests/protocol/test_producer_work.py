@@ -112,7 +112,7 @@ def _finish_all(bench: Bench, payload_bytes: int) -> list[int]:
 
 def _acknowledge(bench: Bench, index: int) -> list[int]:
     """The rank acknowledges a group; those that are sent then."""
-    return [result.index for result in sent(bench.hear(Ack(index=index, attempt=0)), Result)]
+    return [result.index for result in sent(bench.hear(Ack(attempts=(Attempt(index, 0),))), Result)]
 
 
 def test_one_group_goes_first_to_tell_how_fast_the_link_is() -> None:
@@ -190,7 +190,7 @@ def test_a_group_that_waits_is_dropped_when_nobody_wants_it(how: str) -> None:
     }
     bench.hear(told[how])
     assert not bench.machine.links[R0].waiting
-    assert bench.hear(Ack(index=0, attempt=0)) == []
+    assert bench.hear(Ack(attempts=(Attempt(0, 0),))) == []
 
 
 def test_a_group_that_the_rank_refuses_makes_room_for_the_next() -> None:
@@ -263,7 +263,7 @@ def test_nothing_begins_while_as_many_bytes_as_the_credit_wait_for_an_answer() -
         assert sum(link.unacknowledged_bytes for link in bench.machine.links.values()) == (index + 1) * NBYTES
     bench.give(*[a_ticket(index) for index in range(4, 6)])
     assert bench.take() == []
-    bench.hear(Ack(index=0, attempt=0))
+    bench.hear(Ack(attempts=(Attempt(0, 0),)))
     assert indices(bench.take(2)) == [4]
 
 
@@ -276,7 +276,7 @@ def test_a_rank_that_acknowledges_nothing_holds_only_its_own_tickets_back() -> N
     bench.give(a_ticket(1, rank=1, need_by_step=9), peer=R1)
     assert indices(bench.take()) == [1], "though the other is more urgent"
     assert bench.take() == []
-    bench.hear(Ack(index=0, attempt=0))
+    bench.hear(Ack(attempts=(Attempt(0, 0),)))
     assert indices(bench.take()) == [2]
 
 
@@ -317,7 +317,7 @@ def test_a_draining_producer_is_drained_when_all_is_made_sent_and_acknowledged()
     bench.finish(first)
     bench.machine.fail(second, "cannot")
     assert not bench.machine.drained, "the group is on its way"
-    bench.hear(Ack(index=0, attempt=0))
+    bench.hear(Ack(attempts=(Attempt(0, 0),)))
     assert bench.machine.drained
 
 

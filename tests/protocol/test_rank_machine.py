@@ -145,7 +145,7 @@ def test_a_whole_group_is_delivered_and_acknowledged_once() -> None:
     (group,) = [action for action in actions if isinstance(action, Deliver)]
     assert (group.ticket.index, bytes(group.payload), group.producer) == (0, PIXELS, "ann")
     assert group.manifest == MANIFEST
-    assert sent(actions, Ack, ANN) == [Ack(index=0, attempt=0)]
+    assert sent(actions, Ack, ANN) == [Ack(attempts=(Attempt(0, 0),))]
     assert (desk.machine.num_waiting, desk.machine.num_outstanding) == (0, 0)
     assert desk.machine.peers[ANN].held_bytes == 0
     again = desk.make(ANN, 0, attempt=0)
@@ -278,6 +278,34 @@ def test_a_result_that_comes_twice_counts_once() -> None:
     assert delivered(desk.make(ANN, 0)) == [0, 1]
 
 
+@pytest.mark.parametrize(("groups", "nbytes"), [(8, 10**6), (10**6, 8 * NBYTES)])
+def test_groups_are_acknowledged_together_when_a_quarter_of_the_credit_has_come(groups: int, nbytes: int) -> None:
+    desk = Desk()
+    desk.join(ANN, groups=groups, nbytes=nbytes)
+    desk.plan(*range(8))
+    acks = [sent(desk.make(ANN, index), Ack, ANN) for index in range(6)]
+    pair = [[Ack(attempts=(Attempt(index, 0), Attempt(index + 1, 0)))] for index in (0, 2, 4)]
+    assert acks == [[], pair[0], [], pair[1], [], pair[2]]
+
+
+def test_no_group_waits_for_its_acknowledgement_longer_than_a_tick() -> None:
+    desk = Desk()
+    desk.join(ANN, groups=8)
+    desk.plan(*range(8))
+    assert sent(desk.make(ANN, 0), Ack) == []
+    desk.now += 0.05
+    assert sent(desk.machine.tick(desk.now), Ack, ANN) == [Ack(attempts=(Attempt(0, 0),))]
+    assert sent(desk.machine.tick(desk.now), Ack) == []
+
+
+def test_the_last_group_that_a_producer_holds_is_acknowledged_at_once() -> None:
+    desk = Desk()
+    desk.join(ANN, groups=100)
+    desk.plan(0, 1)
+    assert sent(desk.make(ANN, 0), Ack) == []
+    assert sent(desk.make(ANN, 1), Ack, ANN) == [Ack(attempts=(Attempt(0, 0), Attempt(1, 0)))]
+
+
 def test_a_stranger_is_told_to_say_hello() -> None:
     desk = Desk()
     (nack,) = sent(desk.say(ANN, Heartbeat(held=())), Nack, ANN)
@@ -289,7 +317,7 @@ def test_a_stranger_is_told_to_say_hello() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Ack(index=0, attempt=0),
+        Ack(attempts=(Attempt(0, 0),)),
         Tickets(tickets=()),
         Cancel(attempts=()),
         Reject(reason="no"),
