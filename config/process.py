@@ -112,6 +112,7 @@ def _watch_stdin() -> None:
 def _obeying_signals(main: Callable[[], int | None]) -> int | None:
     """Run `main`; SIGTERM, SIGHUP and, where asked for, the end of standard input raise Terminated in it."""
     obeyed = [number for number in TERMINATING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    told_of_lost, sys.unraisablehook = sys.unraisablehook, _raise_again
     try:
         for number in obeyed:
             signal.signal(number, _raise_terminated)
@@ -119,6 +120,7 @@ def _obeying_signals(main: Callable[[], int | None]) -> int | None:
             end_with_stdin()
         return main()
     finally:
+        sys.unraisablehook = told_of_lost
         for number in obeyed:  # what is left takes no time, and must not be torn
             signal.signal(number, signal.SIG_IGN)
 
@@ -142,6 +144,19 @@ def _raise_terminated(signum: int, frame: FrameType | None) -> NoReturn:
     for number in TERMINATING:  # the first one is being obeyed: let the clean-up finish
         signal.signal(number, signal.SIG_IGN)
     raise Terminated(signum)
+
+
+def _raise_again(lost: "sys.UnraisableHookArgs") -> None:
+    """A signal that came while a finaliser ran, where Python lets no exception out, comes again a moment later."""
+    if isinstance(lost.exc_value, Terminated):
+        number = lost.exc_value.signum
+        signal.signal(number, _raise_terminated)
+    elif issubclass(lost.exc_type, KeyboardInterrupt):
+        number = signal.SIGINT
+    else:
+        sys.__unraisablehook__(lost)
+        return
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 class _CurrentStderr(logging.Handler):

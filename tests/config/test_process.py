@@ -197,3 +197,38 @@ def test_a_line_break_in_a_peers_words_forges_no_record() -> None:
     _, err = child.communicate(timeout=30)
     assert err.count("\n") == 1
     assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_a_finaliser_swallowed_comes_again(number: str, code: int) -> None:
+    """Python lets no exception out of `__del__`, wherever the signal happens to come."""
+    child = start(
+        f"""
+    class Slow:
+        def __del__(self):
+            signal.raise_signal(signal.{number})
+            print("not reached")
+    try:
+        slow = Slow()
+        del slow
+        time.sleep(60)
+    finally:
+        print("cleaned")
+"""
+    )
+    assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == code
+
+
+def test_another_error_of_a_finaliser_is_shown_as_ever() -> None:
+    child = start(
+        """
+    class Broken:
+        def __del__(self):
+            raise ValueError("the drain is blocked")
+    Broken()
+"""
+    )
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 0
+    assert "the drain is blocked" in err

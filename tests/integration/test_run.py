@@ -81,9 +81,13 @@ class Program:
             time.sleep(0.05)
 
     def end(self, timeout_s: float = WAIT_S) -> int:
-        """Wait for the end; its exit status."""
+        """Wait for the end; its exit status, as a shell says it.
+
+        Where Ctrl-C comes in the middle of `exec`, CPython ends by the signal itself, whatever status it was told.
+        """
         try:
-            return self.process.wait(timeout_s)
+            status = self.process.wait(timeout_s)
+            return status if status >= 0 else 128 - status
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s} s:\n{self.output}") from None
 
