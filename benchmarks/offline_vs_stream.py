@@ -209,6 +209,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
         "training_seconds_offline": median("offline", "training_seconds"),
         "stream_no_slower": speedup >= 1,
         # One seed has no interval and so says nothing.
+        "margin": MARGIN,
         "stream_no_worse": None if bounds is None else bounds[0] > -MARGIN,
         "pixels_written_by_stream": max(*of("stream", "bytes_on_disk"), *of("stream", "image_bytes_written")),
         "others_cpu": others,
@@ -237,7 +238,8 @@ def print_table(result: Mapping[str, Any]) -> None:
     table.add_row("  its 95% interval", *(_bounds(result[f"knn_{way}_interval"]) for way in WAYS))
     table.add_row("image bytes on disk", *(f"{result[f'bytes_on_disk_{way}']:,.0f}" for way in WAYS))
     Console().print(table)
-    print(f"kNN, stream - offline: {result['knn_difference']:+.1%}, {_bounds(result['knn_difference_interval'])}")
+    bounds = _bounds(result["knn_difference_interval"])
+    print(f"kNN, stream - offline: {result['knn_difference']:+.1%}, {bounds}; no worse: all above {-MARGIN:.0%}")
     for key in ("stream_no_slower", "stream_no_worse", "pixels_written_by_stream"):
         print(f"{key}: {json.dumps(result[key])}")
     if (others := result["others_cpu"]) > QUIET:

@@ -6,7 +6,8 @@
 
 The rank is `penstock.consumer.paced` with its real reservoir and batches, the producers are paced, both so fast that
 the protocol's own work bounds them. The rank looks at its memory every so many steps; the slope is that of least
-squares over the last three quarters of the run. Flat means that it takes 20 million groups or more to grow by 1 GB.
+squares over the second half of the run: in the first the allocator's water marks rise. Flat means that it takes 20
+million groups or more to grow by 1 GB.
 """
 
 import json
@@ -75,9 +76,9 @@ def _flags(values: dict[str, Any]) -> list[str]:
 
 
 def summarise(report: dict[str, Any], side: int) -> dict[str, Any]:
-    """Resident memory at the quarters of the run, and its slope over the last three."""
+    """Resident memory at the quarters of the run, and its slope over the second half."""
     groups, rss = np.array(report["samples"], dtype=np.float64).T
-    late = groups >= groups[-1] / 4
+    late = groups >= groups[-1] / 2
     slope = float(np.polyfit(groups[late], rss[late], 1)[0]) * 1000
     at = [float(np.interp(groups[-1] * quarter / 4, groups, rss)) / 1e6 for quarter in range(1, 5)]
     groups_per_s = report["images_received"] / NUM_IMAGES / report["seconds"]
@@ -105,7 +106,7 @@ def print_table(result: dict[str, Any]) -> None:
     for quarter, megabytes in enumerate(result["rss_mb_at_quarters"], start=1):
         table.add_row(f"after {quarter}/4", f"{megabytes:.1f} MB")
     slope, pace = result["slope_bytes_per_1000_groups"], result["groups_per_s"]
-    table.add_row("slope over the last three quarters", f"{slope:+,.0f} B / 1,000 groups")
+    table.add_row("slope over the second half", f"{slope:+,.0f} B / 1,000 groups")
     table.add_row("the same", f"{result['slope_mb_per_hour']:+,.1f} MB / hour at {pace:,.0f} groups/s")
     table.add_row("flat", "yes" if result["flat"] else "NO")
     Console().print(table)

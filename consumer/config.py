@@ -99,8 +99,8 @@ class StreamConfig:
     heartbeat_s: float = 1.0
     """Seconds between two heartbeats, of a producer and of a rank."""
     lease_s: float = 10.0
-    """Seconds that a ticket stays with a producer that does not name it. Higher tolerates worse links; a full window
-    must get through the slowest link in that time."""
+    """Seconds that a ticket stays with a producer that does not name it. Higher tolerates worse links; a group
+    must get through the slowest one in a quarter of that time."""
     max_attempts: int = 4
     """Failures of one ticket before a stand-in takes its place. More spares good prompts on a fleet that often dies."""
     stall_report_s: float = 30.0
@@ -116,7 +116,7 @@ class StreamConfig:
             "max_attempts must be >= 3: only after two failures is a ticket made alone, told from its company",
             self.max_attempts,
         )
-        require(0.01 <= self.heartbeat_s <= 3600, "heartbeat_s must be in [0.01, 3600]", self.heartbeat_s)
+        require(0.1 <= self.heartbeat_s <= 3600, "heartbeat_s must be in [0.1, 3600]", self.heartbeat_s)
         require(self.lease_s <= 86400, "lease_s must be at most 86400", self.lease_s)
         require(
             self.lease_s >= 3 * self.heartbeat_s,

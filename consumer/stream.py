@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TypeVar
 
 import numpy as np
@@ -226,6 +227,8 @@ class GroupStream:
             self._socket.wait(_POLL_MS)
             for identity, frames in self._socket.received():
                 self._hear(identity, self._read(identity, frames), time.monotonic())
+                if time.monotonic() > deadline:
+                    break
         self._socket.close()
 
     def _wait_for(self, look: Callable[[], T | None]) -> T:
@@ -286,7 +289,7 @@ class GroupStream:
         try:
             tick_at = 0.0
             while not self._stopping:
-                self._socket.wait(_POLL_MS)
+                self._socket.wait(timeout_ms=max(0, ceil((tick_at - time.monotonic()) * 1000)))
                 now = time.monotonic()
                 # What has come is heard before time passes: after a pause the heartbeats lie in the queue.
                 num_heard = 0

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import ceil
 
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Images
@@ -212,7 +213,7 @@ class ProducerService:
             tick_at = 0.0
             while not (self._stopping and not self._outbox):
                 self._flush()
-                for peer, frames in self._sockets.recv(timeout_ms=int(_TICK_S * 1000)):
+                for peer, frames in self._sockets.recv(timeout_ms=max(0, ceil((tick_at - time.monotonic()) * 1000))):
                     self._hear(peer, frames)
                 if (now := time.monotonic()) >= tick_at:
                     tick_at = now + _TICK_S

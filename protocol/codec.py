@@ -34,8 +34,8 @@ from penstock.protocol.messages import MESSAGE_TYPES, Header, Message, Reject
 T = TypeVar("T")
 
 _HARMLESS_BYTES = 1024
-"""Larger headers are walked before they are built. In so few bytes some 200 nested lists can each claim 1,024 entries,
-for each of which msgpack reserves 8 bytes: 1.7 MB for a moment."""
+"""Larger headers are walked before they are built. In so few bytes some 340 nested lists can each claim 1,023 entries,
+for each of which msgpack reserves 8 bytes: 2.8 MB for a moment."""
 
 
 def encode(message: Message, header: Header) -> bytes:

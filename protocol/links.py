@@ -27,7 +27,9 @@ class LinkState(Enum):
 
 
 _NEWS = 0.25
-"""Weight of the latest group in what is known of a link's pace."""
+"""Weight of the latest sample in what is known of a link's pace."""
+_SAMPLE = 0.125
+"""The shortest sample, in heartbeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,11 @@ class Link:
     """Groups sent and not yet acknowledged."""
     waiting: deque[FinishedGroup] = field(default_factory=deque)
     """Groups that are not sent yet, because those before them fill the link."""
-    acknowledged_at: float = float("-inf")
     seconds_per_byte: float = float("inf")
     """What a byte takes from here to its acknowledgement while the link is busy; infinite until a group has come."""
+    sample_since: float = float("-inf")
+    """Since when `sample_bytes` were on their way, with the link to themselves."""
+    sample_bytes: int = 0
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
 
@@ -98,10 +102,14 @@ class Link:
 
     @property
     def may_send(self) -> bool:
-        """Whether what is on its way takes less than the time between two heartbeats, which wait behind it."""
+        """Whether what is on its way takes less than a quarter of a lease, or the time between two heartbeats.
+
+        Heartbeats wait behind it, and do not name the tickets that come meanwhile.
+        """
         if not self.sent:
             return True
-        return sum(group.wire_bytes for group in self.sent.values()) * self.seconds_per_byte < self.heartbeat_s
+        seconds = sum(group.wire_bytes for group in self.sent.values()) * self.seconds_per_byte
+        return seconds < max(self.heartbeat_s, self.lease_s / 4)
 
     def send_next(self, now: float) -> FinishedGroup:
         """The first that waits is on its way."""
@@ -110,21 +118,28 @@ class Link:
         return group
 
     def acknowledge(self, attempts: Sequence[Attempt], now: float) -> None:
-        """Groups have arrived, and tell how fast the link is: they had it to themselves since those before."""
+        """Groups have arrived, and tell how fast the link is.
+
+        By time, not by message: acknowledgements that were long in coming are heard one right after the other.
+        """
         groups = [group for key in attempts if (group := self.sent.pop(key, None)) is not None]
         if not groups:
             return
-        begun = max(self.acknowledged_at, min(group.at for group in groups))
-        latest = (now - begun) / max(1, sum(group.wire_bytes for group in groups))
-        is_first = self.seconds_per_byte == float("inf")
+        if self.sample_bytes == 0:
+            self.sample_since = max(self.sample_since, min(group.at for group in groups))
+        self.sample_bytes += sum(group.wire_bytes for group in groups)
+        took = now - self.sample_since
+        if self.sent and took < _SAMPLE * self.heartbeat_s:
+            return
+        latest, is_first = took / max(1, self.sample_bytes), self.seconds_per_byte == float("inf")
         self.seconds_per_byte = latest if is_first else (1 - _NEWS) * self.seconds_per_byte + _NEWS * latest
-        self.acknowledged_at = now
+        self.sample_since, self.sample_bytes = now, 0
 
     def forget_groups(self) -> None:
         """Nobody waits for them: the rank has gone or begun another life, on a link whose pace is not known yet."""
         self.sent.clear()
         self.waiting.clear()
-        self.seconds_per_byte = float("inf")
+        self.seconds_per_byte, self.sample_bytes = float("inf"), 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,11 @@ class ProducerMachine:
             case Tickets():
                 return self._on_tickets(peer, link, message)
             case Heartbeat():
-                self._drop(peer, set(self._keys(peer)) - set(message.held))
+                # Of what was sent the rank lists nothing that is there, or was taken back: an ACK may be lost.
+                unwanted = set(self._keys(peer)) - set(message.held)
+                self._drop(peer, unwanted)
+                link.sent = {key: group for key, group in link.sent.items() if key not in unwanted}
+                return self._send_waiting(peer, now)
             case Cancel():
                 self._drop(peer, set(message.attempts))
                 link.owes_ready = True

@@ -26,12 +26,19 @@ class Bench:
 
     Args:
         credit_bytes: its credit in bytes.
-        ranks: how many ranks have welcomed it.
+        ranks: how many ranks there are.
         loaded: whether its engine can work.
+        welcomes: whether the ranks have welcomed it.
     """
 
     def __init__(
-        self, *, credit_groups: int = 8, credit_bytes: int = 10**6, ranks: int = 1, loaded: bool = True
+        self,
+        *,
+        credit_groups: int = 8,
+        credit_bytes: int = 10**6,
+        ranks: int = 1,
+        loaded: bool = True,
+        welcomes: bool = True,
     ) -> None:
         self.machine = ProducerMachine(
             name="ann", manifest=MANIFEST, credit_groups=credit_groups, credit_bytes=credit_bytes
@@ -41,7 +48,7 @@ class Bench:
         self.machine.connect(RANK0)
         if loaded:
             self.machine.loaded()
-        for rank in range(ranks):
+        for rank in range(ranks if welcomes else 0):
             self.hear(welcome(rank, (RANK0, RANK1)[:ranks]), peer=(R0, R1)[rank])
         self.machine.free()
 

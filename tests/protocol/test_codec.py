@@ -552,11 +552,13 @@ def test_a_message_of_another_version_is_walked_like_any(depth: int) -> None:
 # --- sizes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_bytes", [200, 1000, 1024, 5115, 16384])
-@pytest.mark.parametrize("header", [b"\xdc\x10\x00", b"\xdd\x00\x00\x10\x00", b"\xdc\x04\x00", b"\xde\x04\x00\xa1a"])
+@pytest.mark.parametrize("num_bytes", [200, 1000, 1024, 1026, 5115, 16384])
+@pytest.mark.parametrize(
+    "header", [b"\xdc\x03\xff", b"\xdc\x10\x00", b"\xdd\x00\x00\x10\x00", b"\xdc\x04\x00", b"\xde\x04\x00\xa1a"]
+)
 def test_a_small_frame_that_claims_much_is_refused_for_little(header: bytes, num_bytes: int) -> None:
     """Each nested list claims its limit of entries, which msgpack would reserve at once."""
-    frame = b"\x81\xa1a" + header * ((num_bytes - 3) // len(header))
+    frame = (b"\x81\xa1a" + header * (num_bytes // len(header)))[:num_bytes]
     tracemalloc.start()
     try:
         with pytest.raises(MessageError):

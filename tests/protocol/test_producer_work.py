@@ -132,12 +132,10 @@ def test_tickets_whose_groups_wait_keep_their_leases() -> None:
 
 @pytest.mark.parametrize(
     ("seconds_per_group", "under_way"),
-    [(0.01, 7), (0.2, 5), (0.3, 4), (0.5, 2), (1.3, 1), (5.0, 1)],
+    [(0.01, 7), (0.5, 5), (0.7, 4), (1.0, 3), (1.3, 2), (2.6, 1), (5.0, 1)],
 )
-def test_what_is_on_its_way_takes_no_longer_than_the_time_between_two_heartbeats(
-    seconds_per_group: float, under_way: int
-) -> None:
-    """Heartbeats wait behind it: on a narrow link, longer than a lease."""
+def test_what_is_on_its_way_takes_no_longer_than_a_quarter_of_a_lease(seconds_per_group: float, under_way: int) -> None:
+    """Of ten seconds. Heartbeats wait behind it, and do not name the tickets that come meanwhile."""
     bench = Bench()
     bench.give(*(a_ticket(index) for index in range(8)))
     _finish_all(bench, 1 << 20)
@@ -165,16 +163,53 @@ def test_a_link_that_becomes_narrow_is_known_to_be() -> None:
     assert len(bench.machine.links[R0].sent) == before - 2
 
 
-def test_groups_that_come_in_a_burst_do_not_make_a_narrow_link_wide() -> None:
-    bench = Bench(credit_groups=32)
-    bench.give(*(a_ticket(index) for index in range(32)))
-    _finish_all(bench, 1 << 20)
-    for first in range(0, 16, 2):
-        bench.now += 0.5
-        for index in (first, first + 1):
-            _acknowledge(bench, index)
-    # Four a second: two bursts of two.
-    assert 3 <= len(bench.machine.links[R0].sent) <= 6
+def test_acknowledgements_that_are_heard_late_and_all_at_once_do_not_make_a_narrow_link_wide() -> None:
+    """Ten groups a second; then the producer does not listen for two seconds."""
+    bench = Bench(credit_groups=128, credit_bytes=10**9)
+    for first in (0, 64):
+        bench.give(*(a_ticket(index) for index in range(first, first + 64)))
+    images = CodedImages(RAW, (), memoryview(bytes(1 << 10)))
+    for held in bench.take(256):
+        bench.machine.finish(held, images, 77, 0.5, bench.now)
+    for index in range(20):
+        bench.now += 0.1
+        _acknowledge(bench, index)
+    assert 20 <= len(bench.machine.links[R0].sent) <= 30
+    bench.now += 2.0
+    for index in range(20, 40):
+        _acknowledge(bench, index)
+        assert 2 <= len(bench.machine.links[R0].sent) <= 30
+    for index in range(40, 80):
+        bench.now += 0.1
+        _acknowledge(bench, index)
+        assert 2 <= len(bench.machine.links[R0].sent) <= 30
+    assert 15 <= len(bench.machine.links[R0].sent), "and it is forgotten soon"
+
+
+def test_a_link_whose_acknowledgements_come_by_the_tick_is_not_taken_for_narrow() -> None:
+    """A heartbeat is due each 0.1 s, an ACK comes 50 ms after a group."""
+    bench = Bench(credit_groups=64, credit_bytes=10**9, welcomes=False)
+    bench.hear(replace(welcome(), heartbeat_ms=100, lease_ms=300))
+    bench.machine.free()
+    bench.give(*(a_ticket(index) for index in range(64)))
+    images = CodedImages(RAW, (), memoryview(bytes(1 << 10)))
+    for held in bench.take(128):
+        bench.machine.finish(held, images, 77, 0.5, bench.now)
+    link, ticks = bench.machine.links[R0], 0
+    while link.sent:
+        bench.now += 0.05
+        bench.hear(Ack(attempts=tuple(link.sent)))
+        ticks += 1
+    assert ticks <= 20, "else one a tick, 64 in all"
+
+
+def test_a_group_whose_acknowledgement_was_lost_is_missing_in_the_ranks_list() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), a_ticket(1))
+    assert _finish_all(bench, 1 << 20) == [0]
+    assert sent(bench.hear(Heartbeat(held=(Attempt(0, 0), Attempt(1, 0)))), Result) == []
+    (result,) = sent(bench.hear(Heartbeat(held=(Attempt(1, 0),))), Result)
+    assert result.index == 1
 
 
 @pytest.mark.parametrize("how", ["cancel", "list", "bye", "welcome"])
