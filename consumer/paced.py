@@ -34,6 +34,7 @@ from penstock.consumer.stream import GroupStream
 from penstock.protocol.errors import StarvedError
 from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.sockets import RankSocket, next_endpoint
+from penstock.telemetry.pace import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,17 +106,16 @@ def train(config: PacedConfig, batches: Prefetcher, stream: GroupStream, world_s
     Raises StarvedError, RunError: as the stream.
     """
     images_per_step = config.groups_per_step // world_size * config.images_per_use
-    process, samples = psutil.Process(), []
+    process, samples, pace = psutil.Process(), [], Pace()
     begun = waited = cpu = 0.0
     received = 0
     for step in range(config.max_steps):
         if step == config.first_measured_step:
             begun, waited, cpu, received = time.monotonic(), batches.wait_s, _cpu_s(process), stream.stats.images
         batches.take(step)
-        done_at = time.monotonic() + images_per_step / config.images_per_s
-        if config.sample_every_steps and step % config.sample_every_steps == 0:
-            samples.append((stream.stats.groups, process.memory_info().rss))
-        time.sleep(max(0.0, done_at - time.monotonic()))
+        with pace.lasting(images_per_step / config.images_per_s):
+            if config.sample_every_steps and step % config.sample_every_steps == 0:
+                samples.append((stream.stats.groups, process.memory_info().rss))
     seconds, steps, stats = time.monotonic() - begun, config.max_steps - config.first_measured_step, stream.stats
     return PacedReport(
         steps=steps,

@@ -5,7 +5,6 @@ costs nothing. `penstock produce --backend paced --paced-images-per-s 1.25` is a
 1.5 at 50 steps. Its images are a cheap pure function of the ticket, and good for nothing else.
 """
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Images
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from penstock.telemetry.pace import Pace
 
 MODEL_DIGEST = "9aced"
 """Digest of no weights."""
@@ -29,6 +29,7 @@ class PacedEngine:
 
     def __init__(self, config: ProduceConfig) -> None:
         self._images_per_s = config.paced_images_per_s
+        self._pace = Pace()
         self._manifest = Manifest(
             model="paced",
             model_digest=MODEL_DIGEST,
@@ -50,11 +51,8 @@ class PacedEngine:
 
     def generate(self, tickets: Sequence[Ticket]) -> list[Images]:
         """One group per ticket, uint8 [m, H, W, 3], after as long as so many images take."""
-        done_at = time.monotonic() + sum(ticket.recipe.num_images for ticket in tickets) / self._images_per_s
-        groups = [_images(ticket.recipe) for ticket in tickets]
-        # What making the pixels cost is part of the pace.
-        time.sleep(max(0.0, done_at - time.monotonic()))
-        return groups
+        with self._pace.lasting(sum(ticket.recipe.num_images for ticket in tickets) / self._images_per_s):
+            return [_images(ticket.recipe) for ticket in tickets]
 
 
 def _images(recipe: Recipe) -> Images:

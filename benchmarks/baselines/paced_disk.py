@@ -20,6 +20,7 @@ from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.consumer.prompts import TicketWriter, open_source
 from penstock.producer.config import ProduceConfig
 from penstock.producer.paced_engine import MODEL_DIGEST, PacedEngine
+from penstock.telemetry.pace import Pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,10 @@ def train(training: Training) -> None:
     """Take every batch from a DataLoader, and as long as its images take at the pace."""
     groups = DiskGroups(Path(training.folder))
     epochs = Epochs(len(groups), training.groups_per_step, training.num_steps, seed=0)
+    pace = Pace()
     for images in DataLoader(groups, batch_sampler=epochs, num_workers=1, collate_fn=_stack):
-        time.sleep(images.shape[0] * images.shape[1] / training.images_per_s)
+        with pace.lasting(images.shape[0] * images.shape[1] / training.images_per_s):
+            pass
 
 
 def _stack(samples: list[Sample]) -> NDArray[np.uint8]:

@@ -183,7 +183,7 @@ def test_acknowledgements_that_are_heard_late_and_all_at_once_do_not_make_a_narr
         bench.now += 0.1
         _acknowledge(bench, index)
         assert 2 <= len(bench.machine.links[R0].sent) <= 30
-    assert 15 <= len(bench.machine.links[R0].sent), "and it is forgotten soon"
+    assert len(bench.machine.links[R0].sent) >= 15, "and it is forgotten soon"
 
 
 def test_a_link_whose_acknowledgements_come_by_the_tick_is_not_taken_for_narrow() -> None:
