@@ -6,8 +6,8 @@ M_ij = [y_i = y_j] (j != i among the same rows) and c_i = sum_j M_ij, row i lose
 
     l_i = lse_j(s_ij) - (1 / c_i) sum_j M_ij s_ij        where c_i > 0, else 0
 
-which is the cross-entropy of softmax_j(s_ij) to a target that is uniform over the positives (arXiv 2306.00984, eq. 1-3).
-The loss is the mean of l over a kind's rows of all ranks, and the mean of that over the kinds. Let a_i =
+which is the cross-entropy of softmax_j(s_ij) to a target that is uniform over the positives (arXiv 2306.00984, eq.
+1-3). The loss is the mean of l over a kind's rows of all ranks, and the mean of that over the kinds. Let a_i =
 [c_i > 0] / (kinds * rows of i's kind), and alpha, beta stand for a's and c's of the keys. A positive pair has the
 same a, c, alpha and beta as every other pair of its label, and so
 

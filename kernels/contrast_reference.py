@@ -1,4 +1,4 @@
-"""The contrastive losses by plain autograd in float64, with every matrix of all pairs spelt out. To read and to test."""
+"""The contrastive losses by plain autograd in float64, every matrix of all pairs spelt out. To read and to test by."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,8 @@
 """StableRep's loss in three ways, and the program that measures one of them in a process of its own.
 
-`penstock` is `multipos_loss`, `public` the arithmetic of StableRep's own code (syn-rep-learn, models/losses.py), `plain`
-what one writes who knows autograd and logsumexp. All take float32 features `[N, D]` and int64 labels `[N]`.
+`penstock` is `multipos_loss`, `public` the arithmetic of StableRep's own code (google-research/syn-rep-learn,
+`models/losses.py`), `plain` what one writes who knows autograd and logsumexp. All take float32 features `[N, D]` and
+int64 labels `[N]`.
 """
 
 import json
@@ -69,30 +70,27 @@ def measure(side: str, num_rows: int, dim: int, repeats: int) -> dict[str, float
     The first of `repeats` + 1 runs warms up, and is the one whose memory is measured.
     """
     sides: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"penstock": penstock, "public": Public(), "plain": plain}
-    _run(sides[side], 64, dim)  # what the libraries take once for themselves is no memory of the loss
+    _run(sides[side], *_batch(64, dim))  # what the libraries take once for themselves is no memory of the loss
     features, labels = _batch(num_rows, dim)
     before = psutil.Process().memory_info().rss
+    loss, gradient = _run(sides[side], features, labels)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         started = time.perf_counter()
-        features.grad = None
-        loss = sides[side](features, labels)
-        loss.backward()
+        _run(sides[side], features, labels)
         seconds.append(time.perf_counter() - started)
-        if len(seconds) == 1:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert features.grad is not None
     return {
-        "seconds": statistics.median(seconds[1:]),
+        "seconds": statistics.median(seconds),
         "peak_bytes": peak - before,
         "loss": loss.item(),
-        "gradient_norm": features.grad.norm().item(),
+        "gradient_norm": gradient.norm().item(),
     }
 
 
-def _run(loss_of: Callable[[Tensor, Tensor], Tensor], num_rows: int, dim: int) -> None:
-    features, labels = _batch(num_rows, dim)
-    loss_of(features, labels).backward()
+def _run(loss_of: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    loss = loss_of(features, labels)
+    return loss.detach(), torch.autograd.grad(loss, features)[0]
 
 
 def _batch(num_rows: int, dim: int) -> tuple[Tensor, Tensor]:

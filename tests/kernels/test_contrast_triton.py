@@ -1,6 +1,6 @@
 """The fused kernels without a GPU: right in Triton's interpreter, and compiled for sm_90 without spills.
 
-The interpreter has to be chosen before Triton loads, so this file is also the program of the processes that do the work.
+The interpreter has to be chosen before Triton loads, so this file is also the program of the processes that do it.
 The interpreter knows no races and no TF32; what it proves is the arithmetic, masks and all.
 """
 
@@ -84,9 +84,7 @@ def compile_for_sm90(path: Path) -> None:
             name: "constexpr" if name in constants else scalars.get(name, "*fp32") for name in kernel.arg_names
         }
         # PyTorch's memory is aligned, and D = 256 a multiple of 16, as a launch would find.
-        aligned = [
-            (index,) for index, name in enumerate(kernel.arg_names) if name.endswith("ptr") or name == "dim"
-        ]
+        aligned = [(index,) for index, name in enumerate(kernel.arg_names) if name.endswith("ptr") or name == "dim"]
         source = triton.compiler.ASTSource(
             fn=kernel,
             signature=signature,
@@ -163,7 +161,7 @@ def test_says_what_it_cannot_do() -> None:
     from penstock.kernels.multipos_loss import multipos_loss
 
     labels = torch.tensor([1, 1, 2])
-    with pytest.raises(ValueError, match="features must be of another dtype than torch.float64"):
+    with pytest.raises(ValueError, match=r"must be of another dtype than torch\.float64"):
         multipos_loss(rows(3, 1), labels, temperature=0.1, backend="triton")
     if os.environ.get("TRITON_INTERPRET") != "1":
         with pytest.raises(ValueError, match=r"needs features on a CUDA device, or TRITON_INTERPRET=1 .* got cpu"):
