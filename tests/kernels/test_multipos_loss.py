@@ -193,12 +193,9 @@ def peak_bytes(num_rows: int) -> int:
     features = draw(num_rows, dim=8, dtype=torch.float32).requires_grad_()
     with torch.profiler.profile(profile_memory=True) as profile:
         multipos_loss(features, torch.arange(num_rows) // 4, temperature=0.1, chunk_size=64).backward()
-    held = itertools.accumulate(
-        event.nbytes
-        for event in profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-        if event.name() == "[memory]"
-    )
-    return max(held)
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    steps = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(itertools.accumulate(num_bytes for _, num_bytes in steps))
 
 
 def test_rejects_bad_arguments_by_name_and_value() -> None:
