@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 # Registers and shared memory of one sm_90 block: tests/kernels/test_contrast_triton.py asserts that nothing spills.
-BLOCK_QUERIES, BLOCK_KEYS, BLOCK_DIM, MAX_BLOCK_OUT = 64, 64, 32, 256
+BLOCK_QUERIES, BLOCK_KEYS, BLOCK_DIM, MAX_BLOCK_OUT = 64, 32, 32, 256
 NUM_WARPS = 8
 
 _UNSPECIALISED = ["num_queries", "num_keys", "first"]  # they change with every ragged batch; recompiling takes seconds
