@@ -24,8 +24,8 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-# More rows than a block of queries and of keys, none a multiple of a block; several steps along D, the last one part.
-NUM_ROWS, NUM_TEXTS, DIM = 150, 70, 40
+# More rows than a block of queries and of keys, more columns than a block of outputs; none a multiple of a block.
+NUM_ROWS, NUM_TEXTS, DIM = 150, 70, 150
 TEMPERATURES = (0.1, 0.01)
 
 
