@@ -6,7 +6,8 @@ N rows of 256 columns in float32, four to a label, one thread. Every measurement
 is the loss's alone: the most that it held beside the features, by the kernel's count. All sides run in turn in each
 round; a time is the median over the rounds, a ratio the median of the rounds' own ratios. `public` is the arithmetic of
 StableRep's code (syn-rep-learn), which keeps its masks from batch to batch: they count as its memory, not as its time.
-Of the N, that where Penstock does worse stands at the top. Losses and gradients of all sides must agree, or there are no figures.
+Of the N, that where Penstock does worse stands at the top. Losses and gradients of all sides must agree, or there are
+no figures.
 """
 
 import json
