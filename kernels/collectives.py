@@ -6,6 +6,7 @@ gloo and nccl.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -49,6 +50,57 @@ def gather_rows(tensors: Sequence[Tensor], counts: Sequence[int], group: Process
         part.contiguous().view(tensor.dtype).reshape(-1, *tensor.shape[1:])
         for part, tensor in zip(rows.split(widths, dim=1), tensors, strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Rows of one kind, images or texts, of all ranks: what the rows of a kind are compared with."""
+
+    local: Tensor
+    """`[n, D]`, this rank's rows, as they were given."""
+    rows: Tensor
+    """`[N, D]`, all ranks' rows in rank order; `local` itself where this process is alone."""
+    labels: Tensor
+    """int64 `[N]`."""
+    first: int
+    """Where this rank's rows start in `rows`."""
+    places: Tensor | slice
+    """Where `rows` stand among the gathered rows of all kinds."""
+
+    @property
+    def of_this_rank(self) -> slice:
+        """This rank's part of `rows`."""
+        return slice(self.first, self.first + len(self.local))
+
+
+def gather_sides(
+    rows: Tensor, labels: Tensor, sizes: Sequence[int], group: ProcessGroup | None
+) -> tuple[list[Side], list[int]]:
+    """Rows of several kinds from all ranks in one collective, the number of rows apart; without gradient.
+
+    Args:
+        rows: `[n, D]`, this rank's rows, kind after kind.
+        labels: int64 `[n]`.
+        sizes: rows of each kind, of sum n; may differ between ranks.
+        group: None means that this process is alone, and nothing is copied.
+
+    Returns:
+        A `Side` for each kind, and every rank's n.
+    """
+    kinds = torch.repeat_interleave(torch.tensor(sizes)).to(torch.uint8)
+    starts = [sum(sizes[:kind]) for kind in range(len(sizes))]
+    parts = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    if group is None:
+        return [Side(rows[part], rows[part], labels[part], 0, part) for part in parts], [len(rows)]
+    counts = gather_counts(len(rows), rows.device, group)
+    all_rows, all_labels, all_kinds = gather_rows([rows, labels, kinds.to(rows.device)], counts, group)
+    num_before = sum(counts[: group.rank()])
+    sides = []
+    for kind, part in enumerate(parts):
+        places = (all_kinds == kind).nonzero().squeeze(1)
+        first = int((all_kinds[:num_before] == kind).sum())
+        sides.append(Side(rows[part], all_rows[places], all_labels[places], first, places))
+    return sides, counts
 
 
 def _rows_as_bytes(tensor: Tensor) -> Tensor:

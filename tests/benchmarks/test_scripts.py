@@ -65,3 +65,17 @@ def test_soak_measures_a_slope_and_says_where_it_is_not_flat(tmp_path: Path) -> 
     assert result["groups"] >= 3000
     assert result["flat"] is False
     assert result["slope_bytes_per_1000_groups"] > 50_000
+
+
+@pytest.mark.slow
+def test_loss_measures_the_same_function_on_all_sides(tmp_path: Path) -> None:
+    result = _run("loss", tmp_path / "figures.json", "--sizes", "512,2048", "--rounds", "1", "--repeats", "1")
+    assert [row["num_rows"] for row in result["rows"]] == [512, 2048]
+    for row in result["rows"]:
+        ours, public = row["sides"]["penstock"], row["sides"]["public"]
+        assert row["speedup_vs_reference"] == pytest.approx(public["seconds"] / ours["seconds"])
+        assert row["peak_memory_ratio"] == pytest.approx(ours["peak_bytes"] / public["peak_bytes"])
+    assert result["speedup_vs_reference"] == min(row["speedup_vs_reference"] for row in result["rows"])
+    # The public arithmetic must keep at least its two masks and its probabilities, float32 [N, N].
+    assert result["rows"][1]["sides"]["public"]["peak_bytes"] > 3 * 4 * 2048**2
+    assert result["rows"][1]["peak_memory_ratio"] < 1

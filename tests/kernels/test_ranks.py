@@ -1,14 +1,17 @@
 """Several ranks must compute what one process does with all rows: loss, BatchNorm, and training under DDP.
 
-One set of three gloo processes serves all checks, as starting them costs seconds. This file is also their
+One set of four gloo processes serves all checks, as starting them costs seconds. This file is also their
 program: each rank saves what it found, and the tests compare that with the same arithmetic in this process.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,20 +20,27 @@ from torch import Tensor, nn
 
 from penstock.consumer.objectives import StableRep
 from penstock.consumer.projection_head import ProjectionHead, ViewBatchNorm
+from penstock.kernels.backends import Backend
 from penstock.kernels.collectives import default_group, gather_counts, gather_rows
+from penstock.kernels.multipos_clip_loss import multipos_clip_loss
 from penstock.kernels.multipos_loss import multipos_loss
 
 pytestmark = pytest.mark.timeout(300)  # importing torch four times on a busy machine
 
-WORLD_SIZE = 3
+WORLD_SIZE = 4
 NUM_VIEWS = 2
-GROUPS = (3, 1, 4)  # of each rank: batches differ in size
-LOSS_ROWS = (5, 0, 8)
+GROUPS = (3, 1, 2, 2)  # of each rank: batches differ in size
+LOSS_ROWS = {1: (13,), 2: (5, 8), 3: (5, 0, 8), 4: (4, 0, 3, 6)}
+"""Rows of each rank by the number of ranks."""
+TEXT_ROWS = {1: (6,), 2: (2, 4), 3: (0, 5, 1), 4: (1, 0, 3, 2)}
+BACKENDS: tuple[Backend, ...] = ("chunked", "reference")
+COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "all_to_all", "broadcast", "reduce_scatter")
 EXACT = {"rtol": 0, "atol": 1e-12}
 
 # Ids that a float64 or a 32-bit word could not hold; some recur on the same rank and on others.
 PROMPT_IDS = torch.tensor([2**62 + 1, 2**62 + 2, -5, 2**62 + 1, 7, 7, -5, 2**62 + 2])
 LOSS_LABELS = torch.tensor([9, 9, 2**60, 2**60 + 1, 4, 2**60 + 1, 2**60, 9, 5, 5, 9, 4, 77])
+TEXT_LABELS = torch.tensor([2**60, 9, 5, 2**60 + 1, 9, 1])
 
 
 def rows(num: int, dim: int, seed: int) -> Tensor:
@@ -54,14 +64,44 @@ class Network(nn.Module):
         return projected
 
 
-def loss_and_gradients(
-    features: Tensor, labels: Tensor, group: dist.ProcessGroup | None, chunk_size: int = 3
+def losses_and_gradients(
+    ranks: int, rank: int, group: dist.ProcessGroup | None, backend: Backend = "chunked"
 ) -> dict[str, Tensor]:
-    features.requires_grad_()
+    """Both losses of a rank's share, their gradients, and the collectives of each way."""
+    images = share(rows(13, 6, 2), LOSS_ROWS[ranks], rank).requires_grad_()
+    texts = share(rows(6, 6, 7), TEXT_ROWS[ranks], rank).requires_grad_()
+    image_labels, text_labels = (
+        share(LOSS_LABELS, LOSS_ROWS[ranks], rank),
+        share(TEXT_LABELS, TEXT_ROWS[ranks], rank),
+    )
     temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    loss = multipos_loss(features, labels, temperature=temperature, group=group, chunk_size=chunk_size)
-    in_features, in_temperature = torch.autograd.grad(loss, (features, temperature))
-    return {"loss": loss.detach(), "features": in_features, "temperature": in_temperature}
+    how: dict[str, Any] = {"temperature": temperature, "group": group, "backend": backend, "chunk_size": 3}
+    found = {}
+    for name, inputs, loss_of in (
+        ("images", (images, temperature), lambda: multipos_loss(images, image_labels, **how)),
+        (
+            "texts",
+            (images, texts, temperature),
+            lambda: multipos_clip_loss(images, texts, image_labels, text_labels, **how),
+        ),
+    ):
+        with collectives() as forward:
+            loss = loss_of()
+        with collectives() as backward:
+            *in_rows, in_temperature = torch.autograd.grad(loss, inputs)
+        found |= {f"{name}: loss": loss.detach(), f"{name}: temperature": in_temperature}
+        found |= {f"{name}: rows {number}": gradient for number, gradient in enumerate(in_rows)}
+        found[f"{name}: collectives"] = torch.tensor(
+            [sum(each.call_count for each in way) for way in (forward, backward)]
+        )
+    return found
+
+
+@contextlib.contextmanager
+def collectives() -> Iterator[list[mock.Mock]]:
+    """Stand-ins that pass every collective on and count it."""
+    with contextlib.ExitStack() as patches:
+        yield [patches.enter_context(mock.patch.object(dist, name, wraps=getattr(dist, name))) for name in COLLECTIVES]
 
 
 def batch_norm(x: Tensor, weights: Tensor) -> dict[str, Tensor]:
@@ -108,17 +148,17 @@ def run_rank(rank: int, folder: Path) -> None:
     world = default_group()
     assert world is not None
     found: dict[str, Any] = {}
-    counts = gather_counts(LOSS_ROWS[rank], torch.device("cpu"), world)
-    ids, halves = share(LOSS_LABELS, LOSS_ROWS, rank), share(rows(13, 2, 1), LOSS_ROWS, rank).half()
+    loss_rows = LOSS_ROWS[WORLD_SIZE]
+    counts = gather_counts(loss_rows[rank], torch.device("cpu"), world)
+    ids, halves = share(LOSS_LABELS, loss_rows, rank), share(rows(13, 2, 1), loss_rows, rank).half()
     found["gathered"] = [counts, *gather_rows([ids, halves], counts, world)]
 
-    features = share(rows(13, 6, 2), LOSS_ROWS, rank)
-    found["loss of three"] = loss_and_gradients(features, ids, world)
-    pair = dist.new_group([0, 1])
-    if rank < 2:
-        features = share(rows(13, 6, 2), (5, 8), rank)
-        found["loss of two"] = loss_and_gradients(features, share(LOSS_LABELS, (5, 8), rank), pair)
-    found["loss alone"] = loss_and_gradients(rows(13, 6, 2), LOSS_LABELS, None)
+    for ranks in LOSS_ROWS:
+        group = dist.new_group(list(range(ranks)))
+        if rank < ranks:
+            for backend in BACKENDS:
+                found[f"losses of {ranks}, {backend}"] = losses_and_gradients(ranks, rank, group, backend)
+    found["losses alone"] = losses_and_gradients(1, 0, None)
 
     image_counts = tuple(NUM_VIEWS * groups for groups in GROUPS)
     x, weights = (share(rows(16, 6, seed), image_counts, rank) for seed in (3, 4))
@@ -150,28 +190,39 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_gathered_rows_arrive_bit_for_bit_in_rank_order(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         counts, labels, halves = found["gathered"]
-        assert counts == list(LOSS_ROWS)
+        assert counts == list(LOSS_ROWS[WORLD_SIZE])
         assert torch.equal(labels, LOSS_LABELS)
         assert torch.equal(halves, rows(13, 2, 1).half())
 
 
-@pytest.mark.parametrize(("name", "counts"), [("loss of two", (5, 8)), ("loss of three", LOSS_ROWS)])
-def test_loss_of_ranks_equals_one_process(ranks: list[dict[str, Any]], name: str, counts: tuple[int, ...]) -> None:
-    expected = loss_and_gradients(rows(13, 6, 2), LOSS_LABELS, None)
-    found = [of_rank[name] for of_rank in ranks[: len(counts)]]
-    for of_rank in found:
-        torch.testing.assert_close(of_rank["loss"], expected["loss"], **EXACT)
-    # DDP divides by the world size; so do we here.
-    gradient = torch.cat([of_rank["features"] for of_rank in found]) / len(counts)
-    torch.testing.assert_close(gradient, expected["features"], **EXACT)
-    in_temperature = torch.stack([of_rank["temperature"] for of_rank in found]).mean()
-    torch.testing.assert_close(in_temperature, expected["temperature"], **EXACT)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("num_ranks", LOSS_ROWS)
+def test_losses_of_ranks_equal_one_process(ranks: list[dict[str, Any]], num_ranks: int, backend: Backend) -> None:
+    expected = losses_and_gradients(1, 0, None)
+    found = [of_rank[f"losses of {num_ranks}, {backend}"] for of_rank in ranks[:num_ranks]]
+    for name, value in expected.items():
+        of_ranks = [of_rank[name] for of_rank in found]
+        if name.endswith(": loss"):
+            for loss in of_ranks:
+                torch.testing.assert_close(loss, value, **EXACT)
+        elif name.endswith(": temperature"):
+            torch.testing.assert_close(torch.stack(of_ranks).mean(), value, **EXACT)
+        elif ": rows" in name:
+            # DDP divides by the world size; so do we here.
+            torch.testing.assert_close(torch.cat(of_ranks) / num_ranks, value, **EXACT)
+
+
+def test_a_loss_gathers_counts_rows_and_normalisers_and_nothing_in_backward(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        for loss in ("images", "texts"):
+            assert found[f"losses of {WORLD_SIZE}, chunked"][f"{loss}: collectives"].tolist() == [3, 0]
+            assert found["losses alone"][f"{loss}: collectives"].tolist() == [0, 0]
 
 
 def test_without_a_group_a_rank_is_alone(ranks: list[dict[str, Any]]) -> None:
-    expected = loss_and_gradients(rows(13, 6, 2), LOSS_LABELS, None)
+    expected = losses_and_gradients(1, 0, None)
     for found in ranks:
-        torch.testing.assert_close(found["loss alone"], expected, rtol=0, atol=0)
+        torch.testing.assert_close(found["losses alone"], expected, rtol=0, atol=0)
 
 
 def test_batch_norm_of_ranks_equals_the_concatenated_batch(ranks: list[dict[str, Any]]) -> None:

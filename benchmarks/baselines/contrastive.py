@@ -1,0 +1,109 @@
+"""StableRep's loss in three ways, and the program that measures one of them in a process of its own.
+
+`penstock` is `multipos_loss`, `public` the arithmetic of StableRep's own code (google-research/syn-rep-learn,
+`models/losses.py`), `plain` what one writes who knows autograd and logsumexp. All take float32 features `[N, D]` and
+int64 labels `[N]`.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from penstock.kernels.multipos_loss import multipos_loss
+
+TEMPERATURE = 0.1
+
+
+class Public:
+    """The published arithmetic: masks of ones and zeros, -1e9 for a row itself, two passes of softmax.
+
+    Like that code it keeps its masks while the batch size stays; so does this benchmark its labels, and a timed call
+    does not pay for them.
+    """
+
+    def __init__(self) -> None:
+        self._num_rows = 0
+        self._matches, self._not_itself = torch.empty(0), torch.empty(0)
+
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        unit = F.normalize(features, dim=1)
+        if len(labels) != self._num_rows:
+            self._num_rows = len(labels)
+            self._not_itself = 1 - torch.eye(len(labels))
+            self._matches = (labels[:, None] == labels[None, :]).float() * self._not_itself
+        logits = unit @ unit.T / TEMPERATURE - (1 - self._not_itself) * 1e9
+        logits = logits - logits.max(dim=1, keepdim=True).values.detach()
+        target = self._matches / self._matches.sum(dim=1, keepdim=True).clamp(min=1.0)
+        return -(target * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
+
+
+def plain(features: Tensor, labels: Tensor) -> Tensor:
+    """The loss by autograd, with as few matrices of all pairs as come to mind."""
+    unit = F.normalize(features, dim=1)
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    logits = unit @ unit.T / TEMPERATURE
+    matches = (labels[:, None] == labels[None, :]) & ~itself
+    num_positives = matches.sum(dim=1)
+    mean_positive = logits.masked_fill(~matches, 0.0).sum(dim=1) / num_positives.clamp(min=1)
+    losses = logits.masked_fill(itself, -torch.inf).logsumexp(dim=1) - mean_positive
+    return losses.where(num_positives > 0, 0.0).mean()
+
+
+def penstock(features: Tensor, labels: Tensor) -> Tensor:
+    """Ours."""
+    return multipos_loss(features, labels, temperature=TEMPERATURE)
+
+
+def measure(side: str, num_rows: int, dim: int, repeats: int) -> dict[str, float]:
+    """Median seconds of forward and backward, the most memory that they held beside the features, and their results.
+
+    The first of `repeats` + 1 runs warms up, and is the one whose memory is measured.
+    """
+    sides: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"penstock": penstock, "public": Public(), "plain": plain}
+    _run(sides[side], *_batch(64, dim))  # what the libraries take once for themselves is no memory of the loss
+    features, labels = _batch(num_rows, dim)
+    before = psutil.Process().memory_info().rss
+    loss, gradient = _run(sides[side], features, labels)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        _run(sides[side], features, labels)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "seconds": statistics.median(seconds),
+        "peak_bytes": peak - before,
+        "loss": loss.item(),
+        "gradient_norm": gradient.norm().item(),
+    }
+
+
+def _run(loss_of: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    loss = loss_of(features, labels)
+    return loss.detach(), torch.autograd.grad(loss, features)[0]
+
+
+def _batch(num_rows: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Groups of four rows that resemble each other, in no order."""
+    generator = torch.Generator().manual_seed(num_rows)
+    labels = (torch.arange(num_rows) // 4)[torch.randperm(num_rows, generator=generator)]
+    prompts = torch.randn(num_rows // 4, dim, generator=generator)
+    features = torch.randn(num_rows, dim, generator=generator).add_(prompts[labels])
+    return features.requires_grad_(), labels * 2**40
+
+
+if __name__ == "__main__":
+    plan = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    figures = measure(plan["side"], plan["num_rows"], plan["dim"], plan["repeats"])
+    Path(plan["figures"]).write_text(json.dumps(figures))

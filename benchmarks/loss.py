@@ -1,0 +1,136 @@
+"""Forward and backward of the multi-positive loss on the CPU: Penstock against StableRep's own arithmetic and autograd.
+
+    python benchmarks/loss.py --json runs/bench/loss.json
+
+N rows of 256 columns in float32, four to a label, one thread. Every measurement is a process of its own, so that memory
+is the loss's alone: the most that it held beside the features, by the kernel's count. All sides run in turn in each
+round; a time is the median over the rounds, a ratio the median of the rounds' own ratios. `public` is the arithmetic of
+StableRep's code (syn-rep-learn), which keeps its masks from batch to batch: they count as its memory, not as its time.
+Of the N, that where Penstock does worse stands at the top. Losses and gradients of all sides must agree, or there are
+no figures.
+"""
+
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import harness
+from harness import BenchmarkError
+from rich.console import Console
+from rich.table import Table
+
+SIDES = {"penstock": "Penstock", "public": "StableRep's arithmetic", "plain": "plain autograd"}
+SIZES, DIM = (4096, 8192), 256
+PROCESS_S = 120.0
+"""The longest that one measurement may take."""
+TOLERANCE = 1e-4
+"""Relative, for what float32 sums in another order may differ in."""
+
+Figures = dict[int, dict[str, list[dict[str, float]]]]
+"""By N and side, a row for each round."""
+
+
+def measure(sizes: Sequence[int], rounds: int, repeats: int, folder: Path) -> Figures:
+    """Run every side at every N in every round. Raises BenchmarkError where one fails, or computes something else."""
+    processes = harness.Processes(folder)
+    figures: Figures = {num_rows: {side: [] for side in SIDES} for num_rows in sizes}
+    try:
+        for number in range(rounds):
+            for num_rows in sizes:
+                for side in SIDES:
+                    print(f"round {number + 1} of {rounds}: N = {num_rows}, {SIDES[side]}", file=sys.stderr)
+                    name = f"{side}-{num_rows}-{number}"
+                    path = folder / f"{name}.json"
+                    plan = {"side": side, "num_rows": num_rows, "dim": DIM, "repeats": repeats, "figures": str(path)}
+                    command = [sys.executable, "-m", "baselines.contrastive", json.dumps(plan)]
+                    processes.finish(name, command, PROCESS_S, cwd=harness.BENCHMARKS)
+                    figures[num_rows][side].append(json.loads(path.read_text()))
+                _must_agree(num_rows, {side: rows[-1] for side, rows in figures[num_rows].items()})
+    finally:
+        processes.kill()
+    return figures
+
+
+def _must_agree(num_rows: int, found: dict[str, dict[str, float]]) -> None:
+    for key in ("loss", "gradient_norm"):
+        for side, row in found.items():
+            if not math.isclose(row[key], found["plain"][key], rel_tol=TOLERANCE):
+                expected = found["plain"][key]
+                raise BenchmarkError(f"{key} at N = {num_rows} is {row[key]} by {side} but {expected} by plain")
+
+
+def summarise(figures: Figures) -> dict[str, object]:
+    """Medians for each N and side; Penstock's speed and memory as ratios to the public arithmetic's."""
+    rows: list[dict[str, float | dict[str, dict[str, float]]]] = []
+    for num_rows, by_side in figures.items():
+        sides = {
+            side: {key: statistics.median(row[key] for row in of_side) for key in ("seconds", "peak_bytes")}
+            for side, of_side in by_side.items()
+        }
+        rows.append(
+            {
+                "num_rows": num_rows,
+                "speedup_vs_reference": _ratio(by_side["public"], by_side["penstock"], "seconds"),
+                "speedup_vs_plain": _ratio(by_side["plain"], by_side["penstock"], "seconds"),
+                "peak_memory_ratio": _ratio(by_side["penstock"], by_side["public"], "peak_bytes"),
+                "sides": sides,
+            }
+        )
+    return {
+        "speedup_vs_reference": min(row["speedup_vs_reference"] for row in rows),  # type: ignore[type-var]
+        "speedup_vs_plain": min(row["speedup_vs_plain"] for row in rows),  # type: ignore[type-var]
+        "peak_memory_ratio": max(row["peak_memory_ratio"] for row in rows),  # type: ignore[type-var]
+        "dim": DIM,
+        "rows": rows,
+        "rounds": len(figures[min(figures)]["penstock"]),
+    }
+
+
+def _ratio(above: Sequence[dict[str, float]], below: Sequence[dict[str, float]], key: str) -> float:
+    return statistics.median(over[key] / under[key] for over, under in zip(above, below, strict=True))
+
+
+def print_table(figures: Figures) -> None:
+    """A row for each N and side."""
+    table = Table(title=f"Multi-positive loss, forward and backward, D = {DIM}, float32, one CPU thread")
+    for column in ("N", "", "seconds", "peak MB", "Penstock is … times as fast", "and takes … of the memory"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for num_rows, by_side in figures.items():
+        ours = by_side["penstock"]
+        for side, rows in by_side.items():
+            seconds, peak = (statistics.median(row[key] for row in rows) for key in ("seconds", "peak_bytes"))
+            cells = [str(num_rows), SIDES[side], f"{seconds:.3f}", f"{peak / 1e6:.0f}"]
+            if side != "penstock":
+                cells += [f"{_ratio(rows, ours, 'seconds'):.2f}", f"{_ratio(ours, rows, 'peak_bytes'):.3f}"]
+            table.add_row(*cells)
+        table.add_section()
+    Console().print(table)
+
+
+def main() -> int:
+    """Run the benchmark. Returns the exit status."""
+    parser = harness.parser(__doc__)
+    sizes = ",".join(map(str, SIZES))
+    parser.add_argument("--sizes", default=sizes, metavar="N,…", help=f"multiples of four ({sizes})")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often all sides run (5)")
+    parser.add_argument("--repeats", type=int, default=2, metavar="N", help="timed runs in a process (2)")
+    options = parser.parse_args()
+    try:
+        chosen = [int(size) for size in options.sizes.split(",")]
+    except ValueError:
+        chosen = []
+    if not chosen or any(size < 8 or size % 4 for size in chosen) or options.rounds < 1 or options.repeats < 1:
+        raise BenchmarkError("--sizes must be multiples of four from 8 on, --rounds and --repeats >= 1")
+    with tempfile.TemporaryDirectory(prefix="penstock-loss-") as folder:
+        figures = measure(chosen, options.rounds, options.repeats, Path(folder))
+    print_table(figures)
+    harness.write_json(options.json, summarise(figures), ("torch", "numpy"))
+    return 0
+
+
+if __name__ == "__main__":
+    harness.run(main)

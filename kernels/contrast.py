@@ -1,0 +1,225 @@
+"""The mechanism that the contrastive losses share: softmax contrast with several positives, linear in memory.
+
+Rows come in one kind (StableRep: images against images) or two (CLIP: images against texts). With unit rows u_i of
+a kind, keys v_j of the other kind (the same rows where there is but one), s_ij = u_i.v_j / temperature,
+M_ij = [y_i = y_j] (j != i among the same rows) and c_i = sum_j M_ij, row i loses
+
+    l_i = lse_j(s_ij) - (1 / c_i) sum_j M_ij s_ij        where c_i > 0, else 0
+
+which is the cross-entropy of softmax_j(s_ij) to a target that is uniform over the positives (arXiv 2306.00984, eq.
+1-3). The loss is the mean of l over a kind's rows of all ranks, and the mean of that over the kinds. Let a_i =
+[c_i > 0] / (kinds * rows of i's kind), and alpha, beta stand for a's and c's of the keys. A positive pair has the
+same a, c, alpha and beta as every other pair of its label, and so
+
+    dL/du_i = (1 / temperature) [ sum_j (a_i exp(s_ij - lse_i) + alpha_j exp(s_ij - lse_j)) v_j
+                                  - (a_i / c_i + alpha / beta) sum_j M_ij v_j ]
+
+where the sum of a row's positives is its label's total among the keys, so that no mask of pairs is ever made; the
+rest is formed from lse alone. With one kind both terms of the sums are about the same rows: the formula holds with
+alpha = a. An implementation supplies the two sums over all pairs, `PairKernels`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
+
+from penstock.kernels.collectives import Side, gather_rows, gather_sides
+
+
+class PairKernels(Protocol):
+    """The two sums over all pairs of `queries [n, D]` and `keys [N, D]`, with s_ij = inverse_temperature q_i.k_j.
+
+    `first` is the place of the first query among the keys where the queries are some of them: then no row meets
+    itself. Otherwise None. Both sums are deterministic and form at most a part of the `[n, N]` similarities at a
+    time.
+    """
+
+    def lse(self, queries: Tensor, keys: Tensor, inverse_temperature: Tensor, first: int | None) -> Tensor:
+        """`[n]`: log sum_j exp(s_ij); -inf for a row that meets nobody."""
+
+    def weighted_keys(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        query_shifts: Tensor,
+        key_shifts: Tensor,
+        inverse_temperature: Tensor,
+        first: int | None,
+    ) -> Tensor:
+        """`[n, D]`: sum_j (exp(s_ij - query_shifts_i) + exp(s_ij - key_shifts_j)) k_j; a shift may be +inf."""
+
+
+def check_rows(name: str, features: Tensor, label_name: str, labels: Tensor) -> None:
+    """Raises ValueError unless the features are floating point `[n, D]` and the labels int64 `[n]`."""
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(f"{name} must be floating point [n, D], got {features.dtype} {list(features.shape)}")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"{label_name} must be int64 (they are hashes, never rounded), got {labels.dtype}")
+    if labels.shape != features.shape[:1]:
+        raise ValueError(f"{label_name} must be [{len(features)}], one for each row, got {list(labels.shape)}")
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """Raises ValueError for a number that is not positive, or a tensor of several elements; waits for no device."""
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1:
+            raise ValueError(f"temperature must have one element, got shape {list(temperature.shape)}")
+    elif not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+
+
+def unit_rows(features: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """L2-normalised rows of all kinds, one kind after the other, `[sum n, D]` of `dtype`."""
+    units = [F.normalize(rows.to(dtype), dim=1) for rows in features]
+    return units[0] if len(units) == 1 else torch.cat(units)
+
+
+def inverse(temperature: float | Tensor, rows: Tensor) -> Tensor:
+    """1 / temperature as a scalar of the rows' dtype on their device, with its gradient."""
+    return torch.as_tensor(temperature, dtype=rows.dtype, device=rows.device).reshape(()).reciprocal()
+
+
+def contrast(
+    features: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    temperature: float | Tensor,
+    group: ProcessGroup | None,
+    kernels: PairKernels,
+) -> Tensor:
+    """The loss above of one or two kinds of rows, scalar, in float32, or float64 where all features have it.
+
+    Gradients are world_size times those of the global mean. Two collectives beside that of the counts; none in
+    backward. Raises ValueError where a kind has no row on any rank.
+    """
+    doubles = all(rows.dtype == torch.float64 for rows in features)
+    with torch.autocast(features[0].device.type, enabled=False):
+        unit = unit_rows(features, torch.float64 if doubles else torch.float32)
+        apply: Callable[..., Tensor] = _Contrast.apply
+        sizes = [len(rows) for rows in features]
+        return apply(unit, torch.cat(list(labels)), sizes, inverse(temperature, unit), group, kernels)
+
+
+class _Contrast(torch.autograd.Function):
+    """The loss of unit rows `[n, D]`, kind after kind; saves nothing larger than the rows themselves."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        unit: Tensor,
+        labels: Tensor,
+        sizes: Sequence[int],
+        inverse_temperature: Tensor,
+        group: ProcessGroup | None,
+        kernels: PairKernels,
+    ) -> Tensor:
+        sides, counts = gather_sides(unit, labels, sizes, group)
+        check_not_empty(sides)
+        positives = _positives(sides)
+        lse, losses = [], []
+        for side, facing, own in zip(sides, sides[::-1], positives, strict=True):
+            first = side.first if side is facing else None
+            mean_positive = (side.local * own.sums).sum(dim=1) * inverse_temperature / own.num_local.clamp(min=1)
+            side_lse = kernels.lse(side.local, facing.rows, inverse_temperature, first)
+            lse.append(side_lse)
+            losses.append((side_lse - mean_positive).where(own.num_local > 0, 0.0) / (len(sides) * len(side.rows)))
+        all_lse, all_losses = torch.cat(lse), torch.cat(losses)
+        if group is not None:
+            all_lse, all_losses = gather_rows([all_lse, all_losses], counts, group)
+
+        saved = [unit, inverse_temperature]
+        for side, own in zip(sides, positives, strict=True):
+            # a_i exp(s_ij - lse_i) = exp(s_ij - shift_i); a row without positives has weight 0, that is shift +inf.
+            shifts = all_lse[side.places] - own.weights.log()
+            # A lone row has lse -inf and weight 0, whose difference is no number.
+            saved += [side.rows, shifts.where(own.weights > 0, torch.inf), own.sums.mul_(own.pulls[:, None])]
+        ctx.save_for_backward(*saved)
+        ctx.sizes, ctx.firsts, ctx.kernels = sizes, [side.first for side in sides], kernels
+        ctx.world_size = 1 if group is None else group.size()
+        return all_losses.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        unit, inverse_temperature, *saved = ctx.saved_tensors
+        rows, shifts, pulled = saved[::3], saved[1::3], saved[2::3]
+        gradients = []
+        with torch.autocast(unit.device.type, enabled=False):
+            for side, queries in enumerate(unit.split(ctx.sizes)):
+                first, facing = ctx.firsts[side], len(rows) - 1 - side
+                gradient = ctx.kernels.weighted_keys(
+                    queries,
+                    rows[facing],
+                    shifts[side][first : first + len(queries)],
+                    shifts[facing],
+                    inverse_temperature,
+                    first if side == facing else None,
+                )
+                gradients.append(gradient.sub_(pulled[side]).mul_(inverse_temperature))
+            grad_rows = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
+            # Each s_ij holds two rows, so sum <dL/du_i, u_i> counts every dL/ds_ij s_ij twice.
+            grad_inverse = torch.linalg.vecdot(grad_rows, unit).sum() / (2 * inverse_temperature)
+            scale = grad_loss * ctx.world_size
+        return grad_rows.mul_(scale), None, None, grad_inverse * scale, None, None
+
+
+def check_not_empty(sides: Sequence[Side]) -> None:
+    """Raises ValueError where a kind has no row on any rank."""
+    for number, side in enumerate(sides):
+        if len(side.rows) == 0:
+            which = ("image_features", "text_features")[number] if len(sides) > 1 else "features"
+            raise ValueError(f"{which} must have at least one row on some rank, got none")
+
+
+@dataclass(frozen=True, slots=True)
+class _Positives:
+    """What the rows of a kind have in common with those that they are compared with."""
+
+    num_local: Tensor
+    """int64 `[n]`, c of this rank's rows."""
+    sums: Tensor
+    """`[n, D]`, the sum of the positives of each of this rank's rows."""
+    weights: Tensor
+    """`[N]`, a of all rows."""
+    pulls: Tensor
+    """`[n]`, a / c + alpha / beta of this rank's rows; 0 without positives."""
+
+
+def _positives(sides: Sequence[Side]) -> list[_Positives]:
+    values, index = torch.cat([side.labels for side in sides]).unique(return_inverse=True)
+    of_row = index.split([len(side.rows) for side in sides])
+    num_of_label = [torch.bincount(labels, minlength=len(values)) for labels in of_row]
+    itself = 1 if len(sides) == 1 else 0
+    found = []
+    for number, (side, labels, own) in enumerate(zip(sides, of_row, num_of_label, strict=True)):
+        other = len(sides) - 1 - number
+        facing, theirs = sides[other], num_of_label[other]
+        here = labels[side.of_this_rank]
+        sums = _sum_by_label(facing.rows, of_row[other], theirs)[here]
+        if itself:
+            sums -= side.local
+        num_positives, num_local = theirs[labels] - itself, theirs[here] - itself
+        weight, their_weight = (1 / (len(sides) * len(each.rows)) for each in (side, facing))
+        pulls = weight / num_local.to(sums.dtype) + their_weight / (own[here] - itself).to(sums.dtype)
+        found.append(
+            _Positives(
+                num_local,
+                sums,
+                weights=(num_positives > 0).to(sums.dtype) * weight,
+                pulls=pulls.where(num_local > 0, 0.0),
+            )
+        )
+    return found
+
+
+def _sum_by_label(rows: Tensor, labels: Tensor, num_of_label: Tensor) -> Tensor:
+    """`[L, D]` sums of the `[N, D]` rows of each of L labels, `labels` int64 `[N]` in 0 .. L - 1.
+
+    Sorted segments rather than `index_add_`, whose atomics would make the sum's order a matter of luck on a GPU.
+    """
+    return torch.segment_reduce(rows[labels.argsort(stable=True)], "sum", lengths=num_of_label, axis=0)
