@@ -8,7 +8,8 @@ backends compute the same function:
     chunked     the same arithmetic, a few samples at a time, so that their planes stay in the cache
     triton      fused kernels for CUDA (`augment_triton.py`)
 
-`auto` is triton for images on a CUDA device where triton is installed, else chunked.
+`auto` is chunked, on a GPU too: the kernels are checked in Triton's interpreter and compiled for sm_90, but until a
+GPU has timed them nobody gets them unasked.
 """
 
 from collections.abc import Iterator
@@ -93,11 +94,8 @@ def prepare(images: Tensor, recipe: AugmentRecipe) -> Tensor:
 def _choose(backend: AugmentBackend, images: Tensor) -> AugmentBackend:
     if backend not in get_args(AugmentBackend):
         raise ValueError(f"backend must be one of {', '.join(get_args(AugmentBackend))}, got {backend!r}")
-    installed = find_spec("triton") is not None
-    if backend == "auto":
-        return "triton" if images.is_cuda and installed else "chunked"
     if backend == "triton":
-        if not installed:
+        if find_spec("triton") is None:
             raise ValueError("backend must be another than 'triton' where triton is not installed (pip install triton)")
         import triton
 
