@@ -5,31 +5,28 @@ evaluation. Semantics are torchvision v2's on float images (`augment_reference.p
 backends compute the same function:
 
     reference   plain batched torch, the whole batch at once
-    chunked     the same arithmetic, a few samples at a time, so that their planes stay in the cache
+    chunked     by taps instead of matrices, a few samples at a time, so that their planes stay in the cache
     triton      fused kernels for CUDA (`augment_triton.py`)
 
 `auto` is chunked, on a GPU too: the kernels are checked in Triton's interpreter and compiled for sm_90, but until a
 GPU has timed them nobody gets them unasked.
 """
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from penstock.kernels.augment_chunked import augment_chunked, chunks
 from penstock.kernels.augment_matrices import resize_matrix
 from penstock.kernels.augment_params import AugmentParams, draw_params
 from penstock.kernels.augment_recipe import AugmentRecipe
-from penstock.kernels.augment_reference import augment_into, augment_reference, normalise_into, planes_of
+from penstock.kernels.augment_reference import augment_reference, normalise_into, planes_of
 
 __all__ = ["AugmentBackend", "AugmentParams", "AugmentRecipe", "augment", "draw_params", "prepare"]
 
 AugmentBackend = Literal["auto", "reference", "chunked", "triton"]
-
-# Pixels worked on at a time on the host, so that the planes of a chunk stay in the cache.
-_CHUNK_PIXELS = 1 << 18
 
 
 def augment(
@@ -67,10 +64,7 @@ def augment(
             return augment_triton(images, params, dtype)
         case "reference":
             return augment_reference(images, params, dtype)
-    output = _empty_output(images, params.recipe, dtype)
-    for chunk in _chunks(images, output):
-        augment_into(output[chunk], images[chunk], params.of(chunk))
-    return output
+    return augment_chunked(images, params, dtype)
 
 
 def prepare(images: Tensor, recipe: AugmentRecipe) -> Tensor:
@@ -80,9 +74,9 @@ def prepare(images: Tensor, recipe: AugmentRecipe) -> Tensor:
     images of another dtype or shape.
     """
     _check_images(images)
-    output = _empty_output(images, recipe, torch.float32)
+    output = torch.empty(len(images), 3, recipe.size, recipe.size, device=images.device)
     _, height, width, _ = images.shape
-    for chunk in _chunks(images, output):
+    for chunk in chunks(images, recipe.size):
         planes = planes_of(images[chunk])
         if (height, width) != (recipe.size, recipe.size):
             rows, columns = (resize_matrix(side, recipe.size).to(images.device) for side in (height, width))
@@ -121,15 +115,3 @@ def _check_params(images: Tensor, params: AugmentParams) -> None:
     ):
         if (first + extent > available).any():
             raise ValueError(f"parameters must be drawn for these images, but a crop exceeds their {side}, {available}")
-
-
-def _empty_output(images: Tensor, recipe: AugmentRecipe, dtype: torch.dtype) -> Tensor:
-    return torch.empty(len(images), 3, recipe.size, recipe.size, dtype=dtype, device=images.device)
-
-
-def _chunks(images: Tensor, output: Tensor) -> Iterator[slice]:
-    """Slices of the batch: the whole of it on an accelerator, what fits the cache on the host."""
-    pixels = max(images.shape[1] * images.shape[2], output.shape[2] * output.shape[3])
-    step = max(1, _CHUNK_PIXELS // pixels) if images.device.type == "cpu" else max(1, len(images))
-    for start in range(0, len(images), step):
-        yield slice(start, start + step)

@@ -1,4 +1,4 @@
-"""The augmentation in plain batched torch: the oracle of the other backends and, by chunks, the CPU's path.
+"""The augmentation in plain batched torch: the oracle of the other backends.
 
 Semantics are torchvision v2's on float images in 0 .. 1: resize to a smaller size and back, crop and
 antialiased bilinear resize, brightness, contrast, saturation and hue in each sample's own order with a clamp
@@ -27,24 +27,19 @@ def augment_reference(images: Tensor, params: AugmentParams, dtype: torch.dtype 
     """
     size = params.recipe.size
     output = torch.empty(len(images), 3, size, size, dtype=dtype, device=images.device)
-    augment_into(output, images, params)
-    return output
-
-
-def augment_into(output: Tensor, images: Tensor, params: AugmentParams) -> None:
-    """`augment_reference` into a given `output [B, 3, S, S]`."""
-    recipe, device = params.recipe, images.device
+    device = images.device
     _, height, width, _ = images.shape
     planes = planes_of(images)
     downsample_(planes, params.downsample)
     upright = torch.zeros_like(params.flip)
-    rows = resample_matrix(params.top, params.crop_height, upright, height, recipe.size).to(device)
-    columns = resample_matrix(params.left, params.crop_width, params.flip, width, recipe.size).to(device)
+    rows = resample_matrix(params.top, params.crop_height, upright, height, size).to(device)
+    columns = resample_matrix(params.left, params.crop_width, params.flip, width, size).to(device)
     planes = _transform(rows, planes, columns)
-    _jitter_(planes, params)
-    _grayscale_(planes, params)
+    jitter_(planes, params)
+    grayscale_(planes, params)
     _blur_(planes, params)
-    normalise_into(output, planes, recipe)
+    normalise_into(output, planes, params.recipe)
+    return output
 
 
 def planes_of(images: Tensor) -> Tensor:
@@ -70,7 +65,8 @@ def _transform(rows: Tensor, planes: Tensor, columns: Tensor) -> Tensor:
     return output
 
 
-def _jitter_(planes: Tensor, params: AugmentParams) -> None:
+def jitter_(planes: Tensor, params: AugmentParams) -> None:
+    """Brightness, contrast, saturation and hue of `planes [3, B, S, S]`, in each sample's own order."""
     for step in params.color_order.unbind(1):
         factor = params.color_factors.gather(1, step[:, None]).squeeze(1)
         blended = factor.where(step != _HUE, 1.0)
@@ -78,7 +74,8 @@ def _jitter_(planes: Tensor, params: AugmentParams) -> None:
             _blend_(planes, step, blended)
         turned = ((step == _HUE) & (factor != 0)).nonzero().squeeze(1)
         if len(turned):
-            index = turned.to(planes.device)
+            # All samples are a view of themselves; an index copies.
+            index = turned.to(planes.device) if len(turned) < len(step) else slice(None)
             planes[:, index] = _turn_hue(planes[:, index], factor[turned].to(planes.device))
 
 
@@ -110,22 +107,26 @@ def _turn_hue(planes: Tensor, turn: Tensor) -> Tensor:
     green, blue: the usual six cases in one formula.
     """
     red, green, blue = planes
-    value, chroma = planes.amax(dim=0), planes.amax(dim=0) - planes.amin(dim=0)
-    per_chroma = chroma.where(chroma > 0, 1.0).reciprocal_()
-    hue_6 = torch.where(
-        value == red,
-        (green - blue) * per_chroma,
-        torch.where(value == green, (blue - red) * per_chroma + 2, (red - green) * per_chroma + 4),
-    )
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # Where chroma is 0 so is what it divides, whatever the divisor.
+    per_chroma = chroma.clamp(min=1e-30).reciprocal_()
+    is_red, is_green = value.clone().eq_(red), value.clone().eq_(green)
+    # `lerp` at 0 and 1 is a `where` that runs five times as fast on the CPU, as floor is to `remainder`.
+    hue_6 = (red - green).mul_(per_chroma).add_(4)
+    hue_6.lerp_((blue - red).mul_(per_chroma).add_(2), is_green)
+    hue_6.lerp_((green - blue).mul_(per_chroma), is_red)
     hue_6 += 6 * turn[:, None, None]
     turned = torch.empty_like(planes)
     for plane, offset in zip(turned, (5, 3, 1), strict=True):
-        k = (hue_6 + offset).remainder_(6)
+        k = hue_6 + offset
+        k.sub_((k / 6).floor_(), alpha=6)
         torch.sub(value, torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma), out=plane)
     return turned
 
 
-def _grayscale_(planes: Tensor, params: AugmentParams) -> None:
+def grayscale_(planes: Tensor, params: AugmentParams) -> None:
+    """Makes those of `planes [3, B, S, S]` grey that are to be."""
     index = params.grayscale.nonzero().squeeze(1).to(planes.device)
     if len(index):
         planes[:, index] = _luma(planes[:, index])

@@ -16,6 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
+from penstock.kernels.augment_chunked import BLUR_REACH
 from penstock.kernels.augment_kernels import blur_kernel, mean_kernel, view_kernel
 from penstock.kernels.augment_matrices import blur_taps, resample_taps
 from penstock.kernels.augment_params import AugmentParams
@@ -25,8 +26,6 @@ BLOCK = 256
 """Pixels a program, 2 for each of its threads: 80 registers a thread on sm_90, where 4 pixels take 160."""
 
 _CONTRAST = 1
-# Deviations at which a Gaussian is cut: what is left of it weighs less than 1e-7.
-_BLUR_REACH = 5.5
 
 
 def augment_triton(images: Tensor, params: AugmentParams, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -97,7 +96,7 @@ def _blur(unblurred: Tensor, output: Tensor, params: AugmentParams, samples: Ten
     device, size, num_taps = output.device, params.recipe.size, params.recipe.blur_kernel_size
     sigma = params.blur_sigma[samples]
     taps = blur_taps(sigma, num_taps).to(device)
-    reach = (sigma * _BLUR_REACH).ceil().clamp(max=num_taps // 2).int().to(device)
+    reach = (sigma * BLUR_REACH).ceil().clamp(max=num_taps // 2).int().to(device)
     half = torch.empty_like(unblurred)
     grid = (3 * len(samples), triton.cdiv(size * size, BLOCK))
     slots = torch.arange(len(samples), device=device)
