@@ -3,18 +3,18 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint fuzz bench clean
+.PHONY: help setup demo test faults lint fuzz bench bench-gpu clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
-BENCHMARKS := $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/harness.py benchmarks/gpu.py,$(wildcard benchmarks/*.py))
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --progress-bar off
 # One thread a process: with more, processes that share two cores run many times slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 help:  ## list the targets
-	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## create .venv and install everything; does nothing where that is done
 
@@ -71,6 +71,9 @@ bench: bench-setup  ## every benchmark; results in runs/bench; half an hour and 
 	@for script in $(BENCHMARKS); do \
 	  echo "== $$script"; $(ONE_THREAD) $(PY) "$$script" --json "runs/bench/$$(basename "$$script" .py).json"; \
 	done
+
+bench-gpu: setup  ## the figures of the kernels on a GPU; results in runs/bench; eight minutes at most
+	@$(PY) benchmarks/gpu.py --json runs/bench/gpu.json
 
 clean:  ## remove caches and build products; keeps .venv and runs
 	@rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis

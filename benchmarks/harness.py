@@ -16,11 +16,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import psutil
-import zmq
+from typing import TYPE_CHECKING
 
 from penstock.telemetry.machine import usable_cores
+
+if TYPE_CHECKING:
+    import psutil
+
+# psutil and zmq are imported where they are used: a machine with a GPU may hold little more than torch.
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -87,6 +90,8 @@ class Processes:
 
     def kill(self, name: str = "") -> None:
         """SIGKILL the process `name` with all that it has started, or everything; returns when they are gone."""
+        import psutil
+
         deadline = time.monotonic() + END_S
         while living := self._living(name):
             if time.monotonic() > deadline:
@@ -98,8 +103,10 @@ class Processes:
             for child in self._started:
                 child.poll()
 
-    def _living(self, name: str) -> list[psutil.Process]:
+    def _living(self, name: str) -> "list[psutil.Process]":
         """The processes that bear our mark and this name."""
+        import psutil
+
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -124,6 +131,8 @@ class CpuUsage:
     @staticmethod
     def _now() -> tuple[float, float, float]:
         """Seconds of all cores, those that were not idle, and those of this process and its ended children."""
+        import psutil
+
         times, ours = psutil.cpu_times(), os.times()
         # Guests' time stands in `user` and `nice` already.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
@@ -153,6 +162,8 @@ def environment(packages: Sequence[str] = ()) -> dict[str, object]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     if "pyzmq" in versions:
+        import zmq
+
         versions["libzmq"] = zmq.zmq_version()
     return {
         "cpu": _cpu_model(),

@@ -328,6 +328,12 @@ class TrainConfig:
             f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
             self.augment.size,
         )
+        shorter_side = min(self.generator.height, self.generator.width)
+        require(
+            self.augment.downsample_probability == 0 or max(self.augment.downsample_sizes) < shorter_side,
+            f"augment.downsample_sizes must be smaller than the images' shorter side ({shorter_side})",
+            self.augment.downsample_sizes,
+        )
 
     def _check_reservoir(self) -> None:
         reservoir, made = self.reservoir, self.generator.images_per_group

@@ -25,7 +25,7 @@ _RATIO = slice(10, 20)
 _TOP, _LEFT, _JITTER = 20, 21, 22
 _FACTORS = slice(23, 27)
 _ORDER = slice(27, 31)
-_GRAYSCALE, _BLUR, _SIGMA, _FLIP = 31, 32, 33, 34
+_GRAYSCALE, _BLUR, _SIGMA, _FLIP, _DOWNSAMPLE = 31, 32, 33, 34, 35
 _NUM_BLOCKS = 9
 _BLOCK_BITS, _VIEW_BITS = 8, 24
 
@@ -53,6 +53,8 @@ class AugmentParams:
     """float32, in output pixels; 0 for no blur."""
     flip: Tensor
     """bool."""
+    downsample: Tensor
+    """int64, the shorter side to which the whole image is resized before it is resized back; 0 for neither."""
 
     def __len__(self) -> int:
         return len(self.flip)
@@ -82,7 +84,8 @@ def draw_params(
         height, width: of the images to be augmented.
 
     Raises:
-        ValueError: a value outside its range, or ids that are not int64 `[B]`.
+        ValueError: a value outside its range, ids that are not int64 `[B]`, or a downsample that would not make
+            the images smaller.
     """
     uniform = _uniform(run_seed, sample_ids, echoes, views)
     top, left, crop_height, crop_width = _draw_crop(recipe, uniform, height, width)
@@ -100,6 +103,7 @@ def draw_params(
         grayscale=uniform[:, _GRAYSCALE] < recipe.grayscale_probability,
         blur_sigma=sigma.where(uniform[:, _BLUR] < recipe.blur_probability, 0.0).float(),
         flip=uniform[:, _FLIP] < recipe.flip_probability,
+        downsample=_draw_downsample(recipe, uniform[:, _DOWNSAMPLE], min(height, width)),
     )
 
 
@@ -158,6 +162,17 @@ def _central_crop(recipe: AugmentRecipe, height: int, width: int) -> tuple[int, 
     if width / height > high:
         return height, max(1, round(height * high))
     return height, width
+
+
+def _draw_downsample(recipe: AugmentRecipe, uniform: Tensor, shorter_side: int) -> Tensor:
+    """One number decides both: below the probability p, a number over p is evenly spread over 0 .. 1 again."""
+    probability, sizes = recipe.downsample_probability, recipe.downsample_sizes
+    if probability == 0:
+        return torch.zeros(len(uniform), dtype=torch.int64)
+    if max(sizes) >= shorter_side:
+        raise ValueError(f"downsample_sizes must be smaller than the images' shorter side, {shorter_side}, got {sizes}")
+    chosen = (uniform / probability * len(sizes)).long().clamp(max=len(sizes) - 1)
+    return torch.tensor(sizes)[chosen].where(uniform < probability, 0)
 
 
 def _draw_color(recipe: AugmentRecipe, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentRecipe:
-    """Crop, colour jitter, greyscale, blur, flip, normalise: the chain of StableRep's published code.
+    """Downsample, crop, colour jitter, greyscale, blur, flip, normalise: the chain of StableRep's published code.
 
-    The defaults are the strong recipe at 224. Probabilities lie in 0 .. 1; 0 switches a step off.
+    The defaults are the strong recipe at 224, without the downsample, which is an option there too
+    (google-research/syn-rep-learn, StableRep/main_stablerep.py and StableRep/dataset/util.py). Probabilities
+    lie in 0 .. 1; 0 switches a step off.
     """
 
     size: int = 224
@@ -36,6 +38,11 @@ class AugmentRecipe:
     """Taps of the Gaussian, odd. The reference blurs without a cut; 23 holds more than 5 sigma at sigma 2."""
     flip_probability: float = 0.5
     """Share mirrored left to right; 0 where the side matters, as in handwriting."""
+    downsample_probability: float = 0.0
+    """Share resized to one of `downsample_sizes` and back before the crop; 0.05 in the reference's README."""
+    downsample_sizes: tuple[int, ...] = (64, 128)
+    """Shorter sides in pixels, equally likely, each smaller than the images'. The way back ends at the image's
+    own size, which in the reference is always 256."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel in 0 .. 1, before division by `std`."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -60,8 +67,10 @@ class AugmentRecipe:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be >= 1, got {self.size}")
-        for name in ("jitter_probability", "grayscale_probability", "blur_probability", "flip_probability"):
-            _require_between(name, getattr(self, name), 0.0, 1.0)
+        for step in ("jitter", "grayscale", "blur", "flip", "downsample"):
+            _require_between(f"{step}_probability", getattr(self, f"{step}_probability"), 0.0, 1.0)
+        if not self.downsample_sizes or min(self.downsample_sizes) < 1:
+            raise ValueError(f"downsample_sizes must be some numbers >= 1, got {self.downsample_sizes}")
         for name in ("brightness", "contrast", "saturation"):
             _require_between(name, getattr(self, name), 0.0, float("inf"))
         _require_between("hue", self.hue, 0.0, 0.5)

@@ -40,6 +40,11 @@ def load(*argv: str) -> TrainConfig:
         ("--reservoir.images-per-use", "9", "images_per_use must be at most generator.images_per_group (8)"),
         ("--reservoir.policy", "often", "policy"),
         ("--augment.size", "33", "augment.size must be a multiple of model.patch_size"),
+        (
+            "--augment.downsample-probability",
+            "0.1",
+            "downsample_sizes must be smaller than the images' shorter side (32)",
+        ),
         ("--optimizer.base-lr", "0", "base_lr must be > 0"),
     ],
 )
@@ -48,6 +53,12 @@ def test_a_value_that_cannot_work_is_refused(flag: str, value: str, rule: str) -
         load("--config", "demo", flag, value)
     assert rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_downsample_is_set_by_flags() -> None:
+    flags = ("--augment.downsample-probability", "0.1", "--augment.downsample-sizes", "8", "16", "24")
+    augment = load("--config", "demo", *flags).augment
+    assert (augment.downsample_probability, augment.downsample_sizes) == (0.1, (8, 16, 24))
 
 
 def test_a_group_beyond_what_a_message_may_hold_is_refused() -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from penstock.kernels.augment import AugmentParams, AugmentRecipe, augment, draw_params, prepare
+from penstock.kernels.augment import AugmentBackend, AugmentParams, AugmentRecipe, augment, draw_params, prepare
+from penstock.kernels.philox import philox4x32
 
 torch.set_num_threads(1)
 
@@ -158,6 +159,35 @@ def test_prepare_resizes_the_whole_image_and_normalises(height: int, width: int,
     torch.testing.assert_close(prepare(images, recipe), (resized - mean) / std, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("num", "height", "width", "size"), [(150, 32, 32, 32), (7, 300, 90, 60), (3, 20, 31, 257), (0, 32, 32, 32)]
+)
+def test_chunks_change_nothing(num: int, height: int, width: int, size: int) -> None:
+    recipe = replace(AugmentRecipe.strong(size), downsample_probability=0.2, downsample_sizes=(7, 16))
+    images = photos(max(num, 1), height, width)[:num]
+    params = draw_params(recipe, 11, torch.arange(num), 0, 0, height, width)
+    reference, chunked = (augment(images, params, backend=backend) for backend in ("reference", "chunked"))
+    assert chunked.shape == (num, 3, size, size)
+    torch.testing.assert_close(chunked, reference, rtol=0, atol=2e-5)
+    assert torch.equal(augment(images, params), chunked)
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_a_bfloat16_view_is_the_rounded_float32_view(backend: AugmentBackend) -> None:
+    images = photos(9, 40, 40)
+    params = draw_params(AugmentRecipe.strong(32), 3, torch.arange(9), 0, 0, 40, 40)
+    half = augment(images, params, dtype=torch.bfloat16, backend=backend)
+    assert torch.equal(half, augment(images, params, backend=backend).bfloat16())
+
+
+def test_the_images_are_left_as_they_are() -> None:
+    images = photos(5, 32, 32)
+    before = images.clone()
+    for backend in ("reference", "chunked"):
+        augment(images, draw_params(AugmentRecipe.strong(32), 0, torch.arange(5), 0, 0, 32, 32), backend=backend)
+    assert torch.equal(images, before)
+
+
 def test_a_view_depends_on_its_keys_only() -> None:
     recipe, images = AugmentRecipe.strong(32), photos(8, 32, 32)
     ids = torch.tensor([5, -7, 2**62, 3, 2**33 + 5, 11, 12, 13])
@@ -185,6 +215,39 @@ def test_every_key_changes_the_draw() -> None:
     draws += [crop(view=5), crop(echo=4, view=3)]
     assert len({tuple(draw) for draw in draws}) == len(draws)
     assert crop() == crop()
+
+
+def test_the_draws_stay_where_earlier_runs_have_them() -> None:
+    """A view of an old run is made again from these places; nothing else says which number decides what."""
+    seed, sample_id, echo, view = 2**40 + 3, 2**33 + 5, 6, 7
+    counters = [[sample_id & 0xFFFFFFFF, sample_id >> 32, echo, view << 8 | block] for block in range(9)]
+    words = philox4x32(torch.tensor(counters), torch.tensor([seed & 0xFFFFFFFF, seed >> 32]))
+    number = ((words.double() + 0.5) / 2**32).flatten().tolist()
+
+    def drawn(**changes: object) -> AugmentParams:
+        recipe = replace(AugmentRecipe.strong(), **changes)
+        return draw_params(recipe, seed, torch.tensor([sample_id]), echo, view, 256, 256)
+
+    for place, name, decides in (
+        (31, "grayscale_probability", "grayscale"),
+        (32, "blur_probability", "blur_sigma"),
+        (34, "flip_probability", "flip"),
+        (35, "downsample_probability", "downsample"),
+    ):
+        assert getattr(drawn(**{name: number[place] + 1e-9}), decides).all(), name
+        assert not getattr(drawn(**{name: number[place] - 1e-9}), decides).any(), name
+    factors = drawn(jitter_probability=number[22] + 1e-9).color_factors[0].tolist()
+    expected = [0.6 + 0.8 * number[23], 0.6 + 0.8 * number[24], 0.6 + 0.8 * number[25], 0.2 * number[26] - 0.1]
+    assert factors == pytest.approx(expected)
+    assert drawn(jitter_probability=number[22] - 1e-9).color_factors[0].tolist() == [1, 1, 1, 0]
+    assert drawn().color_order[0].tolist() == sorted(range(4), key=number[27:31].__getitem__)
+    assert drawn(blur_probability=1.0).blur_sigma.item() == pytest.approx(0.1 + 1.9 * number[33])
+    params = drawn()
+    area, ratio = 256**2 * (0.08 + 0.92 * number[0]), math.exp(math.log(3 / 4) + math.log(16 / 9) * number[10])
+    assert params.crop_width.item() == round(math.sqrt(area * ratio))
+    assert params.crop_height.item() == round(math.sqrt(area / ratio))
+    assert params.top.item() == math.floor(number[20] * (257 - params.crop_height.item()))
+    assert params.left.item() == math.floor(number[21] * (257 - params.crop_width.item()))
 
 
 def test_draws_follow_the_recipe() -> None:
@@ -223,6 +286,19 @@ def test_draws_follow_the_recipe() -> None:
         assert position.mean().item() == pytest.approx(0.5, abs=0.01)
 
 
+def test_downsample_is_drawn_with_equal_sizes_and_moves_no_other_draw() -> None:
+    num = 20_000
+    recipe = AugmentRecipe(downsample_probability=0.05)
+    params = draw_params(recipe, 3, torch.arange(num), 0, 0, 256, 256)
+    sizes, counts = params.downsample.unique(return_counts=True)
+    assert sizes.tolist() == [0, 64, 128]
+    torch.testing.assert_close(counts / num, torch.tensor([0.95, 0.025, 0.025]), rtol=0, atol=0.005)
+    without = draw_params(AugmentRecipe(), 3, torch.arange(num), 0, 0, 256, 256)
+    assert not without.downsample.any()
+    for name in ("top", "crop_width", "color_factors", "color_order", "grayscale", "blur_sigma", "flip"):
+        assert torch.equal(getattr(params, name), getattr(without, name)), name
+
+
 @pytest.mark.parametrize(("height", "width", "expected"), [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
 def test_crop_that_never_fits_falls_back_to_the_centre(
     height: int, width: int, expected: tuple[int, int, int, int]
@@ -248,6 +324,12 @@ def test_rejects_bad_input_by_name_and_value() -> None:
         augment(images[:1], params)
     with pytest.raises(ValueError, match="a crop exceeds their height, 8"):
         augment(images[:, :8], params)
+    with pytest.raises(ValueError, match=r"dtype must be torch.float32 or torch.bfloat16, got torch.float16"):
+        augment(images, params, dtype=torch.float16)
+    with pytest.raises(ValueError, match="backend must be one of auto, reference, chunked, triton, got 'cuda'"):
+        augment(images, params, backend="cuda")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"smaller than the images' shorter side, 64, got \(64, 128\)"):
+        draw_params(AugmentRecipe(downsample_probability=0.1), 0, torch.arange(2), 0, 0, 64, 256)
     with pytest.raises(ValueError, match="sample_ids must be int64"):
         draw_params(recipe, 0, torch.zeros(2), 0, 0, 32, 32)
     with pytest.raises(ValueError, match=r"run_seed must lie in 0 \.\. 2\*\*64 - 1, got -1"):
@@ -271,6 +353,8 @@ def test_rejects_bad_input_by_name_and_value() -> None:
             {"size": 11},
             r"blur_kernel_size must be < 2 \* size \(22\), as edges are mirrored once, got 23",
         ),
+        ({"downsample_probability": -0.1}, r"downsample_probability must lie in 0 \.\. 1, got -0.1"),
+        ({"downsample_sizes": ()}, r"downsample_sizes must be some numbers >= 1, got \(\)"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be > 0"),
     ],
 )

@@ -1,0 +1,105 @@
+"""The augmentation by Triton kernels, for CUDA: what `augment(backend="triton")` runs.
+
+Three kernels (`augment_kernels.py`), after the plan that the traffic dictates (256 x 256 x 3 bytes in, 224 x 224 x 3
+numbers out):
+
+    mean_kernel    resample and the jitter before the contrast step: sums of grey by tile, added up by torch
+                   in a fixed order; only for samples whose contrast changes
+    view_kernel    resample, flip, jitter in the sample's own order, grey, normalise
+    blur_kernel    one axis of the Gaussian; only for blurred samples, which `view_kernel` leaves in float32
+
+Resampling twice is cheaper than a float32 image written and read again. Blurring comes after normalising here:
+its weights add up to 1, so the two commute. No atomics: the same bits every time.
+"""
+
+import torch
+import triton
+from torch import Tensor
+
+from penstock.kernels.augment_chunked import BLUR_REACH
+from penstock.kernels.augment_kernels import blur_kernel, mean_kernel, view_kernel
+from penstock.kernels.augment_matrices import blur_taps, resample_taps
+from penstock.kernels.augment_params import AugmentParams
+from penstock.kernels.augment_reference import downsample_, planes_of
+
+BLOCK = 256
+"""Pixels a program, 2 for each of its threads: 80 registers a thread on sm_90, where 4 pixels take 160."""
+
+_CONTRAST = 1
+
+
+def augment_triton(images: Tensor, params: AugmentParams, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`augment` by the kernels; checks nothing.
+
+    `images` uint8 `[B, H, W, 3]` on a CUDA device (or on the host under TRITON_INTERPRET=1, where a bfloat16
+    result is not to be trusted); returns `dtype` `[B, 3, S, S]` there.
+    """
+    images = images.contiguous()
+    (num, height, width, _), size, device = images.shape, params.recipe.size, images.device
+    output = torch.empty(num, 3, size, size, dtype=dtype, device=device)
+    blurred = params.blur_sigma.nonzero().squeeze(1)
+    unblurred = torch.empty(len(blurred), 3, size, size, device=device)
+    slots = torch.full((num,), -1).scatter_(0, blurred, torch.arange(len(blurred))).to(device)
+    grid_y = triton.cdiv(size * size, BLOCK)
+    sums = torch.zeros(num, grid_y, device=device)
+    rows, row_taps, columns, column_taps = _taps(params, height, width, device)
+    order, factors = params.color_order.int().to(device), params.color_factors.to(device)
+    grayscale = params.grayscale.int().to(device)
+    common = {"ROW_TAPS": row_taps.shape[2], "COLUMN_TAPS": column_taps.shape[2], "BLOCK": BLOCK}
+    resample = (rows, row_taps, columns, column_taps, order, factors)
+
+    sources = list(_sources(images, params))
+    contrast = params.color_factors[:, _CONTRAST] != 1
+    for source, positions, samples, scale in sources:
+        chosen = contrast[samples]
+        if chosen.any():
+            index = (positions[chosen].to(device), samples[chosen].to(device))
+            grid = (len(index[0]), grid_y)
+            mean_kernel[grid](source, *index, sums, *resample, scale, height, width, size, grid_y, **common)
+    means = sums.sum(dim=1) / size**2
+    for source, positions, samples, scale in sources:
+        if len(samples):
+            view_kernel[(len(samples), grid_y)](
+                source, positions.to(device), samples.to(device), output, unblurred, slots, means, *resample,
+                grayscale, scale, height, width, size, *params.recipe.mean, *params.recipe.std, **common,
+            )  # fmt: skip
+    if len(blurred):
+        _blur(unblurred, output, params, blurred)
+    return output
+
+
+def _sources(images: Tensor, params: AugmentParams) -> list[tuple[Tensor, Tensor, Tensor, float]]:
+    """What to resample from: images `[.., H, W, 3]`, positions in them, the samples they are for, a pixel's unit.
+
+    The few that are downsampled first are float32, and done in plain torch.
+    """
+    plain = (params.downsample == 0).nonzero().squeeze(1)
+    found = [(images, plain, plain, 1 / 255)]
+    if len(plain) < len(images):
+        small = params.downsample.nonzero().squeeze(1)
+        planes = planes_of(images[small.to(images.device)])
+        downsample_(planes, params.downsample[small])
+        found.append((planes.permute(1, 2, 3, 0).contiguous(), torch.arange(len(small)), small, 1.0))
+    return found
+
+
+def _taps(params: AugmentParams, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    """First pixel int32 `[B, S]` and weights float32 `[B, S, T]`, for rows and for columns, formed on the device."""
+    crop = torch.stack([params.top, params.crop_height, params.left, params.crop_width, params.flip.long()]).to(device)
+    top, crop_height, left, crop_width, flip = crop
+    rows, row_taps = resample_taps(top, crop_height, torch.zeros_like(flip).bool(), height, params.recipe.size)
+    columns, column_taps = resample_taps(left, crop_width, flip.bool(), width, params.recipe.size)
+    return rows.int(), row_taps.contiguous(), columns.int(), column_taps.contiguous()
+
+
+def _blur(unblurred: Tensor, output: Tensor, params: AugmentParams, samples: Tensor) -> None:
+    device, size, num_taps = output.device, params.recipe.size, params.recipe.blur_kernel_size
+    sigma = params.blur_sigma[samples]
+    taps = blur_taps(sigma, num_taps).to(device)
+    reach = (sigma * BLUR_REACH).ceil().clamp(max=num_taps // 2).int().to(device)
+    half = torch.empty_like(unblurred)
+    grid = (3 * len(samples), triton.cdiv(size * size, BLOCK))
+    slots = torch.arange(len(samples), device=device)
+    common = {"TAPS": num_taps, "BLOCK": BLOCK}
+    blur_kernel[grid](unblurred, half, slots, taps, reach, size, ALONG_ROWS=True, **common)
+    blur_kernel[grid](half, output, samples.to(device), taps, reach, size, ALONG_ROWS=False, **common)
