@@ -65,25 +65,21 @@ def _must_agree(num_rows: int, found: dict[str, dict[str, float]]) -> None:
 
 def summarise(figures: Figures) -> dict[str, object]:
     """Medians for each N and side; Penstock's speed and memory as ratios to the public arithmetic's."""
-    rows: list[dict[str, float | dict[str, dict[str, float]]]] = []
+    speedups, over_plain, memory, rows = [], [], [], []
     for num_rows, by_side in figures.items():
+        speedups.append(_ratio(by_side["public"], by_side["penstock"], "seconds"))
+        over_plain.append(_ratio(by_side["plain"], by_side["penstock"], "seconds"))
+        memory.append(_ratio(by_side["penstock"], by_side["public"], "peak_bytes"))
         sides = {
             side: {key: statistics.median(row[key] for row in of_side) for key in ("seconds", "peak_bytes")}
             for side, of_side in by_side.items()
         }
-        rows.append(
-            {
-                "num_rows": num_rows,
-                "speedup_vs_reference": _ratio(by_side["public"], by_side["penstock"], "seconds"),
-                "speedup_vs_plain": _ratio(by_side["plain"], by_side["penstock"], "seconds"),
-                "peak_memory_ratio": _ratio(by_side["penstock"], by_side["public"], "peak_bytes"),
-                "sides": sides,
-            }
-        )
+        ratios = {"speedup_vs_reference": speedups[-1], "speedup_vs_plain": over_plain[-1]}
+        rows.append({"num_rows": num_rows, **ratios, "peak_memory_ratio": memory[-1], "sides": sides})
     return {
-        "speedup_vs_reference": min(row["speedup_vs_reference"] for row in rows),  # type: ignore[type-var]
-        "speedup_vs_plain": min(row["speedup_vs_plain"] for row in rows),  # type: ignore[type-var]
-        "peak_memory_ratio": max(row["peak_memory_ratio"] for row in rows),  # type: ignore[type-var]
+        "speedup_vs_reference": min(speedups),
+        "speedup_vs_plain": min(over_plain),
+        "peak_memory_ratio": max(memory),
         "dim": DIM,
         "rows": rows,
         "rounds": len(figures[min(figures)]["penstock"]),

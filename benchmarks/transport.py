@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import harness
 from baselines import SIDES
@@ -58,7 +59,7 @@ def _name(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape)
 
 
-def summarise(figures: Figures) -> dict[str, object]:
+def summarise(figures: Figures) -> dict[str, Any]:
     """Medians of each side and size, and Penstock's ratio to every other side."""
     sizes: dict[str, dict[str, dict[str, float]]] = {}
     for shape in map(_name, SHAPES):
@@ -73,7 +74,7 @@ def summarise(figures: Figures) -> dict[str, object]:
                     mine["gb_per_s"] / row["gb_per_s"] for mine, row in zip(ours, rows, strict=True)
                 ),
             }
-    worst: dict[str, object] = {
+    worst: dict[str, Any] = {
         f"ratio_to_{side}": min(by_side[side]["ratio"] for by_side in sizes.values())
         for side in figures
         if side != "penstock"
@@ -84,13 +85,12 @@ def summarise(figures: Figures) -> dict[str, object]:
     return worst | {"sizes": sizes, "rounds": len(figures["penstock"][_name(SHAPES[0])])}
 
 
-def print_table(result: dict[str, object]) -> None:
+def print_table(result: dict[str, Any]) -> None:
     """A row for each side and size."""
     table = Table(title="Groups of uint8 images from one process to another")
     for column in ("", "group", "GB/s", "CPU µs an image", "Penstock is … times as fast"):
         table.add_column(column, justify="left" if column in ("", "group") else "right")
-    sizes: dict[str, dict[str, dict[str, float]]] = result["sizes"]  # type: ignore[assignment]
-    for shape, by_side in sizes.items():
+    for shape, by_side in result["sizes"].items():
         for side, row in by_side.items():
             ratio = "" if side == "penstock" else f"{row['ratio']:.2f}"
             table.add_row(SIDES[side], shape, f"{row['gb_per_s']:.2f}", f"{row['cpu_us_per_image']:.0f}", ratio)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.host_memory import keep_freed_memory
+from penstock.consumer.starvation import Starvation
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
 from penstock.protocol.codec import decode, encode
-from penstock.protocol.errors import MessageError, RunError, StarvedError
+from penstock.protocol.errors import MessageError, RunError
 from penstock.protocol.fleet import FleetState
 from penstock.protocol.inspection import Flaw, Pixels, inspect
 from penstock.protocol.messages import Header, Message, Result
@@ -105,7 +106,7 @@ class GroupStream:
         self._socket = socket
         self._machine = machine
         self._config = config
-        self._watch = watch
+        self._starvation = Starvation(machine, config, socket.endpoint, watch)
         self._tickets: Iterator[Ticket] = iter(())
         self._next_ticket: Ticket | None = None
         self._stand_in: Callable[[Ticket], Ticket] = _no_stand_in
@@ -235,7 +236,8 @@ class GroupStream:
         """What `look` sees, as soon as it sees something; holds the lock. Raises StarvedError after too long."""
         self._waited_s = 0.0
         while (found := look()) is None:
-            self._check_patience(self._waited_s)
+            self._raise_error()
+            self._starvation.check(self._waited_s, any_seen=self._producers_seen > 0)
             before = time.monotonic()
             self._changed.wait(timeout=_WAIT_SLICE_S)
             # A process that was stopped for a while has not waited for so long; it has not even listened.
@@ -243,39 +245,10 @@ class GroupStream:
         self._waited_s = None
         return found
 
-    def _check_patience(self, waited_s: float) -> None:
-        self._raise_error()
-        hopeless = self._watch()
-        if hopeless and not self._machine.peers:
-            raise StarvedError(hopeless)
-        warming = self._machine.fleet is FleetState.WARMING
-        if waited_s > (self._config.warmup_timeout_s if warming else self._config.producer_timeout_s):
-            raise StarvedError(self._why_starved(waited_s, warming=warming))
-
     def _has_progressed(self) -> None:
         """The training thread's patience begins anew."""
         if self._waited_s is not None:
             self._waited_s = 0.0
-
-    def _why_starved(self, silent_s: float, *, warming: bool) -> str:
-        names = sorted(peer.name for peer in self._machine.peers.values())
-        who = f"{len(names)} producers are connected ({', '.join(names[:4])})"
-        if warming:
-            return (
-                f"{who}, but none has loaded its model in {silent_s:.0f} s; see their logs, "
-                "or raise stream.warmup_timeout_s"
-            )
-        if names:
-            what = self._machine.describe_wait(time.monotonic())
-            return (
-                f"rank {self._machine.rank} has had no group for {silent_s:.0f} s, though {who}; it waits for {what}; "
-                "see their logs, or raise stream.producer_timeout_s for a slow model"
-            )
-        came = "no producer is left" if self._producers_seen else "no producer came"
-        return (
-            f"{came} in {silent_s:.0f} s; start one: penstock produce --connect {self._socket.endpoint} "
-            "(--help lists its settings)"
-        )
 
     def _raise_error(self) -> None:
         if self._error is not None:

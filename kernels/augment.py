@@ -8,12 +8,8 @@ backends compute the same function:
     chunked     by taps instead of matrices, a few samples at a time, so that their planes stay in the cache
     triton      fused kernels for CUDA (`augment_triton.py`)
 
-`auto` is chunked, on a GPU too: the kernels are checked in Triton's interpreter and compiled for sm_90, but until a
-GPU has timed them nobody gets them unasked.
+`auto` is chunked; `backends.py` says why.
 """
-
-from importlib.util import find_spec
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,10 +19,9 @@ from penstock.kernels.augment_matrices import resize_matrix
 from penstock.kernels.augment_params import AugmentParams, draw_params
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.kernels.augment_reference import augment_reference, normalise_into, planes_of
+from penstock.kernels.backends import Backend, check_backend
 
-__all__ = ["AugmentBackend", "AugmentParams", "AugmentRecipe", "augment", "draw_params", "prepare"]
-
-AugmentBackend = Literal["auto", "reference", "chunked", "triton"]
+__all__ = ["AugmentParams", "AugmentRecipe", "augment", "draw_params", "prepare"]
 
 
 def augment(
@@ -34,7 +29,7 @@ def augment(
     params: AugmentParams,
     *,
     dtype: torch.dtype = torch.float32,
-    backend: AugmentBackend = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """One augmented view of each image.
 
@@ -56,7 +51,8 @@ def augment(
     _check_params(images, params)
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
-    match _choose(backend, images):
+    check_backend(backend, "images", images)
+    match backend:
         case "triton":
             # Imported late: triton is optional, and slow to import.
             from penstock.kernels.augment_triton import augment_triton
@@ -83,22 +79,6 @@ def prepare(images: Tensor, recipe: AugmentRecipe) -> Tensor:
             planes = rows @ planes @ columns.T
         normalise_into(output[chunk], planes, recipe)
     return output
-
-
-def _choose(backend: AugmentBackend, images: Tensor) -> AugmentBackend:
-    if backend not in get_args(AugmentBackend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(AugmentBackend))}, got {backend!r}")
-    if backend == "triton":
-        if find_spec("triton") is None:
-            raise ValueError("backend must be another than 'triton' where triton is not installed (pip install triton)")
-        import triton
-
-        if not (images.is_cuda or triton.knobs.runtime.interpret):
-            raise ValueError(
-                "backend 'triton' needs images on a CUDA device (or TRITON_INTERPRET=1 for its slow interpreter), "
-                f"got {images.device}"
-            )
-    return backend
 
 
 def _check_images(images: Tensor) -> None:

@@ -1,56 +1,40 @@
-"""Which implementation computes a loss. All compute the same function.
+"""Which implementation computes a function of this folder. All compute the same one.
 
-- `reference`: float64, plain autograd, matrices of all pairs in memory. To test the others by.
-- `chunked`: plain PyTorch in tiles, linear in memory; every device and precision.
-- `triton`: fused kernels that hold no tile in memory at all; float32 sums, on a CUDA device, or on the host under
-  Triton's interpreter (`TRITON_INTERPRET=1` before the first use; small shapes only).
+- `reference`: plain PyTorch, everything in memory at once. To test the others by, and to read.
+- `chunked`: plain PyTorch, a part at a time that fits the cache; every device and precision.
+- `triton`: fused kernels, on a CUDA device, or on the host under Triton's interpreter (`TRITON_INTERPRET=1` before the
+  first use; small shapes only).
 - `auto`: `chunked`, on a GPU too. The fused kernels have been checked in the interpreter and compiled for sm_90, but
-  never timed: until a GPU shows that they beat cuBLAS in tiles, nobody gets them unasked.
+  never timed: until a GPU shows that they are the faster, nobody gets them unasked.
 """
 
-from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
-
-from penstock.kernels.contrast import PairKernels, contrast
-from penstock.kernels.contrast_chunked import ChunkedKernels
-from penstock.kernels.contrast_reference import contrast_reference
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
 
 
-def contrast_by(
-    backend: Backend,
-    features: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    temperature: float | Tensor,
-    group: ProcessGroup | None,
-    chunk_size: int | None,
-) -> Tensor:
-    """`contrast` by the implementation of that name, in float32, or float64 where all features have it.
+def check_backend(backend: Backend, name: str, tensor: Tensor) -> None:
+    """Raises ValueError for a name that is none, and for `triton` without Triton or where it cannot work.
 
-    Raises:
-        ValueError: an unknown backend, a chunk_size < 1, or features that the backend cannot work on.
-        ModuleNotFoundError: triton is asked for and not installed.
+    Args:
+        backend: what was asked for.
+        name: of the argument that it is to work on, for the error.
+        tensor: that argument.
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    chunked = ChunkedKernels(chunk_size)
-    if backend == "reference":
-        doubles = all(rows.dtype == torch.float64 for rows in features)
-        loss = contrast_reference(features, labels, temperature, group)
-        return loss if doubles else loss.float()
-    kernels: PairKernels = _triton_kernels(features) if backend == "triton" else chunked
-    return contrast(features, labels, temperature, group, kernels)
+    if backend != "triton":
+        return
+    if find_spec("triton") is None:
+        raise ValueError("backend must be another than 'triton' where triton is not installed (pip install triton)")
+    # Imported late: it is optional, and slow to import.
+    import triton
 
-
-def _triton_kernels(features: Sequence[Tensor]) -> PairKernels:
-    # Triton is no dependency of a machine without a GPU.
-    from penstock.kernels.contrast_triton import TritonKernels
-
-    for rows in features:
-        TritonKernels.check(rows)
-    return TritonKernels()
+    if not (tensor.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(
+            f"backend 'triton' needs {name} on a CUDA device (or TRITON_INTERPRET=1 for its slow interpreter), "
+            f"got {tensor.device}"
+        )

@@ -157,17 +157,6 @@ def weighted_keys_kernel(
 class TritonKernels:
     """`PairKernels` in float32, on a CUDA device or in Triton's interpreter."""
 
-    @staticmethod
-    def check(features: Tensor) -> None:
-        """Raises ValueError where the features are of a device or a precision that the kernels cannot work on."""
-        if features.dtype == torch.float64:
-            raise ValueError("backend triton sums in float32: features must be of another dtype than torch.float64")
-        if features.device.type != "cuda" and not triton.knobs.runtime.interpret:
-            raise ValueError(
-                "backend triton needs features on a CUDA device, or TRITON_INTERPRET=1 before its first use, "
-                f"got {features.device}"
-            )
-
     def lse(self, queries: Tensor, keys: Tensor, inverse_temperature: Tensor, first: int | None) -> Tensor:
         """`[n]`, see `PairKernels`."""
         lse = queries.new_empty(len(queries))

@@ -7,8 +7,9 @@ it. With one image a caption it is CLIP's symmetric loss (arXiv 2103.00020, figu
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from penstock.kernels.backends import Backend, contrast_by
+from penstock.kernels.backends import Backend
 from penstock.kernels.contrast import check_rows, check_temperature
+from penstock.kernels.contrast_by_backend import contrast_by
 
 
 def multipos_clip_loss(
@@ -49,7 +50,6 @@ def multipos_clip_loss(
     Raises:
         ValueError: wrong shapes, labels that are not int64, a temperature or chunk_size that is not positive,
             no images or no texts on any rank, a backend that is unknown or cannot work on these features.
-        ModuleNotFoundError: the backend is `triton` and that is not installed.
     """
     check_rows("image_features", image_features, "image_labels", image_labels)
     check_rows("text_features", text_features, "text_labels", text_labels)

@@ -6,8 +6,9 @@ With two views of every image it is SimCLR's NT-Xent (arXiv 2002.05709, eq. 1). 
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from penstock.kernels.backends import Backend, contrast_by
+from penstock.kernels.backends import Backend
 from penstock.kernels.contrast import check_rows, check_temperature
+from penstock.kernels.contrast_by_backend import contrast_by
 
 
 def multipos_loss(
@@ -46,7 +47,6 @@ def multipos_loss(
     Raises:
         ValueError: wrong shapes, labels that are not int64, a temperature or chunk_size that is not positive,
             no rows, a backend that is unknown or cannot work on these features.
-        ModuleNotFoundError: the backend is `triton` and that is not installed.
     """
     check_rows("features", features, "labels", labels)
     check_temperature(temperature)

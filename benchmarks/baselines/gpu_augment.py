@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from baselines.gpu_timing import Session
-from penstock.kernels.augment import AugmentBackend, AugmentRecipe, augment, draw_params
+from penstock.kernels.augment import AugmentRecipe, augment, draw_params
+from penstock.kernels.backends import Backend
 
 TOLERANCE = 2e-5
 """Largest difference from the reference in float32, checked before anything is timed."""
@@ -41,7 +42,7 @@ def _ways(images: Tensor, recipe: AugmentRecipe) -> dict[str, tuple[Callable[[],
     num, height, width, _ = images.shape
     params = draw_params(recipe, 1, torch.arange(num), 0, 0, height, width)
 
-    def ours(backend: AugmentBackend) -> Callable[[], object]:
+    def ours(backend: Backend) -> Callable[[], object]:
         return lambda: augment(images, params, dtype=torch.bfloat16, backend=backend)
 
     def with_drawing() -> object:

@@ -4,17 +4,17 @@
 they end where the memory does. Labels are groups of six, StableRep's images of a caption in a batch.
 """
 
-import inspect
 from collections.abc import Callable
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from baselines.gpu_timing import Session
+from baselines.losses import TEMPERATURE, plain
 from penstock.kernels.multipos_loss import multipos_loss
 
-TEMPERATURE, DIM, GROUP = 0.1, 256, 6
+DIM, GROUP = 256, 6
 PRECISIONS = {"float32": "highest", "tf32": "high"}
 """Names in the figures, and PyTorch's for them."""
 
@@ -38,28 +38,13 @@ def measure(session: Session, small: bool) -> dict[str, object]:
 
 
 def _ways() -> dict[str, Loss]:
-    """What to time. The backends of `multipos_loss` are those that it has here."""
-    backends = ("chunked", "triton") if "backend" in inspect.signature(multipos_loss).parameters else ()
-    ways: dict[str, Loss] = {backend: _by_backend(backend) for backend in backends} or {"chunked": _by_backend(None)}
-    return ways | {"naive": naive, "compiled": torch.compile(naive, dynamic=False)}
-
-
-def _by_backend(backend: str | None) -> Loss:
-    chosen: dict[str, object] = {} if backend is None else {"backend": backend}
-    call: Callable[..., Tensor] = multipos_loss
-    return lambda features, labels: call(features, labels, temperature=TEMPERATURE, **chosen)
-
-
-def naive(features: Tensor, labels: Tensor) -> Tensor:
-    """The loss by autograd, every row with positives; scalar."""
-    unit = F.normalize(features, dim=1)
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    logits = unit @ unit.T / TEMPERATURE
-    matches = (labels[:, None] == labels[None, :]) & ~itself
-    num_positives = matches.sum(dim=1)
-    mean_positive = logits.masked_fill(~matches, 0.0).sum(dim=1) / num_positives.clamp(min=1)
-    losses = logits.masked_fill(itself, -torch.inf).logsumexp(dim=1) - mean_positive
-    return losses.where(num_positives > 0, 0.0).mean()
+    """What to time."""
+    return {
+        "chunked": partial(multipos_loss, temperature=TEMPERATURE, backend="chunked"),
+        "triton": partial(multipos_loss, temperature=TEMPERATURE, backend="triton"),
+        "naive": plain,
+        "compiled": torch.compile(plain, dynamic=False),
+    }
 
 
 def _rows(session: Session, precision: str, num_rows: int, rate: float | None) -> list[dict[str, object]]:

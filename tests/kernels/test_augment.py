@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from penstock.kernels.augment import AugmentBackend, AugmentParams, AugmentRecipe, augment, draw_params, prepare
+from penstock.kernels.augment import AugmentParams, AugmentRecipe, augment, draw_params, prepare
+from penstock.kernels.backends import Backend
 from penstock.kernels.philox import philox4x32
 
 torch.set_num_threads(1)
@@ -173,7 +174,7 @@ def test_chunks_change_nothing(num: int, height: int, width: int, size: int) -> 
 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
-def test_a_bfloat16_view_is_the_rounded_float32_view(backend: AugmentBackend) -> None:
+def test_a_bfloat16_view_is_the_rounded_float32_view(backend: Backend) -> None:
     images = photos(9, 40, 40)
     params = draw_params(AugmentRecipe.strong(32), 3, torch.arange(9), 0, 0, 40, 40)
     half = augment(images, params, dtype=torch.bfloat16, backend=backend)

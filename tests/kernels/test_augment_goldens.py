@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from penstock.kernels.augment import AugmentBackend, AugmentParams, AugmentRecipe, augment
+from penstock.kernels.augment import AugmentParams, AugmentRecipe, augment
+from penstock.kernels.backends import Backend
 
 torch.set_num_threads(1)
 
@@ -39,7 +40,7 @@ def golden(group: str) -> tuple[Tensor, AugmentParams, Tensor]:
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize(("group", "num"), GROUPS.items())
-def test_equals_torchvision(group: str, num: int, backend: AugmentBackend) -> None:
+def test_equals_torchvision(group: str, num: int, backend: Backend) -> None:
     images, params, expected = golden(group)
     assert len(expected) == num
     torch.testing.assert_close(augment(images, params, backend=backend), expected, rtol=0, atol=2e-5)
@@ -56,6 +57,6 @@ def test_the_goldens_hold_every_order_of_the_jitter() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_equals_torchvision_on_the_gpu(group: str, backend: AugmentBackend) -> None:
+def test_equals_torchvision_on_the_gpu(group: str, backend: Backend) -> None:
     images, params, expected = golden(group)
     torch.testing.assert_close(augment(images.cuda(), params, backend=backend).cpu(), expected, rtol=0, atol=2e-5)
