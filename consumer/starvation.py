@@ -15,33 +15,30 @@ class Starvation:
     Args:
         machine: the rank's state machine; whoever calls holds its lock.
         config: how long to wait.
-        endpoint: the rank's address, for whoever should start a producer.
         watch: says why no producer can be hoped for, or None.
     """
 
-    def __init__(
-        self, machine: RankMachine, config: StreamConfig, endpoint: str, watch: Callable[[], str | None]
-    ) -> None:
+    def __init__(self, machine: RankMachine, config: StreamConfig, watch: Callable[[], str | None]) -> None:
         self._machine = machine
         self._config = config
-        self._endpoint = endpoint
         self._watch = watch
 
-    def check(self, waited_s: float, *, any_seen: bool) -> None:
+    def check(self, waited_s: float, *, any_seen: bool, endpoint: str) -> None:
         """Raises StarvedError where nothing can be hoped for, or after too long.
 
         Args:
             waited_s: seconds without any progress.
             any_seen: whether any producer has ever come.
+            endpoint: the rank's address, for whoever should start a producer.
         """
         hopeless = self._watch()
         if hopeless and not self._machine.peers:
             raise StarvedError(hopeless)
         warming = self._machine.fleet is FleetState.WARMING
         if waited_s > (self._config.warmup_timeout_s if warming else self._config.producer_timeout_s):
-            raise StarvedError(self._why_starved(waited_s, warming=warming, any_seen=any_seen))
+            raise StarvedError(self._why_starved(waited_s, warming, any_seen, endpoint))
 
-    def _why_starved(self, silent_s: float, *, warming: bool, any_seen: bool) -> str:
+    def _why_starved(self, silent_s: float, warming: bool, any_seen: bool, endpoint: str) -> str:
         names = sorted(peer.name for peer in self._machine.peers.values())
         who = f"{len(names)} producers are connected ({', '.join(names[:4])})"
         if warming:
@@ -57,6 +54,5 @@ class Starvation:
             )
         came = "no producer is left" if any_seen else "no producer came"
         return (
-            f"{came} in {silent_s:.0f} s; start one: penstock produce --connect {self._endpoint} "
-            "(--help lists its settings)"
+            f"{came} in {silent_s:.0f} s; start one: penstock produce --connect {endpoint} (--help lists its settings)"
         )

@@ -106,7 +106,7 @@ class GroupStream:
         self._socket = socket
         self._machine = machine
         self._config = config
-        self._starvation = Starvation(machine, config, socket.endpoint, watch)
+        self._starvation = Starvation(machine, config, watch)
         self._tickets: Iterator[Ticket] = iter(())
         self._next_ticket: Ticket | None = None
         self._stand_in: Callable[[Ticket], Ticket] = _no_stand_in
@@ -237,7 +237,7 @@ class GroupStream:
         self._waited_s = 0.0
         while (found := look()) is None:
             self._raise_error()
-            self._starvation.check(self._waited_s, any_seen=self._producers_seen > 0)
+            self._starvation.check(self._waited_s, any_seen=self._producers_seen > 0, endpoint=self._socket.endpoint)
             before = time.monotonic()
             self._changed.wait(timeout=_WAIT_SLICE_S)
             # A process that was stopped for a while has not waited for so long; it has not even listened.
