@@ -33,11 +33,22 @@ class GeneratorConfig:
     images_per_group: int = 4
     """m: images made for one prompt, each other's positives. More of them mean fewer prompts in a batch."""
     guidance_scale: float = 2.0
-    """Classifier-free guidance weight. Low keeps a prompt's images diverse; StableRep found 2 to 3 best."""
+    """Classifier-free guidance weight; 1 or less is none. Low keeps a prompt's images diverse; StableRep found 2 to 3
+    best."""
+    guidance_rescale: float = 0.0
+    """Share, 0 to 1, of guidance rescaled to the spread it had without. More takes back the glare of a large scale."""
+    guidance_start: float = 0.0
+    """Share of the steps, 0 to 1, that go by before guidance acts. Later leaves a prompt's images more diverse."""
+    guidance_stop: float = 1.0
+    """Share of the steps, guidance_start to 1, after which guidance acts no more. Earlier saves time."""
     num_inference_steps: int = 50
     """Denoising steps. More cost time and add detail."""
     scheduler: str = "default"
     """Class name of a diffusers scheduler, or `default` for the generator's own."""
+    native_height: int = 0
+    """Pixels at which the model generates, before the resize; 0 is its own size. More cost time and memory."""
+    native_width: int = 0
+    """Likewise; both are 0, or neither."""
     height: int = 256
     """Pixels kept, after the resize."""
     width: int = 256
@@ -54,16 +65,14 @@ class GeneratorConfig:
             f"images_per_group must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.images_per_group,
         )
-        require(0 <= self.guidance_scale < inf, "guidance_scale must be a finite number >= 0", self.guidance_scale)
+        self._check_guidance()
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
             self.num_inference_steps,
         )
         require(1 <= len(self.scheduler) <= MAX_NAME_LENGTH, "scheduler must be a class name", self.scheduler)
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            require(8 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [8, {MAX_IMAGE_SIDE}]", side)
+        self._check_sizes()
         require(
             self.group_bytes <= MAX_GROUP_BYTES, f"a group must have at most {MAX_GROUP_BYTES} bytes", self.group_bytes
         )
@@ -72,6 +81,23 @@ class GeneratorConfig:
             "model_digest must be `first` or hexadecimal digits",
             self.model_digest,
         )
+
+    def _check_guidance(self) -> None:
+        start, stop = self.guidance_start, self.guidance_stop
+        require(0 <= self.guidance_scale < inf, "guidance_scale must be a finite number >= 0", self.guidance_scale)
+        require(0 <= self.guidance_rescale <= 1, "guidance_rescale must be in [0, 1]", self.guidance_rescale)
+        require(0 <= start <= 1, "guidance_start must be in [0, 1]", start)
+        require(start <= stop <= 1, f"guidance_stop must be in [guidance_start ({start}), 1]", stop)
+
+    def _check_sizes(self) -> None:
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            require(8 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [8, {MAX_IMAGE_SIDE}]", side)
+        for name in ("native_height", "native_width"):
+            side = getattr(self, name)
+            require(side == 0 or 8 <= side <= MAX_IMAGE_SIDE, f"{name} must be 0 or in [8, {MAX_IMAGE_SIDE}]", side)
+        native = (self.native_height, self.native_width)
+        require(all(native) or not any(native), "native_height and native_width must be 0 both or neither", native)
 
     @property
     def group_bytes(self) -> int:

@@ -73,8 +73,13 @@ def open_ledger(config: TrainConfig, folder: RunFolder, rank: int, world_size: i
         "num_images": generator.images_per_group,
         "images_per_use": config.images_per_use,
         "guidance_scale": generator.guidance_scale,
+        "guidance_rescale": generator.guidance_rescale,
+        "guidance_start": generator.guidance_start,
+        "guidance_stop": generator.guidance_stop,
         "num_inference_steps": generator.num_inference_steps,
         "scheduler": generator.scheduler,
+        "native_height": generator.native_height,
+        "native_width": generator.native_width,
         "height": generator.height,
         "width": generator.width,
     }

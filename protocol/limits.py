@@ -35,7 +35,7 @@ MAX_VALUES: Final = 1 << 15
 """Keys and values in one header, counted over all levels: lists of lists of empty maps cost 64 times their bytes."""
 
 MAX_VERSIONS: Final = 64
-"""Libraries that a manifest may name."""
+"""Libraries that a manifest may name, and as many settings."""
 
 MAX_RANKS: Final = 1024
 """Ranks of a run; a producer has a socket for each."""

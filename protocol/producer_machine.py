@@ -7,6 +7,9 @@ clock. States and messages: docs/protocol.md.
 """
 
 from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import fields
+from operator import attrgetter
 
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.image_codec import CodedImages
@@ -29,7 +32,17 @@ from penstock.protocol.messages import (
     Tickets,
     Welcome,
 )
-from penstock.protocol.tickets import Attempt, Manifest, Ticket
+from penstock.protocol.tickets import Attempt, Manifest, Recipe, Ticket
+
+_OWN = ("prompt", "seed", "num_images")
+"""What every ticket of a batch has for itself."""
+_shared = attrgetter(*(field.name for field in fields(Recipe) if field.name not in _OWN))
+
+
+def same_recipe(ticket: Ticket) -> Hashable:
+    """All of the recipe but prompt, seed and num_images: where it is equal, any engine can make tickets together."""
+    shared: Hashable = _shared(ticket.recipe)
+    return shared
 
 
 class ProducerMachine:
@@ -105,12 +118,17 @@ class ProducerMachine:
                 actions.append(Send(peer, ready))
         return actions
 
-    def take(self, max_images: int) -> tuple[list[HeldTicket], list[Action]]:
+    def take(
+        self, max_images: int, company: Callable[[Ticket], Hashable] = same_recipe
+    ) -> tuple[list[HeldTicket], list[Action]]:
         """Begin the most urgent tickets that fit one batch of `max_images` images and can share it.
 
-        Tickets share a batch where all but prompt, seed and place agree. A group larger than a batch goes alone.
         Nothing begins for a rank that owes acknowledgements for as many bytes as its credit: a slow link holds its own
         tickets back.
+
+        Args:
+            max_images: images of a batch. A group that is larger goes alone.
+            company: tickets may share a batch where it gives equal values and neither is `alone`.
         """
         slow = {peer for peer, link in self.links.items() if link.unacknowledged_bytes >= self.credit_bytes}
         queue = [held for held in self._queue if held.peer not in slow]
@@ -118,7 +136,7 @@ class ProducerMachine:
         room = max_images
         for held in sorted(queue, key=lambda held: (held.ticket.need_by_step, held.ticket.index)):
             images = held.ticket.recipe.num_images
-            if batch and (images > room or not _share_a_batch(held.ticket, batch[0].ticket)):
+            if batch and (images > room or not _share_a_batch(held.ticket, batch[0].ticket, company)):
                 continue
             batch.append(held)
             room -= images
@@ -355,19 +373,5 @@ def _asks_for_hello(nack: Nack) -> bool:
     return nack.index == -1 and nack.retryable
 
 
-def _share_a_batch(one: Ticket, other: Ticket) -> bool:
-    """Whether two tickets may be made together: all but prompt, seed and place agree, and neither must be alone."""
-    return not (one.alone or other.alone) and _batch_key(one) == _batch_key(other)
-
-
-def _batch_key(ticket: Ticket) -> tuple[object, ...]:
-    """What the images of one batch have in common."""
-    recipe = ticket.recipe
-    return (
-        recipe.guidance_scale,
-        recipe.num_inference_steps,
-        recipe.scheduler,
-        recipe.height,
-        recipe.width,
-        recipe.model_digest,
-    )
+def _share_a_batch(one: Ticket, other: Ticket, company: Callable[[Ticket], Hashable]) -> bool:
+    return not (one.alone or other.alone) and company(one) == company(other)

@@ -81,11 +81,21 @@ class Recipe:
     num_images: int
     """m: images of the group, each other's positives."""
     guidance_scale: float
-    """Classifier-free guidance weight w; 1 is none."""
+    """Classifier-free guidance weight w; 1 or less is none, as in diffusers."""
+    guidance_rescale: float = 0.0
+    """Share of the rescaled prediction mixed in, in [0, 1] (arXiv 2305.08891, equations 15 and 16); 0 is none."""
+    guidance_start: float = 0.0
+    """Guidance acts only in the steps i of n with guidance_start <= i/n < guidance_stop (arXiv 2404.07724)."""
+    guidance_stop: float = 1.0
+    """Likewise; 1 is to the end."""
     num_inference_steps: int
     """Denoising steps."""
     scheduler: str
     """Class name of a diffusers scheduler, or `default` for the generator's own."""
+    native_height: int = 0
+    """Pixels at which the model generates, before the resize to `height`; 0, and then for both, is its own size."""
+    native_width: int = 0
+    """Likewise, before the resize to `width`."""
     height: int
     """Pixels kept, after the resize."""
     width: int
@@ -104,11 +114,7 @@ class Recipe:
             f"num_images must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.num_images,
         )
-        require(
-            isfinite(self.guidance_scale) and self.guidance_scale >= 0,
-            "guidance_scale must be a finite number >= 0",
-            self.guidance_scale,
-        )
+        self._check_guidance()
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
@@ -116,9 +122,24 @@ class Recipe:
         )
         require(is_digest(self.model_digest), "model_digest must be 1 to 64 hexadecimal digits", self.model_digest[:80])
         require_name("scheduler", self.scheduler, MAX_NAME_LENGTH)
+        self._check_sizes()
+
+    def _check_guidance(self) -> None:
+        scale, start, stop = self.guidance_scale, self.guidance_start, self.guidance_stop
+        require(isfinite(scale) and scale >= 0, "guidance_scale must be a finite number >= 0", scale)
+        require(0 <= self.guidance_rescale <= 1, "guidance_rescale must be in [0, 1]", self.guidance_rescale)
+        require(0 <= start <= 1, "guidance_start must be in [0, 1]", start)
+        require(start <= stop <= 1, f"guidance_stop must be in [guidance_start ({start}), 1]", stop)
+
+    def _check_sizes(self) -> None:
         for name in ("height", "width"):
             side = getattr(self, name)
             require(1 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [1, {MAX_IMAGE_SIDE}]", side)
+        for name in ("native_height", "native_width"):
+            side = getattr(self, name)
+            require(side == 0 or 8 <= side <= MAX_IMAGE_SIDE, f"{name} must be 0 or in [8, {MAX_IMAGE_SIDE}]", side)
+        native = (self.native_height, self.native_width)
+        require(all(native) or not any(native), "native_height and native_width must be 0 both or neither", native)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -201,6 +222,8 @@ class Manifest:
     """Class of the device: `cpu`, or the name of the GPU."""
     batch_images: int
     """Images in every batch; tails are padded to it."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Whatever else of the engine changes pixels, such as its autoencoder."""
     codec: str = RAW
     """How its images travel: `raw`, or `jpeg-Q` with the quality, which changes pixels."""
     versions: dict[str, str]
@@ -223,7 +246,9 @@ class Manifest:
         for name in ("model", "scheduler", "dtype", "backend", "device"):
             require_name(name, getattr(self, name), MAX_NAME_LENGTH)
         require(is_codec_name(self.codec), "codec must be raw or jpeg-Q with Q in [1, 100]", self.codec)
-        require(len(self.versions) <= MAX_VERSIONS, f"versions must be at most {MAX_VERSIONS}", len(self.versions))
-        for name, version in self.versions.items():
-            require_name("versions", name, MAX_NAME_LENGTH)
-            require_name(f"versions.{name}", version, MAX_NAME_LENGTH)
+        for field_name in ("settings", "versions"):
+            entries: dict[str, str] = getattr(self, field_name)
+            require(len(entries) <= MAX_VERSIONS, f"{field_name} must be at most {MAX_VERSIONS}", len(entries))
+            for name, value in entries.items():
+                require_name(field_name, name, MAX_NAME_LENGTH)
+                require_name(f"{field_name}.{name}", value, MAX_NAME_LENGTH)

@@ -138,6 +138,13 @@ def test_a_checkpoint_that_is_not_whole_is_one_line(files: list[str], tmp_path: 
         ({"groups_per_step": 8}, r"groups_per_step 4, this run says 8"),
         ({"augment": AugmentRecipe(size=112)}, r"augment\.size 224, this run says 112"),
         ({"generator": GeneratorConfig(guidance_scale=3.0)}, r"generator\.guidance_scale 2\.0, this run says 3\.0"),
+        ({"generator": GeneratorConfig(guidance_rescale=0.7)}, r"generator\.guidance_rescale 0\.0, this run says 0\.7"),
+        ({"generator": GeneratorConfig(guidance_start=0.2)}, r"generator\.guidance_start 0\.0, this run says 0\.2"),
+        ({"generator": GeneratorConfig(guidance_stop=0.8)}, r"generator\.guidance_stop 1\.0, this run says 0\.8"),
+        (
+            {"generator": GeneratorConfig(native_height=512, native_width=512)},
+            r"generator\.native_height 0, this run says 512",
+        ),
     ],
 )
 def test_what_decides_the_stream_cannot_change(change: dict[str, Any], words: str, tmp_path: Path) -> None:

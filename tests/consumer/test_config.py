@@ -23,6 +23,14 @@ def load(*argv: str) -> TrainConfig:
         ("--model.patch-size", "0", "patch_size must be >= 1"),
         ("--generator.images-per-group", "2000", "images_per_group must be in"),
         ("--generator.guidance-scale", "inf", "guidance_scale must be a finite number"),
+        ("--generator.guidance-rescale", "1.5", "guidance_rescale must be in [0, 1], got 1.5"),
+        ("--generator.guidance-rescale", "nan", "guidance_rescale must be in [0, 1]"),
+        ("--generator.guidance-start", "-0.1", "guidance_start must be in [0, 1], got -0.1"),
+        ("--generator.guidance-stop", "1.1", "guidance_stop must be in [guidance_start (0.0), 1], got 1.1"),
+        ("--generator.guidance-stop", "nan", "guidance_stop must be in [guidance_start (0.0), 1]"),
+        ("--generator.native-height", "7", "native_height must be 0 or in [8, 8192], got 7"),
+        ("--generator.native-width", "9000", "native_width must be 0 or in [8, 8192], got 9000"),
+        ("--generator.native-width", "512", "native_height and native_width must be 0 both or neither, got (0, 512)"),
         ("--generator.num-inference-steps", "20000", "num_inference_steps must be in"),
         ("--generator.height", "9000", "height must be in"),
         ("--generator.model-digest", "x" * 64, "model_digest must be"),
@@ -59,6 +67,16 @@ def test_the_downsample_is_set_by_flags() -> None:
     flags = ("--augment.downsample-probability", "0.1", "--augment.downsample-sizes", "8", "16", "24")
     augment = load("--config", "demo", *flags).augment
     assert (augment.downsample_probability, augment.downsample_sizes) == (0.1, (8, 16, 24))
+
+
+def test_guidance_in_an_interval_and_the_model_s_size_are_set_by_flags() -> None:
+    interval = ("--generator.guidance-rescale", "0.7", "--generator.guidance-start", "0.2")
+    size = ("--generator.native-height", "512", "--generator.native-width", "768")
+    generator = load("--config", "demo", *interval, "--generator.guidance-stop", "0.8", *size).generator
+    assert (generator.guidance_rescale, generator.guidance_start, generator.guidance_stop) == (0.7, 0.2, 0.8)
+    assert (generator.native_height, generator.native_width) == (512, 768)
+    with pytest.raises(ConfigError, match=r"guidance_stop must be in \[guidance_start \(0\.2\), 1\], got 0\.1"):
+        load("--config", "demo", *interval, "--generator.guidance-stop", "0.1")
 
 
 def test_a_group_beyond_what_a_message_may_hold_is_refused() -> None:

@@ -111,7 +111,9 @@ def test_the_ranks_own_every_index_once(world_size: int, start: int) -> None:
 
 def _writer(tmp_path: Path) -> TicketWriter:
     path = _file(tmp_path, b"a fox\nA  fox\na dog\n")
-    generator = GeneratorConfig(images_per_group=3, guidance_scale=1.5, num_inference_steps=2, height=16, width=24)
+    guidance = {"guidance_scale": 1.5, "guidance_rescale": 0.7, "guidance_start": 0.2, "guidance_stop": 0.8}
+    sizes = {"native_height": 64, "native_width": 96, "height": 16, "width": 24}
+    generator = GeneratorConfig(images_per_group=3, num_inference_steps=2, **guidance, **sizes)  # type: ignore[arg-type]
     return TicketWriter(open_source(str(path), 11), TrainConfig(seed=11, generator=generator), DIGEST)
 
 
@@ -123,6 +125,8 @@ def test_a_ticket_carries_the_configuration_and_its_own_seed(tmp_path: Path) -> 
         assert ticket.need_by_step == index + 5
         recipe = ticket.recipe
         assert recipe.shape == (3, 16, 24, 3)
+        assert (recipe.native_height, recipe.native_width) == (64, 96)
+        assert (recipe.guidance_rescale, recipe.guidance_start, recipe.guidance_stop) == (0.7, 0.2, 0.8)
         assert (recipe.guidance_scale, recipe.num_inference_steps, recipe.scheduler) == (1.5, 2, "default")
         assert recipe.model_digest == DIGEST
         assert recipe.seed == group_seed(11, prompt_id(recipe.prompt), index)

@@ -21,6 +21,7 @@ MANIFEST = {
     "backend": "bare",
     "device": "any",
     "batch_images": 8,
+    "settings": {},
     "codec": "raw",
     "versions": {},
 }

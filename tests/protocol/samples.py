@@ -11,8 +11,13 @@ RECIPE = Recipe(
     seed=7,
     num_images=2,
     guidance_scale=2.0,
+    guidance_rescale=0.5,
+    guidance_start=0.25,
+    guidance_stop=0.75,
     num_inference_steps=8,
     scheduler="default",
+    native_height=16,
+    native_width=24,
     height=4,
     width=5,
     model_digest="d1",
@@ -28,6 +33,7 @@ MANIFEST = Manifest(
     backend="eager",
     device="cpu",
     batch_images=8,
+    settings={"vae": "full"},
     versions={"torch": "2.11"},
 )
 

@@ -58,12 +58,24 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(0, allow_nan=False, allow_infinity=False),
     bool: st.booleans(),
 }
+SHARES = st.floats(0, 1)
+SIDES = st.integers(8, MAX_IMAGE_SIDE)
+
+
+def _recipe(interval: tuple[float, float], native: tuple[int, int], **recipe: Any) -> Recipe:
+    start, stop = sorted(interval)
+    return Recipe(guidance_start=start, guidance_stop=stop, native_height=native[0], native_width=native[1], **recipe)
+
+
 RECIPES = st.builds(
-    Recipe,
+    _recipe,
+    interval=st.tuples(SHARES, SHARES),
+    native=st.just((0, 0)) | st.tuples(SIDES, SIDES),
     prompt=TEXT.filter(lambda text: bool(text.strip())),
     seed=NATURAL,
     num_images=st.integers(1, MAX_IMAGES_PER_GROUP),
     guidance_scale=st.floats(0, 1e6),
+    guidance_rescale=SHARES,
     num_inference_steps=st.integers(1, 10_000),
     scheduler=NAMES,
     height=st.integers(1, MAX_IMAGE_SIDE),
@@ -90,6 +102,7 @@ MANIFESTS = st.builds(
     backend=NAMES,
     device=NAMES,
     batch_images=st.integers(1, 2**63 - 1),
+    settings=st.dictionaries(NAMES, NAMES, max_size=4),
     codec=st.sampled_from(["raw", "jpeg-1", "jpeg-92", "jpeg-100"]),
     versions=st.dictionaries(NAMES, NAMES, max_size=4),
 )
@@ -143,8 +156,13 @@ RECIPE = Recipe(
     seed=7,
     num_images=4,
     guidance_scale=2.0,
+    guidance_rescale=0.5,
+    guidance_start=0.25,
+    guidance_stop=0.75,
     num_inference_steps=8,
     scheduler="default",
+    native_height=64,
+    native_width=64,
     height=32,
     width=32,
     model_digest="ab" * 32,
@@ -160,6 +178,7 @@ EXAMPLES: list[Message] = [
             backend="eager",
             device="cpu",
             batch_images=8,
+            settings={"vae": "full"},
             versions={"torch": "2"},
         ),
     ),
@@ -371,6 +390,14 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"width": MAX_IMAGE_SIDE + 1}, "bad_value", "width"),
         ({"guidance_scale": -1.0}, "bad_value", "guidance_scale"),
         ({"guidance_scale": float("nan")}, "bad_value", "guidance_scale"),
+        ({"guidance_rescale": 2}, "bad_value", "guidance_rescale"),
+        ({"guidance_rescale": "0.5"}, "wrong_type", "guidance_rescale"),
+        ({"guidance_start": 0.76}, "bad_value", "guidance_stop"),
+        ({"guidance_stop": float("inf")}, "bad_value", "guidance_stop"),
+        ({"guidance_stop": True}, "wrong_type", "guidance_stop"),
+        ({"native_height": 0}, "bad_value", "native_height and native_width"),
+        ({"native_width": 7}, "bad_value", "native_width"),
+        ({"native_width": 64.0}, "wrong_type", "native_width"),
         ({"num_inference_steps": 0}, "bad_value", "num_inference_steps"),
         ({"seed": -1}, "bad_value", "seed"),
         ({"model_digest": "AB"}, "bad_value", "model_digest"),
@@ -386,6 +413,47 @@ def test_a_ticket_with_a_bad_recipe_is_refused_by_place_and_rule(
     plain = msgpack.unpackb(encode(EXAMPLES[1], Header()))
     plain["tickets"][1]["recipe"] |= change
     with pytest.raises(MessageError, match=rf"tickets\[1\]\.recipe.*{named}") as caught:
+        decode(msgpack.packb(plain))
+    assert caught.value.reason == reason
+
+
+NEW_TO_RECIPES = ("guidance_rescale", "guidance_start", "guidance_stop", "native_height", "native_width")
+
+
+@pytest.mark.parametrize("field", NEW_TO_RECIPES)
+def test_what_a_recipe_has_a_default_for_must_be_on_the_wire_nevertheless(field: str) -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[1], Header()))
+    del plain["tickets"][0]["recipe"][field]
+    with pytest.raises(MessageError, match=rf"^missing_field: .*tickets\[0\]\.recipe lacks the field '{field}'"):
+        decode(msgpack.packb(plain))
+
+
+def test_integers_serve_for_shares_of_the_steps() -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[1], Header()))
+    plain["tickets"][0]["recipe"] |= {"guidance_rescale": 1, "guidance_start": 0, "guidance_stop": 1}
+    message = decode(msgpack.packb(plain))[1]
+    assert isinstance(message, Tickets)
+    recipe = message.tickets[0].recipe
+    assert (recipe.guidance_rescale, recipe.guidance_start, recipe.guidance_stop) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("field", ["settings", "versions"])
+@pytest.mark.parametrize(
+    ("value", "reason", "named"),
+    [
+        (..., "missing_field", r" lacks the field '{}'"),
+        (["vae"], "wrong_type", r"\.{} must be a map"),
+        ({"vae": 1}, "wrong_type", r"\.{}\.vae must be a string"),
+        ({"vae": ""}, "bad_value", r": {}\.vae must have 1 to 200 characters"),
+        ({f"{number}": "x" for number in range(65)}, "bad_value", r": {} must be at most 64, got 65"),
+    ],
+    ids=["missing", "list", "number", "empty", "many"],
+)
+def test_a_map_of_a_manifest_is_judged_entry_by_entry(field: str, value: object, reason: str, named: str) -> None:
+    plain = msgpack.unpackb(encode(EXAMPLES[0], Header()))
+    manifest = plain["manifest"] | {field: value}
+    plain["manifest"] = {key: entry for key, entry in manifest.items() if entry is not ...}
+    with pytest.raises(MessageError, match=rf"HELLO\.manifest{named.format(field)}") as caught:
         decode(msgpack.packb(plain))
     assert caught.value.reason == reason
 
@@ -442,8 +510,13 @@ def test_the_largest_message_that_a_rank_sends_is_within_the_limits() -> None:
         seed=MAX_INT,
         num_images=MAX_IMAGES_PER_GROUP,
         guidance_scale=7.5,
+        guidance_rescale=0.7,
+        guidance_start=0.1,
+        guidance_stop=0.9,
         num_inference_steps=MAX_INFERENCE_STEPS,
         scheduler="x" * MAX_NAME_LENGTH,
+        native_height=MAX_IMAGE_SIDE,
+        native_width=MAX_IMAGE_SIDE,
         height=MAX_IMAGE_SIDE,
         width=MAX_IMAGE_SIDE,
         model_digest="f" * 64,

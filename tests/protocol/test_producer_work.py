@@ -8,7 +8,7 @@ import pytest
 from penstock.protocol.actions import Send
 from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.messages import Ack, Bye, Cancel, Drain, Heartbeat, Nack, Ready, Result, Started, Tickets
-from penstock.protocol.tickets import Attempt
+from penstock.protocol.tickets import Attempt, Ticket
 from tests.protocol.bench import LIFE, R0, R1, Bench, indices, sent, welcome
 from tests.protocol.samples import NBYTES, PIXELS, a_ticket
 
@@ -53,8 +53,13 @@ def test_a_group_larger_than_a_batch_goes_alone() -> None:
     "recipe",
     [
         {"guidance_scale": 3.0},
+        {"guidance_rescale": 0.0},
+        {"guidance_start": 0.0},
+        {"guidance_stop": 1.0},
         {"num_inference_steps": 9},
         {"scheduler": "DDIMScheduler"},
+        {"native_height": 8},
+        {"native_width": 8},
         {"height": 8},
         {"width": 8},
         {"model_digest": "d2"},
@@ -71,6 +76,32 @@ def test_prompt_seed_and_number_of_images_may_differ_in_a_batch() -> None:
     bench = Bench()
     bench.give(a_ticket(0), a_ticket(1, prompt="a dog", seed=1, num_images=1))
     assert indices(bench.take()) == [0, 1]
+
+
+def test_the_engine_says_which_tickets_it_can_make_together() -> None:
+    def by_width(ticket: Ticket) -> int:
+        return ticket.recipe.width
+
+    def by_itself(ticket: Ticket) -> int:
+        return ticket.index
+
+    tickets = [a_ticket(0), a_ticket(1, width=8), a_ticket(2, guidance_scale=3.0), a_ticket(3, width=8, seed=1)]
+    for company, batches in ((by_width, [[0, 2], [1, 3], []]), (by_itself, [[0], [1], [2], [3], []])):
+        bench = Bench()
+        bench.give(*tickets)
+        assert [indices(bench.machine.take(8, company)[0]) for _ in batches] == batches
+
+
+def test_room_and_need_count_whatever_the_company() -> None:
+    bench = Bench()
+    bench.give(*[a_ticket(index, need_by_step=9 - index, height=8 + index, num_images=3) for index in range(4)])
+    assert [indices(bench.machine.take(6, lambda _: None)[0]) for _ in range(3)] == [[3, 2], [1, 0], []]
+
+
+def test_a_ticket_that_may_be_poison_is_alone_whatever_the_company() -> None:
+    bench = Bench()
+    bench.give(a_ticket(0), replace(a_ticket(1), alone=True), a_ticket(2, height=8), replace(a_ticket(3), alone=True))
+    assert [indices(bench.machine.take(8, lambda _: None)[0]) for _ in range(4)] == [[0, 2], [1], [3], []]
 
 
 def test_a_ticket_that_may_be_poison_is_made_alone() -> None:

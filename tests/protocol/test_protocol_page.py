@@ -369,6 +369,7 @@ def test_a_digest_writes_what_is_beyond_ascii_as_the_page_says() -> None:
     stated = EXCHANGE[0].stated["manifest"] | {"device": "Zürich"}
     promise = (
         '{"backend": "eager", "batch_images": 1, "codec": "raw", "device": "Z\\u00fcrich", "dtype": "float32", '
-        '"model_digest": "9f86d081", "scheduler": "DDIMScheduler", "versions": {"torch": "2.13.0"}}'
+        '"model_digest": "9f86d081", "scheduler": "DDIMScheduler", "settings": {"vae": "full"}, '
+        '"versions": {"torch": "2.13.0"}}'
     )
     assert Manifest(**stated).digest == hashlib.sha256(promise.encode()).hexdigest()

@@ -85,6 +85,7 @@ def test_a_refused_producer_pins_nothing() -> None:
         ({"dtype": "float16"}, ("dtype float16", "float32")),
         ({"device": "H200"}, ("device H200", "cpu")),
         ({"batch_images": 16}, ("batch_images 16", "8")),
+        ({"settings": {"vae": "tiny"}}, ("settings", "tiny", "full")),
         ({"versions": {"torch": "2.12"}}, ("versions", "2.12", "2.11")),
     ],
 )

@@ -121,8 +121,18 @@ def test_a_recipe_states_its_buffer() -> None:
         ("guidance_scale", -0.1),
         ("guidance_scale", float("nan")),
         ("guidance_scale", float("inf")),
+        ("guidance_rescale", -0.01),
+        ("guidance_rescale", 1.01),
+        ("guidance_rescale", float("nan")),
+        ("guidance_start", -0.01),
+        ("guidance_start", 1.01),
+        ("guidance_start", float("nan")),
+        ("guidance_stop", -0.01),
+        ("guidance_stop", 1.01),
+        ("guidance_stop", float("nan")),
         ("num_inference_steps", 0),
         ("num_inference_steps", 10_001),
+        *((f"native_{side}", value) for side in ("height", "width") for value in (-1, 1, 7, 8193)),
         ("height", 0),
         ("height", MAX_IMAGE_SIDE + 1),
         ("width", 0),
@@ -143,11 +153,40 @@ def test_a_recipe_that_breaks_a_rule_is_refused_by_name(field: str, value: objec
         ("num_images", 1),
         ("num_images", MAX_IMAGES_PER_GROUP),
         ("guidance_scale", 0.0),
+        ("guidance_rescale", 0.0),
+        ("guidance_rescale", 1.0),
+        ("guidance_start", 0.0),
+        ("guidance_start", 1.0),
+        ("guidance_stop", 0.0),
+        ("guidance_stop", 1.0),
         ("height", MAX_IMAGE_SIDE),
     ],
 )
 def test_a_recipe_at_its_limits_is_good(field: str, value: object) -> None:
     assert getattr(replace(RECIPE, **{field: value}), field) == value
+
+
+def test_guidance_does_not_stop_before_it_starts() -> None:
+    assert replace(RECIPE, guidance_start=0.5, guidance_stop=0.5).guidance_stop == 0.5
+    with pytest.raises(ValueError, match=r"^guidance_stop must be in \[guidance_start \(0\.5\), 1\], got 0\.49$"):
+        replace(RECIPE, guidance_start=0.5, guidance_stop=0.49)
+
+
+@pytest.mark.parametrize("native", [(0, 0), (8, 8), (8, 8192), (8192, 8)])
+def test_the_model_s_size_is_its_own_or_both_sides_of_another(native: tuple[int, int]) -> None:
+    recipe = replace(RECIPE, native_height=native[0], native_width=native[1])
+    assert recipe.shape == (4, 32, 48, 3), "what is kept is not what is made"
+
+
+@pytest.mark.parametrize("native", [(0, 8), (8192, 0)])
+def test_one_side_of_the_model_s_size_alone_is_refused(native: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"^native_height and native_width must be 0 both or neither, got \("):
+        replace(RECIPE, native_height=native[0], native_width=native[1])
+
+
+def test_a_recipe_that_says_no_more_is_guided_all_the_way_at_the_model_s_own_size() -> None:
+    assert (RECIPE.guidance_rescale, RECIPE.guidance_start, RECIPE.guidance_stop) == (0.0, 0.0, 1.0)
+    assert (RECIPE.native_height, RECIPE.native_width) == (0, 0)
 
 
 @pytest.mark.parametrize("field", ["index", "rank", "attempt", "need_by_step"])
@@ -174,3 +213,34 @@ def test_engines_of_different_codecs_promise_different_bits() -> None:
     digests = {replace(MANIFEST, codec=codec).digest for codec in ("raw", "jpeg-92", "jpeg-93")}
     assert len(digests) == 3
     assert [replace(MANIFEST, codec=codec).is_lossy for codec in ("raw", "jpeg-100")] == [False, True]
+
+
+def test_engines_of_different_settings_promise_different_bits() -> None:
+    settings: list[dict[str, str]] = [{}, {"vae": "full"}, {"vae": "tiny"}, {"unet": "full"}]
+    assert len({replace(MANIFEST, settings=chosen).digest for chosen in settings}) == 4
+    assert replace(MANIFEST, settings={}, versions={"vae": "full"}).digest != replace(MANIFEST, versions={}).digest
+
+
+@pytest.mark.parametrize("field", ["settings", "versions"])
+@pytest.mark.parametrize(
+    ("entries", "rule"),
+    [
+        ({f"name {number}": "x" for number in range(65)}, r" must be at most 64, got 65"),
+        ({"": "x"}, r" must have 1 to 200 characters, got 0"),
+        ({"x" * 201: "x"}, r" must have 1 to 200 characters, got 201"),
+        ({"a\nb": "x"}, r" must be printable"),
+        ({"vae": ""}, r"\.vae must have 1 to 200 characters, got 0"),
+        ({"vae": "x" * 201}, r"\.vae must have 1 to 200 characters, got 201"),
+        ({"vae": "\x1b[2J"}, r"\.vae must be printable"),
+    ],
+    ids=["many", "no name", "long name", "unprintable name", "no value", "long value", "unprintable value"],
+)
+def test_a_manifest_with_impossible_names_is_refused(field: str, entries: dict[str, str], rule: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}{rule}"):
+        replace(MANIFEST, **{field: entries})
+
+
+@pytest.mark.parametrize("field", ["settings", "versions"])
+def test_a_manifest_with_as_many_and_as_long_names_as_may_be_is_good(field: str) -> None:
+    entries = {f"{number:0200}": "x" * 200 for number in range(64)}
+    assert getattr(replace(MANIFEST, **{field: entries}), field) == entries

@@ -1,0 +1,50 @@
+"""What a rank writes down of its settings before the first group comes."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.intake import open_ledger
+from penstock.consumer.run_folder import RunFolder
+from penstock.protocol.tickets import Recipe
+
+GENERATOR = GeneratorConfig(
+    images_per_group=3,
+    guidance_scale=7.5,
+    guidance_rescale=0.7,
+    guidance_start=0.2,
+    guidance_stop=0.8,
+    num_inference_steps=30,
+    scheduler="DDIMScheduler",
+    native_height=512,
+    native_width=768,
+    height=256,
+    width=384,
+)
+
+
+def test_the_line_of_a_life_has_all_that_the_run_s_recipes_share(tmp_path: Path) -> None:
+    with open_ledger(TrainConfig(generator=GENERATOR), RunFolder(tmp_path, "r", 17), 1, 4, "ab"):
+        pass
+    life = json.loads((tmp_path / "ledger-1.jsonl").read_text())
+    assert life == {
+        "life": 17,
+        "run_id": "r",
+        "rank": 1,
+        "world_size": 4,
+        "model_digest": "ab",
+        "num_images": 3,
+        "images_per_use": 3,
+        "guidance_scale": 7.5,
+        "guidance_rescale": 0.7,
+        "guidance_start": 0.2,
+        "guidance_stop": 0.8,
+        "num_inference_steps": 30,
+        "scheduler": "DDIMScheduler",
+        "native_height": 512,
+        "native_width": 768,
+        "height": 256,
+        "width": 384,
+    }
+    assert {field.name for field in fields(Recipe)} - {"prompt", "seed"} <= life.keys(), "a group's line has the rest"
