@@ -13,6 +13,7 @@ million groups or more to grow by 1 GB.
 import json
 import sys
 import tempfile
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def soak(num_groups: int, side: int, codec: str, folder: Path) -> dict[str, Any]
     Raises BenchmarkError where that takes too long or fails.
     """
     processes = Processes(folder)
-    num_steps = num_groups * REUSE // GROUPS_PER_STEP
+    num_steps = ceil(num_groups * REUSE / GROUPS_PER_STEP)
     endpoint = f"ipc://{folder / 'rank'}"
     rank_flags: dict[str, Any] = {
         "images-per-s": 1e9,

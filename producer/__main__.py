@@ -43,18 +43,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_engine(config: ProduceConfig) -> Engine:
-    """The engine that `config.backend` names. Raises ModelError. Only what generates loads torch."""
+    """The engine for the model and the backend of `config`. Raises ModelError. Only what generates loads torch."""
     if config.backend == "paced":
         from penstock.producer.paced_engine import PacedEngine
 
         return PacedEngine(config)
     import torch
 
-    from penstock.producer.diffusers_engine import DiffusersEngine
+    from penstock.producer import model_folder
+    from penstock.producer.pipeline_engine import PipelineEngine
+    from penstock.producer.stable_diffusion import PIPELINES, StableDiffusionEngine
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    return DiffusersEngine(config)
+    kind = model_folder.pipeline_class(model_folder.find(config.model))
+    return StableDiffusionEngine(config) if kind in PIPELINES else PipelineEngine(config)
 
 
 if __name__ == "__main__":

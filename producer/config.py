@@ -29,12 +29,19 @@ class ProduceConfig:
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic; `auto` is float16 on a GPU, bfloat16 on a CPU that computes in it, else float32."""
-    backend: Literal["eager", "paced"] = "eager"
-    """How the denoiser is run. `paced` generates nothing and sleeps: to rehearse a fleet without its devices."""
+    backend: Literal["eager", "xformers", "inductor", "tensorrt", "paced"] = "eager"
+    """How the networks are run; `penstock doctor` says which work here. `paced` generates nothing and sleeps: to
+    rehearse a fleet without its devices."""
     paced_images_per_s: float = 1.25
     """Pace of backend `paced`: images that it makes a second, as it were."""
     batch_images: int = 32
-    """Images in every batch; tails are padded to it, so that a ticket's company changes no bit."""
+    """Rows of every call of the denoiser; the last is padded to it, so that a ticket's company changes no bit. A guided
+    image takes two rows a step."""
+    decode_images: int = 8
+    """Images that the autoencoder decodes at a time. Higher takes more memory, and time only where it is tiny."""
+    tiny_autoencoder: str = ""
+    """Folder or hub id of a distilled autoencoder (TAESD) to decode with: faster, and other pixels. Empty for the
+    model's own."""
     threads: int = 0
     """CPU threads; 0 leaves it to torch. Processes that share cores want 1 each."""
     batch_wait_s: float = 2.0
@@ -54,6 +61,7 @@ class ProduceConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_images >= 1, "batch_images must be >= 1", self.batch_images)
+        require(self.decode_images >= 1, "decode_images must be >= 1", self.decode_images)
         require(0 < self.paced_images_per_s < inf, "paced_images_per_s must be > 0", self.paced_images_per_s)
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)

@@ -16,6 +16,7 @@ TINY = Path(__file__).parent / "tiny_sd"
 """The model that comes with Penstock."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PART_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _NOT_PIXELS = {"safety_checker", "feature_extractor"}
 
 
@@ -35,16 +36,45 @@ def find(model: str) -> Path:
     return folder
 
 
+def find_part(model: str) -> Path:
+    """The local folder of a single network such as an autoencoder: a folder, or a hub id. Raises ModelError."""
+    folder = Path(model).expanduser()
+    if not folder.exists() and _HUB_ID.fullmatch(model) and not Path(model).parent.exists():
+        folder = _download_part(model)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model!r}: no folder with a config.json; give a folder or a hub id (owner/name)")
+    return folder
+
+
+def _download_part(hub_id: str) -> Path:
+    from transformers.utils import cached_file
+
+    try:
+        cached_file(hub_id, _PART_WEIGHTS)
+        return Path(cached_file(hub_id, "config.json")).parent
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{hub_id!r}: no folder of that name here, and the hub gives none: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def _download(hub_id: str) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
         return Path(DiffusionPipeline.download(hub_id, use_safetensors=True))
     except (OSError, ValueError) as error:
-        first_line = (str(error).strip() or repr(error)).splitlines()[0]
         raise ModelError(
-            f"model {hub_id!r}: no folder of that name here, and the hub gives none: {first_line}"
+            f"model {hub_id!r}: no folder of that name here, and the hub gives none: {_line(error)}"
         ) from error
+
+
+def pipeline_class(folder: Path) -> str:
+    """Class name of the pipeline, as its index says it; empty where it says none. Raises ModelError as `scheduler`."""
+    name = _index(folder).get("_class_name")
+    return name if isinstance(name, str) else ""
 
 
 def scheduler(folder: Path) -> str:
@@ -65,10 +95,23 @@ def digest(folder: Path) -> str:
     parts = sorted(name for name, value in index.items() if isinstance(value, list) and name not in _NOT_PIXELS)
     total = hashlib.sha256(json.dumps({name: index[name] for name in parts}, sort_keys=True).encode())
     for path in sorted(path for part in parts for path in (folder / part).rglob("*") if _is_digested(path)):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        total.update(_line_of(path, folder))
     return total.hexdigest()
+
+
+def digest_part(folder: Path) -> str:
+    """SHA-256 over the files of a single network, as hex."""
+    total = hashlib.sha256()
+    for path in sorted(filter(_is_digested, folder.rglob("*"))):
+        total.update(_line_of(path, folder))
+    return total.hexdigest()
+
+
+def _line_of(path: Path, folder: Path) -> bytes:
+    """A file's place and digest."""
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.relative_to(folder).as_posix()} {content}\n".encode()
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -5,12 +5,13 @@ costs nothing. `penstock produce --backend paced --paced-images-per-s 1.25` is a
 1.5 at 50 steps. Its images are a cheap pure function of the ticket, and good for nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import Images
+from penstock.producer.engine import Images, Pending
+from penstock.producer.work import Work
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 from penstock.telemetry.pace import Pace
 
@@ -30,6 +31,7 @@ class PacedEngine:
     def __init__(self, config: ProduceConfig) -> None:
         self._images_per_s = config.paced_images_per_s
         self._pace = Pace()
+        self.work = Work()
         self._manifest = Manifest(
             model="paced",
             model_digest=MODEL_DIGEST,
@@ -49,10 +51,17 @@ class PacedEngine:
     def load(self) -> None:
         """There is nothing to load."""
 
-    def generate(self, tickets: Sequence[Ticket]) -> list[Images]:
+    def company(self, ticket: Ticket) -> Hashable:
+        """Whatever is asked for can be slept together."""
+        return None
+
+    def generate(self, tickets: Sequence[Ticket]) -> Pending:
         """One group per ticket, uint8 [m, H, W, 3], after as long as so many images take."""
-        with self._pace.lasting(sum(ticket.recipe.num_images for ticket in tickets) / self._images_per_s):
-            return [_images(ticket.recipe) for ticket in tickets]
+        num_images = sum(ticket.recipe.num_images for ticket in tickets)
+        with self._pace.lasting(num_images / self._images_per_s):
+            groups = [_images(ticket.recipe) for ticket in tickets]
+        self.work.images += num_images
+        return lambda: [*groups]
 
 
 def _images(recipe: Recipe) -> Images:

@@ -1,7 +1,8 @@
-"""The generate-and-send loop: one thread makes groups, one keeps the talk with the ranks alive.
+"""The generate-and-send loop: one thread makes groups, one makes them ready to travel, one talks with the ranks.
 
 Generation holds the main thread for seconds at a time; leases live by heartbeats. So the sockets have a thread of their
-own, which shares the state machine with the main thread under one lock.
+own. Another waits for the device, takes checksums and encodes, while the main thread begins the next batch: never more
+than one batch is ahead of it. All share the state machine under one lock.
 """
 
 import logging
@@ -9,12 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import ceil
 
 from penstock.producer.config import ProduceConfig, default_name
-from penstock.producer.engine import Engine, Images
+from penstock.producer.engine import Engine, Images, Pending
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.checksum import crc32
 from penstock.protocol.codec import decode, encode
@@ -31,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
+_REPORT_S = 60.0
+"""How often the log says what has been made."""
 
 
 @dataclass(slots=True)
@@ -67,7 +71,8 @@ class ProducerService:
         self._seq = 0
         self._garbled = Tally()
         self._finished: Finished | None = None
-        self._io_error: BaseException | None = None
+        self._error: BaseException | None = None
+        """What ended one of the other threads."""
         self._stopping = False
         self._loaded = False
         self._drain_asked = False
@@ -76,6 +81,7 @@ class ProducerService:
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
         self._connected_at = time.monotonic()
+        self._done_at = self._reported_at = time.perf_counter()
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
@@ -102,8 +108,7 @@ class ProducerService:
             with self._changed:
                 self._loaded = True
                 self._act(self._machine.loaded())
-            while batch := self._next_batch():
-                self._make(batch)
+            self._make_all()
             why = "drained" if self._drain_asked else "the run is over"
         except ModelError as error:
             why = str(error)
@@ -115,6 +120,7 @@ class ProducerService:
             self._sockets.waker.wake()
             io_thread.join(timeout=3)
             self._sockets.close()
+            _log.info("made %s", self._engine.work.describe())
 
     def drain(self) -> bool:
         """Hand back what is not begun, finish the rest within `drain_timeout_s`, then end `run`. For a signal handler.
@@ -130,8 +136,8 @@ class ProducerService:
         """Wait for tickets and begin them; empty when the run is over."""
         with self._changed:
             while True:
-                if self._io_error is not None:
-                    raise self._io_error
+                if self._error is not None:
+                    raise self._error
                 if self._finished is not None:
                     if self._finished.rejected:
                         raise RejectedError(self._finished.reason)
@@ -142,7 +148,7 @@ class ProducerService:
                 patience_s = self._patience()
                 self._is_held_back = patience_s <= 0 and self._machine.num_queued_images > 0
                 if patience_s <= 0 and not self._drain_asked:
-                    batch, actions = self._machine.take(self._config.batch_images)
+                    batch, actions = self._machine.take(self._config.batch_images, self._engine.company)
                     if batch:
                         self._act(actions)
                         self._sockets.waker.wake()
@@ -178,33 +184,71 @@ class ProducerService:
             self._incomplete_since = now
         return self._incomplete_since + self._config.batch_wait_s - now
 
-    def _make(self, batch: Sequence[HeldTicket]) -> None:
-        """Make one batch and queue its groups for sending."""
-        start = time.perf_counter()
+    def _make_all(self) -> None:
+        """Make batches until the run is over; one is made ready to travel while the next is begun."""
+        with ThreadPoolExecutor(1, "penstock-finish") as finisher:
+            finishing: Future[None] | None = None
+            while batch := self._next_batch():
+                begun_at = time.perf_counter()
+                pending = self._begin(batch)
+                if finishing is not None:
+                    finishing.result()
+                if pending is not None:
+                    finishing = finisher.submit(self._finish, batch, pending, begun_at)
+        if self._error is not None:
+            raise self._error
+
+    def _begin(self, batch: Sequence[HeldTicket]) -> Pending | None:
+        """Let the engine begin a batch; None where it cannot make any of it."""
         try:
-            groups = self._engine.generate([held.ticket for held in batch])
+            return self._engine.generate([held.ticket for held in batch])
         except ModelError as error:
-            with self._changed:
-                for held in batch:
-                    self._act(self._machine.fail(held, str(error)))
-            self._sockets.waker.wake()
-            return
+            self._fail(batch, str(error))
+            return None
         except Exception as error:
             # A defect, or a device that is gone; whoever ends by it must not take the tickets along unnamed.
-            with self._changed:
-                for held in batch:
-                    self._act(self._machine.fail(held, f"its engine broke: {error!r:.200}"))
+            self._fail(batch, f"its engine broke: {error!r:.200}")
             raise
-        seconds = (time.perf_counter() - start) / len(batch)
-        for held, images in zip(batch, groups, strict=True):
-            self._finish(held, images, seconds)
+
+    def _fail(self, batch: Sequence[HeldTicket], reason: str) -> None:
+        with self._changed:
+            for held in batch:
+                self._act(self._machine.fail(held, reason))
         self._sockets.waker.wake()
 
-    def _finish(self, held: HeldTicket, images: Images, seconds: float) -> None:
+    # --- finishing thread ---------------------------------------------------------------------------------------------
+
+    def _finish(self, batch: Sequence[HeldTicket], pending: Pending, begun_at: float) -> None:
+        """Wait for the device, and queue what it has made for sending."""
+        try:
+            made = pending()
+            done_at = time.perf_counter()
+            # The device takes up a batch when it has done the one before.
+            seconds, self._done_at = done_at - max(begun_at, self._done_at), done_at
+            self._engine.work.seconds += seconds
+            for held, outcome in zip(batch, made, strict=True):
+                if isinstance(outcome, ModelError):
+                    self._fail([held], str(outcome))
+                else:
+                    self._send(held, outcome, seconds / len(batch))
+            self._sockets.waker.wake()
+            self._report(done_at)
+        except BaseException as error:  # noqa: BLE001 - a thread's edge: the main thread raises it
+            self._fail(batch, f"its engine broke: {error!r:.200}")
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _send(self, held: HeldTicket, images: Images, seconds: float) -> None:
         coded = encode_images(images, self._config.jpeg_quality if self._config.codec == JPEG else None)
         checksum = crc32(coded.payload)
         with self._changed:
             self._act(self._machine.finish(held, coded, checksum, seconds, time.monotonic()))
+
+    def _report(self, now: float) -> None:
+        if now - self._reported_at >= _REPORT_S:
+            self._reported_at = now
+            _log.info("so far: %s", self._engine.work.describe())
 
     # --- I/O thread ---------------------------------------------------------------------------------------------------
 
@@ -221,7 +265,7 @@ class ProducerService:
                         self._tick(now)
         except BaseException as error:  # noqa: BLE001 - a thread's edge: the main thread raises it
             with self._changed:
-                self._io_error = error
+                self._error = error
                 self._changed.notify_all()
 
     def _tick(self, now: float) -> None:

@@ -36,21 +36,19 @@ def produce(plan: dict[str, Any]) -> None:
     presets = ROOT / "producer" / "presets"
     produce_config = load_config(ProduceConfig, flags, preset_dir=presets, prog="offline", description="")
 
-    import torch
-
     from baselines.disk import write_group
     from penstock.consumer.prompts import TicketWriter, open_source
-    from penstock.producer.diffusers_engine import DiffusersEngine
+    from penstock.producer.__main__ import open_engine
+    from penstock.producer.engine import make
 
-    torch.set_num_threads(produce_config.threads)
-    engine = DiffusersEngine(produce_config)
+    engine = open_engine(produce_config)
     engine.load()
     writer = TicketWriter(open_source(config.prompts.source, config.seed), config, engine.manifest.model_digest)
     folder = Path(plan["folder"])
     per_batch = max(1, produce_config.batch_images // config.generator.images_per_group)
     for indices in _claimed(folder / CLAIMS, plan["num_groups"], per_batch):
         tickets = [writer.write(index, 0, 0) for index in indices]
-        for ticket, images in zip(tickets, engine.generate(tickets), strict=True):
+        for ticket, images in zip(tickets, make(engine, tickets), strict=True):
             write_group(folder / IMAGES, ticket.index, ticket.recipe.prompt, images)
     (folder / f"{plan['name']}.done").touch()
 

@@ -3,15 +3,17 @@
 Tickets, leases, checksums on both sides, validation and acknowledgements, with the default settings of both programs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 
-from baselines.sender import WAIT_S, Get, Images, Shape, ready_groups, running
+from baselines.sender import WAIT_S, Get, Shape, ready_groups, running
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import GroupStream
 from penstock.producer.config import ProduceConfig
+from penstock.producer.engine import Pending
 from penstock.producer.service import ProducerService
+from penstock.producer.work import Work
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RunError
 from penstock.protocol.rank_machine import Expectation, RankMachine
@@ -25,6 +27,7 @@ class ReadyEngine:
     """An engine whose images are ready: group `index` is the ready-made one of that number, in rotation."""
 
     def __init__(self, shape: Shape, batch_images: int) -> None:
+        self.work = Work()
         self._arrays = ready_groups(shape)
         self.manifest = Manifest(
             model="ready-made",
@@ -40,9 +43,14 @@ class ReadyEngine:
     def load(self) -> None:
         """It is loaded."""
 
-    def generate(self, tickets: Sequence[Ticket]) -> list[Images]:
+    def company(self, ticket: Ticket) -> Hashable:
         """See `penstock.producer.engine.Engine`."""
-        return [self._arrays[ticket.index % len(self._arrays)] for ticket in tickets]
+        return None
+
+    def generate(self, tickets: Sequence[Ticket]) -> Pending:
+        """See `penstock.producer.engine.Engine`."""
+        groups = [self._arrays[ticket.index % len(self._arrays)] for ticket in tickets]
+        return lambda: [*groups]
 
 
 def ticket(index: int, shape: Shape) -> Ticket:

@@ -19,6 +19,7 @@ from baselines.disk import DiskGroups, Epochs, Sample, write_group
 from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.consumer.prompts import TicketWriter, open_source
 from penstock.producer.config import ProduceConfig
+from penstock.producer.engine import make
 from penstock.producer.paced_engine import MODEL_DIGEST, PacedEngine
 from penstock.telemetry.pace import Pace
 
@@ -53,7 +54,7 @@ def generate(share: Share) -> None:
     writer = TicketWriter(open_source("toyworld", 0), TrainConfig(generator=generator), MODEL_DIGEST)
     for index in range(share.first, share.num_groups, share.stride):
         ticket = writer.write(index, rank=0, need_by_step=0)
-        write_group(Path(share.folder), index, ticket.recipe.prompt, engine.generate([ticket])[0])
+        write_group(Path(share.folder), index, ticket.recipe.prompt, make(engine, [ticket])[0])
 
 
 def train(training: Training) -> None:

@@ -12,6 +12,7 @@ import pytest
 from penstock.consumer import stream as stream_module
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.stream import GroupStream
+from penstock.producer.engine import Pending
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RejectedError
 from penstock.protocol.inspection import inspect
@@ -199,10 +200,10 @@ class Painter(StubEngine):
         super().__init__()
         self.made: dict[int, Pixels] = {}
 
-    def generate(self, tickets: Any) -> list[Pixels]:
+    def generate(self, tickets: Any) -> Pending:
         super().generate(tickets)
         self.made |= {ticket.index: group(*ticket.recipe.shape[:3]) for ticket in tickets}
-        return [self.made[ticket.index] for ticket in tickets]
+        return lambda: [self.made[ticket.index] for ticket in tickets]
 
 
 def _serve(stream: GroupStream, **settings: Any) -> tuple[RunningService, Painter]:

@@ -10,16 +10,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig
+from penstock.producer.engine import Pending
 from penstock.producer.service import ProducerService
+from penstock.producer.work import Work
 from penstock.protocol.errors import ModelError
 from penstock.protocol.tickets import Manifest, Ticket
 from tests.faults.workload import DEADLY, REFUSED, light_manifest, pixels
@@ -50,6 +49,7 @@ class LightEngine:
 
     def __init__(self, plan: ProducerPlan) -> None:
         self._plan = plan
+        self.work = Work()
         self._events = Path(plan.events).open("a", buffering=1)  # noqa: SIM115 - lives as long as the process
         self._num_batches = 0
 
@@ -60,7 +60,10 @@ class LightEngine:
     def load(self) -> None:
         time.sleep(self._plan.load_s)
 
-    def generate(self, tickets: Sequence[Ticket]) -> list[NDArray[np.uint8]]:
+    def company(self, ticket: Ticket) -> Hashable:
+        return None
+
+    def generate(self, tickets: Sequence[Ticket]) -> Pending:
         begun = [[ticket.index, ticket.attempt] for ticket in tickets]
         self._events.write(json.dumps({"event": "batch", "begun": begun, "at": time.monotonic()}) + "\n")
         if self._num_batches == self._plan.hang_after_batches:
@@ -72,7 +75,8 @@ class LightEngine:
                 os.kill(os.getpid(), signal.SIGKILL)
             if REFUSED in ticket.recipe.prompt:
                 raise ModelError(f"ticket {ticket.index} asks for what this engine refuses")
-        return [pixels(ticket.recipe) for ticket in tickets]
+        groups = [pixels(ticket.recipe) for ticket in tickets]
+        return lambda: [*groups]
 
 
 def main(argument: str) -> int:

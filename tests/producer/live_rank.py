@@ -2,20 +2,23 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import Images
+from penstock.producer.engine import Images, Made, Pending
 from penstock.producer.service import ProducerService
+from penstock.producer.work import Work
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
+from penstock.protocol.errors import ModelError
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.messages import Header
+from penstock.protocol.producer_machine import same_recipe
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket, Sent
 from penstock.protocol.tickets import Manifest, Ticket
@@ -32,7 +35,9 @@ class StubEngine:
     """Paints each group in the colour of its index. `load` and `generate` wait for their gates, which are open."""
 
     def __init__(self) -> None:
+        self.work = Work()
         self.batches: list[int] = []
+        self.flaws: dict[int, ModelError] = {}
         self.load_error: Exception | None = None
         self.error: Exception | None = None
         self.load_gate = threading.Event()
@@ -50,13 +55,21 @@ class StubEngine:
         if self.load_error is not None:
             raise self.load_error
 
-    def generate(self, tickets: Sequence[Ticket]) -> list[Images]:
+    def company(self, ticket: Ticket) -> Hashable:
+        return same_recipe(ticket)
+
+    def generate(self, tickets: Sequence[Ticket]) -> Pending:
         self.working.set()
         assert self.gate.wait(WAIT_S)
         if self.error is not None:
             raise self.error
         self.batches.append(sum(ticket.recipe.num_images for ticket in tickets))
-        return [np.full(ticket.recipe.shape, colour_of(ticket.index), np.uint8) for ticket in tickets]
+        groups = [np.full(ticket.recipe.shape, colour_of(ticket.index), np.uint8) for ticket in tickets]
+        return lambda: self.finish(tickets, groups)
+
+    def finish(self, tickets: Sequence[Ticket], groups: Sequence[Images]) -> list[Made]:
+        """What the device has made of a batch, in whatever thread waits for it."""
+        return [self.flaws.get(ticket.index, images) for ticket, images in zip(tickets, groups, strict=True)]
 
 
 def colour_of(index: int) -> int:

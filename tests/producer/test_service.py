@@ -1,14 +1,17 @@
 """The generate-and-send loop with a stub engine, against a real rank on the loopback."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from penstock.producer.engine import Images, Made
 from penstock.protocol.errors import EndpointError, ModelError, RejectedError, StarvedError
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.sockets import RankSocket
-from tests.producer.live_rank import RECIPE, LiveRank, RunningService, StubEngine, colour_of
+from penstock.protocol.tickets import Ticket
+from tests.producer.live_rank import GROUPS_PER_BATCH, RECIPE, WAIT_S, LiveRank, RunningService, StubEngine, colour_of
 
 OpenRank = Callable[..., LiveRank]
 
@@ -284,3 +287,61 @@ def test_a_malformed_address_is_an_endpoint_error(endpoint: str) -> None:
     error = RunningService(endpoint, StubEngine()).end()
     assert isinstance(error, EndpointError)
     assert repr(endpoint) in str(error)
+
+
+# --- what the device has made -----------------------------------------------------------------------------------------
+
+
+def test_a_ticket_that_cannot_be_made_is_refused_and_its_company_is_sent(open_rank: OpenRank) -> None:
+    rank, engine = open_rank(max_attempts=1), StubEngine()
+    engine.flaws[2] = ModelError("its pixels are not finite")
+    rank.plan(*range(4))
+    running = RunningService(rank.socket.endpoint, engine)
+    rank.run_until(lambda: len(rank.delivered) == 3 and bool(rank.quarantined))
+    assert set(rank.delivered) == {0, 1, 3}
+    (quarantine,) = rank.quarantined
+    assert quarantine.ticket.index == 2
+    assert "its pixels are not finite" in quarantine.reason
+    rank.say_bye()
+    assert running.end() is None
+
+
+def test_the_next_batch_is_begun_while_one_is_finished_and_no_more_than_one(open_rank: OpenRank) -> None:
+    rank, engine = open_rank(), SlowToFinish()
+    rank.plan(*range(6 * GROUPS_PER_BATCH))
+    running = RunningService(rank.socket.endpoint, engine, credit_groups=6 * GROUPS_PER_BATCH)
+    rank.run_until(lambda: len(engine.batches) == 2)
+    rank.run_for(0.5)
+    assert len(engine.batches) == 2, "the first is being finished, the second has been begun, the third waits"
+    assert not rank.delivered
+    engine.finish_gate.set()
+    rank.run_until(lambda: len(rank.delivered) == 6 * GROUPS_PER_BATCH)
+    rank.say_bye()
+    assert running.end() is None
+    assert engine.work.seconds > 0
+
+
+def test_an_error_in_what_waits_for_the_device_ends_the_service_and_names_its_tickets(open_rank: OpenRank) -> None:
+    rank, engine = open_rank(max_attempts=1), SlowToFinish()
+    engine.finish_error = RuntimeError("the device is gone")
+    engine.finish_gate.set()
+    rank.plan(0)
+    running = RunningService(rank.socket.endpoint, engine, batch_wait_s=0.0)
+    rank.run_until(lambda: bool(rank.quarantined) and running.ended())
+    assert isinstance(running.end(), RuntimeError)
+    assert "the device is gone" in rank.quarantined[0].reason
+
+
+class SlowToFinish(StubEngine):
+    """Begins at once; what it has begun is done when its gate opens, or never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finish_gate = threading.Event()
+        self.finish_error: Exception | None = None
+
+    def finish(self, tickets: Sequence[Ticket], groups: Sequence[Images]) -> list[Made]:
+        assert self.finish_gate.wait(WAIT_S)
+        if self.finish_error is not None:
+            raise self.finish_error
+        return super().finish(tickets, groups)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from penstock.producer.engine import Images
+from penstock.producer.engine import Pending
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.tickets import Ticket
 from tests.producer.live_rank import GROUPS_PER_BATCH, LiveRank, RunningService, StubEngine
@@ -69,7 +69,7 @@ def test_no_batch_begins_after_the_signal(open_rank: OpenRank, monkeypatch: pyte
     monkeypatch.setattr(running.service._machine, "drain", lambda reason: [])
     generate = engine.generate
 
-    def generate_under_a_signal(tickets: Sequence[Ticket]) -> list[Images]:
+    def generate_under_a_signal(tickets: Sequence[Ticket]) -> Pending:
         running.service.drain()
         return generate(tickets)
 

@@ -1,0 +1,46 @@
+"""Networks compiled by torch's own compiler. On a GPU the whole call is one CUDA graph."""
+
+import torch
+from torch import Tensor
+
+from penstock.producer.backends.eager import laid_out
+from penstock.producer.backends.part import Call, Part
+from penstock.protocol.errors import ModelError
+from penstock.telemetry.machine import cxx_compiler
+
+
+class InductorBackend:
+    """`torch.compile` at the one shape of the calls.
+
+    Args:
+        device: where the networks are.
+
+    Raises:
+        ModelError: there is no C++ compiler.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        if cxx_compiler() is None:
+            raise ModelError("backend inductor needs a C++ compiler: install g++ or clang, or use --backend eager")
+        self._is_cuda = device.type == "cuda"
+
+    def build(self, part: Part) -> Call:
+        """Compile `part`, which takes minutes. Raises ModelError where it does not compile."""
+        mode = {"mode": "reduce-overhead"} if self._is_cuda else {}
+        compiled = torch.compile(laid_out(part), fullgraph=True, dynamic=False, **mode)  # type: ignore[call-overload]
+
+        def call(*inputs: Tensor) -> Tensor:
+            if self._is_cuda:
+                torch.compiler.cudagraph_mark_step_begin()
+            answer: Tensor = compiled(*inputs)
+            return answer
+
+        try:
+            with torch.inference_mode():
+                # The second call captures the graph.
+                for _ in range(2):
+                    call(*part.inputs)
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # torch's compilers raise kinds of RuntimeError
+            first_line = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ModelError(f"backend inductor does not compile the {part.name}: {first_line:.200}") from error
+        return call

@@ -1,0 +1,46 @@
+"""Counts a network's arithmetic, and measures what the device reaches with nothing but matrix products."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+_BUDGET_S = 0.2
+"""Seconds of matrix products, after some to warm up."""
+
+
+def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """Floating point operations of one call, two for each product and sum; counted on its first row, by torch.
+
+    Args:
+        module: whose arithmetic is proportional to its batch.
+        inputs: [B, ...] each.
+    """
+    counter = FlopCounterMode(display=False)
+    # The one kind of attention whose products torch counts on every device.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+        module(*(tensor[:1] for tensor in inputs))
+    return float(counter.get_total_flops()) * len(inputs[0])
+
+
+def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """What a product of two large square matrices reaches: the median of several, in floating point operations/s."""
+    side = 8192 if device.type == "cuda" else 1024
+    with torch.inference_mode():
+        left, right = (torch.randn((side, side), dtype=dtype, device=device) for _ in range(2))
+        rates: list[float] = []
+        begun = time.perf_counter()
+        while len(rates) < 4 or time.perf_counter() - begun < _BUDGET_S:
+            _wait(device)
+            start = time.perf_counter()
+            torch.mm(left, right)
+            _wait(device)
+            rates.append(2 * side**3 / (time.perf_counter() - start))
+    return sorted(rates[1:])[len(rates[1:]) // 2]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

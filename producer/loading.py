@@ -1,0 +1,121 @@
+"""Loads a diffusers pipeline, and says what a device and a dtype are here."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from penstock.producer import model_folder
+from penstock.producer.config import ProduceConfig
+from penstock.protocol.errors import ModelError
+from penstock.protocol.tickets import Manifest
+from penstock.telemetry.machine import bf16_instructions
+
+_TROUBLES = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError),
+    SafetensorError,
+)
+"""What `from_pretrained` raises for a broken folder depends on which part is broken."""
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The text-to-image pipeline in `folder`, its networks on the device. Raises ModelError where it does not load."""
+    _silence()
+    try:
+        pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except _TROUBLES as error:
+        raise ModelError(f"{folder} does not load as a text-to-image pipeline: {_first_line(error)}") from error
+    if getattr(pipeline, "safety_checker", None) is not None:
+        # It blackens images without a word, and a black image among positives is poison.
+        pipeline.safety_checker = None
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def load_tiny_autoencoder(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The distilled autoencoder in `folder`. Raises ModelError where it does not load."""
+    _silence()
+    try:
+        autoencoder = diffusers.AutoencoderTiny.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    except _TROUBLES as error:
+        raise ModelError(f"{folder} does not load as a tiny autoencoder: {_first_line(error)}") from error
+    return autoencoder.to(device).eval()
+
+
+def _silence() -> None:
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
+
+
+def find_device(name: str) -> torch.device:
+    """The device that a setting names. Raises ModelError where it is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The arithmetic that a setting names; `auto` is the fastest that is sound on the device."""
+    if name == "auto":
+        on_cpu = "bfloat16" if bf16_instructions() else "float32"
+        name = on_cpu if device.type == "cpu" else "float16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def describe(
+    config: ProduceConfig, folder: Path, dtype: torch.dtype, device: torch.device, settings: dict[str, str]
+) -> Manifest:
+    """The manifest of an engine that runs the model in `folder`.
+
+    Args:
+        config: model, backend and batch shape.
+        folder: of the pipeline.
+        dtype: of the denoiser.
+        device: where it runs.
+        settings: whatever else of the engine changes pixels.
+    """
+    libraries = ["torch", "diffusers", "transformers"]
+    libraries += {"xformers": ["xformers"], "tensorrt": ["torch-tensorrt"]}.get(config.backend, [])
+    return Manifest(
+        model=config.model,
+        model_digest=model_folder.digest(folder),
+        scheduler=model_folder.scheduler(folder),
+        dtype=str(dtype).removeprefix("torch."),
+        backend=config.backend,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
+        batch_images=config.batch_images,
+        settings=settings,
+        versions={name: version(name) for name in libraries},
+    )
+
+
+def refuse_other_model(recipe_digest: str, manifest: Manifest) -> ModelError | None:
+    """Why a recipe for the model with `recipe_digest` cannot be made with this one, or None."""
+    if recipe_digest == manifest.model_digest:
+        return None
+    return ModelError(f"the ticket wants model {recipe_digest[:12]}, this is {manifest.model_digest[:12]}")
+
+
+def refuse_not_finite() -> ModelError:
+    """Why a group with pixels that are no numbers is not sent: a black image among positives is poison."""
+    return ModelError("the model made pixels that are not finite numbers; try --dtype float32")

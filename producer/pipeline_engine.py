@@ -1,0 +1,150 @@
+"""Makes groups with any diffusers text-to-image pipeline, called as its authors meant it to be called.
+
+For whatever is not of the Stable Diffusion family (SD3, FLUX, PixArt, ...), whose own denoising loops Penstock does not
+have. Every batch has the same shape and every image its own generator, seeded from its ticket, so the same ticket gives
+the same bits alone or among others, in any slot.
+"""
+
+import inspect
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penstock.producer import model_folder
+from penstock.producer.config import ProduceConfig
+from penstock.producer.engine import Made, Pending
+from penstock.producer.loading import (
+    describe,
+    find_device,
+    find_dtype,
+    load_pipeline,
+    refuse_not_finite,
+    refuse_other_model,
+)
+from penstock.producer.pixels import HostCopies, are_finite, to_uint8
+from penstock.producer.schedules import TROUBLES, scheduler_class
+from penstock.producer.work import Work
+from penstock.protocol.errors import ModelError
+from penstock.protocol.producer_machine import same_recipe
+from penstock.protocol.tickets import Manifest, Recipe, Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One image to make."""
+
+    prompt: str
+    seed: int
+
+
+class PipelineEngine:
+    """Calls a diffusers pipeline batch by batch.
+
+    Args:
+        config: device, dtype, batch shape and where the weights lie.
+
+    Raises:
+        ModelError: the folder is missing or is no pipeline, the device is not there, or the backend is for others.
+    """
+
+    def __init__(self, config: ProduceConfig) -> None:
+        self._folder = model_folder.find(config.model)
+        if config.backend != "eager":
+            kind = model_folder.pipeline_class(self._folder)
+            raise ModelError(f"backend {config.backend} is for Stable Diffusion; {kind} runs with --backend eager")
+        if config.tiny_autoencoder:
+            raise ModelError("tiny_autoencoder is for Stable Diffusion; leave it out for this model")
+        self._device = find_device(config.device)
+        self._dtype = find_dtype(config.dtype, self._device)
+        self._batch_images = config.batch_images
+        self._pipeline: Any = None
+        self._schedulers: dict[str, Any] = {}
+        self.work = Work()
+        self._manifest = describe(config, self._folder, self._dtype, self._device, {"engine": "pipeline"})
+
+    @property
+    def manifest(self) -> Manifest:
+        """What makes this engine interchangeable with another."""
+        return self._manifest
+
+    def load(self) -> None:
+        """Load the weights onto the device. Raises ModelError where the folder does not load."""
+        self._pipeline = load_pipeline(self._folder, self._dtype, self._device)
+        self._schedulers["default"] = self._pipeline.scheduler
+        self._copies = HostCopies(self._device)
+
+    def company(self, ticket: Ticket) -> Hashable:
+        """A call has one guidance, one scheduler, one size."""
+        return same_recipe(ticket)
+
+    def generate(self, tickets: Sequence[Ticket]) -> Pending:
+        """One group per ticket, uint8 [m, H, W, 3].
+
+        Raises:
+            ModelError: the recipe asks for a scheduler, a model or a guidance that this pipeline does not have.
+        """
+        recipe = tickets[0].recipe
+        if (refusal := refuse_other_model(recipe.model_digest, self._manifest)) is not None:
+            raise refusal
+        rows = [_Row(ticket.recipe.prompt, seed) for ticket in tickets for seed in ticket.recipe.image_seeds]
+        step = self._batch_images
+        with torch.inference_mode():
+            batches = [self._batch(rows[start : start + step], recipe) for start in range(0, len(rows), step)]
+            is_finite = [are_finite(batch) for batch in batches]
+            images = [to_uint8(batch, recipe.height, recipe.width) for batch in batches]
+            wait = self._copies.begin(images, is_finite)
+        self.work.images += len(rows)
+
+        def groups() -> list[Made]:
+            pixels = wait()
+            made: list[Made] = []
+            start = 0
+            for ticket in tickets:
+                here = slice(start, start := start + ticket.recipe.num_images)
+                made.append(pixels.images[here] if pixels.is_finite[here].all() else refuse_not_finite())
+            return made
+
+        return groups
+
+    def _batch(self, rows: Sequence[_Row], recipe: Recipe) -> Tensor:
+        """Images [len(rows), 3, h, w] in 0..1; the batch is padded to its fixed shape by repeating the last row."""
+        padded = [*rows, *[rows[-1]] * (self._batch_images - len(rows))]
+        options = self._options(recipe)
+        try:
+            self._pipeline.scheduler = self._scheduler(recipe.scheduler)
+            images: Tensor = self._pipeline(
+                prompt=[row.prompt for row in padded],
+                generator=[torch.Generator("cpu").manual_seed(row.seed) for row in padded],
+                num_inference_steps=recipe.num_inference_steps,
+                output_type="pt",
+                **options,
+            ).images
+        except TROUBLES as error:
+            raise ModelError(
+                f"scheduler {recipe.scheduler!r} with {recipe.num_inference_steps} steps does not suit this model: "
+                f"{error!r:.200}"
+            ) from error
+        return images[: len(rows)]
+
+    def _options(self, recipe: Recipe) -> dict[str, float]:
+        """What of a recipe not every pipeline takes. Raises ModelError for what this one does not."""
+        if (recipe.guidance_start, recipe.guidance_stop) != (0.0, 1.0):
+            raise ModelError("this pipeline cannot limit guidance to an interval; leave guidance_start and _stop out")
+        options: dict[str, float] = {"guidance_scale": recipe.guidance_scale}
+        if recipe.guidance_rescale:
+            options["guidance_rescale"] = recipe.guidance_rescale
+        if recipe.native_height:
+            options |= {"height": recipe.native_height, "width": recipe.native_width}
+        taken = inspect.signature(type(self._pipeline).__call__).parameters
+        if unknown := sorted(options.keys() - taken.keys()):
+            raise ModelError(f"{type(self._pipeline).__name__} takes no {' or '.join(unknown)}; leave it out")
+        return options
+
+    def _scheduler(self, name: str) -> Any:
+        if name not in self._schedulers:
+            default = self._schedulers["default"]
+            self._schedulers[name] = scheduler_class(name, default).from_config(default.config)
+        return self._schedulers[name]

@@ -1,0 +1,37 @@
+"""What an engine has done so far: images, and the arithmetic that they took."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Work:
+    """Counts since the engine was loaded. The arithmetic is that of denoiser and decoder, padded rows included."""
+
+    images: int = 0
+    flops: float | None = None
+    """Floating point operations, two for each product and sum; None where the engine does not know."""
+    matrix_flops_per_s: float | None = None
+    """What large matrix products reach on the device, measured when the engine was loaded."""
+    seconds: float = 0.0
+    """Time in which the engine was busy."""
+
+    def describe(self) -> str:
+        """One line for the log."""
+        if not self.images or not self.seconds:
+            return "no image made"
+        text = f"{self.images} images in {self.seconds:.0f} s of work: {self.images / self.seconds:.3g} images/s"
+        if self.flops is None:
+            return text
+        rate = self.flops / self.seconds
+        text += f", {_scaled(self.flops / self.images)}FLOP an image, {_scaled(rate)}FLOP/s"
+        if self.matrix_flops_per_s is not None:
+            text += f" ({rate / self.matrix_flops_per_s:.0%} of what matrix products reach here)"
+        return text
+
+
+def _scaled(value: float) -> str:
+    """A number with a prefix of the metric system and a blank before its unit."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "

@@ -1,0 +1,321 @@
+"""The denoising loop, against diffusers' own pipelines and against itself in other company."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.producer.engine import make
+from penstock.producer.stable_diffusion import StableDiffusionEngine
+from penstock.protocol.errors import ModelError
+from penstock.protocol.tickets import Ticket
+from tests.producer import folders
+from tests.producer.engine_bench import BATCH, config, equal, ticket
+
+torch.set_num_threads(1)
+
+MAX_SHADES = 1
+"""The pipeline rounds after sums in another order."""
+
+
+def _engine(folder: Path, **changes: Any) -> StableDiffusionEngine:
+    engine = StableDiffusionEngine(config(folder, **changes))
+    engine.load()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def engine(pipeline_folder: Path) -> StableDiffusionEngine:
+    return _engine(pipeline_folder)
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionEngine:
+    return _engine(folders.make_xl(tmp_path_factory.mktemp("xl")))
+
+
+@pytest.fixture(scope="module")
+def lcm(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionEngine:
+    return _engine(folders.make_lcm(tmp_path_factory.mktemp("lcm")))
+
+
+def _stock(engine: StableDiffusionEngine, asked: Ticket, **options: Any) -> np.ndarray:
+    """What diffusers' own call makes of a ticket: uint8 [m, 16, 16, 3]."""
+    recipe = asked.recipe
+    pipeline = engine._pipeline
+    own = pipeline.scheduler
+    if recipe.scheduler != "default":
+        import diffusers
+
+        pipeline.scheduler = getattr(diffusers, recipe.scheduler).from_config(own.config)
+    try:
+        images = pipeline(
+            prompt=[recipe.prompt] * recipe.num_images,
+            generator=[torch.Generator().manual_seed(seed) for seed in recipe.image_seeds],
+            guidance_scale=recipe.guidance_scale,
+            num_inference_steps=recipe.num_inference_steps,
+            output_type="np",
+            **options,
+        ).images
+    finally:
+        pipeline.scheduler = own
+    return np.round(images * 255).astype(np.uint8)
+
+
+def _differ(first: np.ndarray, second: np.ndarray) -> int:
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+# --- against diffusers' own call --------------------------------------------------------------------------------------
+
+SCHEDULERS = [
+    "default",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DDPMScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_loop_makes_what_diffusers_call_makes(engine: StableDiffusionEngine, scheduler: str) -> None:
+    asked = ticket(engine, 0, prompt="a red fox", scheduler=scheduler, num_inference_steps=5, guidance_scale=3.0)
+    (group,) = make(engine, [asked])
+    assert group.std() > 1
+    assert _differ(group, _stock(engine, asked)) <= MAX_SHADES
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 7.5])
+def test_guidance_of_one_or_less_is_none_as_in_diffusers(engine: StableDiffusionEngine, scale: float) -> None:
+    asked = ticket(engine, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=3)
+    calls = engine._networks(0, 0).denoiser.num_calls
+    (group,) = make(engine, [asked])
+    assert engine._networks(0, 0).denoiser.num_calls - calls == 3, "2 images, guided or not, fit the 4 slots"
+    assert _differ(group, _stock(engine, asked)) <= MAX_SHADES
+
+
+def test_guidance_is_rescaled_as_in_diffusers(engine: StableDiffusionEngine) -> None:
+    plain = ticket(engine, 0, prompt="a red fox", guidance_scale=7.5, num_inference_steps=3)
+    asked = ticket(engine, 0, prompt="a red fox", guidance_scale=7.5, num_inference_steps=3, guidance_rescale=0.7)
+    (group,) = make(engine, [asked])
+    assert _differ(group, _stock(engine, asked, guidance_rescale=0.7)) <= MAX_SHADES
+    assert _differ(group, make(engine, [plain])[0]) > MAX_SHADES
+
+
+def test_guidance_acts_in_its_interval_only(engine: StableDiffusionEngine) -> None:
+    """By the way that diffusers documents: a callback that changes the pipeline's weight between steps."""
+    settings = {"prompt": "a red fox", "num_inference_steps": 8}
+    asked = ticket(engine, 0, guidance_scale=7.5, guidance_start=0.25, guidance_stop=0.75, **settings)
+    weights = [1.0, 1.0, 7.5, 7.5, 7.5, 7.5, 1.0, 1.0]
+
+    def steer(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        # A weight just above 1 keeps both halves of the pipeline's batch, and is no guidance.
+        pipe._guidance_scale = max(weights[step + 1], 1 + 1e-7) if step + 1 < len(weights) else 1 + 1e-7
+        return {}
+
+    asked_without = ticket(engine, 0, guidance_scale=1 + 1e-7, **settings)
+    expected = _stock(engine, asked_without, callback_on_step_end=steer)
+    (group,) = make(engine, [asked])
+    assert _differ(group, expected) <= MAX_SHADES
+    assert _differ(group, _stock(engine, asked)) > MAX_SHADES
+
+
+def test_steps_without_guidance_cost_one_row_an_image(engine: StableDiffusionEngine) -> None:
+    denoiser = engine._networks(0, 0).denoiser
+    before = denoiser.num_calls
+    make(
+        engine,
+        [ticket(engine, 0, num_images=4, num_inference_steps=8, guidance_start=0.25, guidance_stop=0.75)],
+    )
+    assert denoiser.num_calls - before == 8 + 4, "4 images have 4 slots a call; 4 of the 8 steps are guided"
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_xl_is_told_pooled_text_and_sizes_as_diffusers_tells_it(xl: StableDiffusionEngine, scale: float) -> None:
+    asked = ticket(xl, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=3)
+    (group,) = make(xl, [asked])
+    assert group.std() > 1
+    assert _differ(group, _stock(xl, asked)) <= MAX_SHADES
+
+
+def test_latents_that_were_whitened_are_coloured_again(tmp_path: Path) -> None:
+    whitened = {"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [1.5, 0.5, 2.0, 1.0]}
+    engine = _engine(folders.make_xl(tmp_path, **whitened))
+    asked = ticket(engine, 0, prompt="a red fox", num_inference_steps=2)
+    assert _differ(make(engine, [asked])[0], _stock(engine, asked)) <= MAX_SHADES
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.5])
+def test_a_consistency_model_is_told_its_guidance(lcm: StableDiffusionEngine, scale: float) -> None:
+    asked = ticket(lcm, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=4)
+    before = lcm._networks(0, 0).denoiser.num_calls
+    (group,) = make(lcm, [asked])
+    assert lcm._networks(0, 0).denoiser.num_calls - before == 4
+    assert _differ(group, _stock(lcm, asked)) <= MAX_SHADES
+
+
+def test_images_are_generated_at_the_native_size_that_is_asked_for(engine: StableDiffusionEngine) -> None:
+    asked = ticket(engine, 0, prompt="a red fox", native_height=32, native_width=24, height=32, width=24)
+    expected = _stock(engine, asked, height=32, width=24)
+    (group,) = make(engine, [asked])
+    assert group.shape == (2, 32, 24, 3)
+    assert _differ(group, expected) <= MAX_SHADES
+
+
+def test_a_tiny_autoencoder_decodes_and_the_manifest_says_so(pipeline_folder: Path, tmp_path: Path) -> None:
+    tiny = folders.make_tiny_autoencoder(tmp_path)
+    engine = _engine(pipeline_folder, tiny_autoencoder=str(tiny))
+    own = _engine(pipeline_folder)
+    assert engine.manifest.settings["autoencoder"].startswith("tiny ")
+    assert engine.manifest.digest != own.manifest.digest
+    asked = ticket(engine, 0)
+    (group,) = make(engine, [asked])
+    assert group.shape == (2, 16, 16, 3)
+    assert not equal([group], make(own, [asked]))
+
+
+# --- company ----------------------------------------------------------------------------------------------------------
+
+
+def _mixed(engine: StableDiffusionEngine) -> list[Ticket]:
+    """Tickets that agree in nothing but the model."""
+    return [
+        ticket(engine, 0, num_images=3, num_inference_steps=4),
+        ticket(engine, 1, num_images=1, guidance_scale=1.0, num_inference_steps=7),
+        ticket(engine, 2, guidance_scale=5.0, num_inference_steps=3, scheduler="EulerAncestralDiscreteScheduler"),
+        ticket(engine, 3, guidance_rescale=0.5, guidance_stop=0.5, num_inference_steps=4, height=8, width=12),
+    ]
+
+
+def _alone(engine: StableDiffusionEngine, tickets: Sequence[Ticket]) -> list[np.ndarray]:
+    return [make(engine, [one])[0] for one in tickets]
+
+
+def test_any_company_in_any_order_changes_no_bit(engine: StableDiffusionEngine) -> None:
+    tickets = _mixed(engine)
+    alone = dict(zip(tickets, _alone(engine, tickets), strict=True))
+    for order in itertools.permutations(tickets):
+        assert len({engine.company(one) for one in order}) == 1
+        assert equal(make(engine, order), [alone[one] for one in order])
+
+
+@pytest.mark.parametrize("kind", ["xl", "lcm"])
+def test_company_changes_no_bit_of_other_models(kind: str, request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue(kind)
+    tickets = [ticket(engine, index, num_inference_steps=2 + index, guidance_scale=1.0 + index) for index in range(3)]
+    alone = _alone(engine, tickets)
+    assert equal(make(engine, tickets), alone)
+    assert equal(make(engine, tickets[::-1])[::-1], alone)
+
+
+def test_an_image_in_bfloat16_keeps_its_bits_in_any_company(pipeline_folder: Path) -> None:
+    engine = _engine(pipeline_folder, dtype="bfloat16")
+    tickets = _mixed(engine)
+    assert equal(make(engine, tickets), _alone(engine, tickets))
+
+
+def test_what_cannot_be_made_is_said_of_its_ticket_and_spares_the_others(engine: StableDiffusionEngine) -> None:
+    good, bad = ticket(engine, 0), ticket(engine, 1, scheduler="FlowMatchEulerDiscreteScheduler")
+    (alone,) = make(engine, [good])
+    first, second, third = engine.generate([bad, good, ticket(engine, 2, scheduler="NoSuchScheduler")])()
+    assert isinstance(first, ModelError)
+    assert isinstance(third, ModelError)
+    assert isinstance(second, np.ndarray)
+    assert np.array_equal(second, alone)
+
+
+def test_a_group_that_is_no_number_is_said_of_its_ticket_and_spares_the_others(
+    engine: StableDiffusionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = engine._decode
+
+    def break_one(networks: Any, latents: torch.Tensor) -> torch.Tensor:
+        pixels = decode(networks, latents)
+        pixels[0, 0, 3, 3] = float("nan")
+        return pixels
+
+    tickets = [ticket(engine, index, num_images=3) for index in range(2)]
+    alone = _alone(engine, tickets)
+    # Blocks of 3 images: the first of each has a flaw.
+    monkeypatch.setattr(engine, "_decode", break_one)
+    assert all(isinstance(made, ModelError) for made in engine.generate(tickets)())
+    monkeypatch.setattr(engine, "_decode", lambda networks, latents: _break_third(decode, networks, latents, alone))
+    first, second = engine.generate(tickets)()
+    assert isinstance(first, np.ndarray)
+    assert isinstance(second, ModelError)
+
+
+def _break_third(decode: Callable[..., torch.Tensor], networks: Any, latents: torch.Tensor, alone: Any) -> torch.Tensor:
+    """Breaks an image of the second ticket only."""
+    pixels = decode(networks, latents)
+    shades = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).to(torch.uint8).numpy()
+    if any(np.array_equal(shades, image) for image in alone[1]):
+        pixels[0, 0, 0, 0] = float("inf")
+    return pixels
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_encoded_once(engine: StableDiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    encode = engine._prompts._encode
+
+    def spy(block: Sequence[str]) -> Any:
+        asked.extend(block)
+        return encode(block)
+
+    monkeypatch.setattr(engine._prompts, "_encode", spy)
+    tickets = [ticket(engine, index, prompt=f"fox {index % 2}") for index in range(6)]
+    make(engine, tickets)
+    make(engine, tickets)
+    assert asked == ["fox 0", "fox 1"]
+
+
+def test_the_arithmetic_of_an_image_is_counted(engine: StableDiffusionEngine) -> None:
+    """A guided image of n steps takes 2n rows of the denoiser and one of the decoder."""
+    networks = engine._networks(0, 0)
+    before = engine.work.flops or 0.0
+    make(engine, [ticket(engine, 0, num_images=6, num_inference_steps=5)])
+    spent = (engine.work.flops or 0.0) - before
+    assert spent == pytest.approx(5 * 3 * networks.denoiser_flops + 2 * networks.decoder_flops)
+    # The first convolution alone: 4 to 8 channels, 3 x 3, at 8 x 8, for 4 rows.
+    assert networks.denoiser_flops > 4 * 2 * 8 * 4 * 9 * 64
+    assert engine.work.matrix_flops_per_s is not None
+
+
+def test_a_scheduler_whose_noise_has_no_seed_is_refused(engine: StableDiffusionEngine) -> None:
+    with pytest.raises(ModelError, match="no seed fixes"):
+        make(engine, [ticket(engine, 0, scheduler="DPMSolverSDEScheduler")])
+
+
+def test_slots_are_the_configured_batch(engine: StableDiffusionEngine) -> None:
+    assert engine.manifest.batch_images == BATCH
+    shapes = set()
+    denoiser = engine._networks(0, 0).denoiser
+    call = denoiser._call
+
+    def spy(*inputs: torch.Tensor) -> torch.Tensor:
+        shapes.add(tuple(len(one) for one in inputs))
+        return call(*inputs)
+
+    denoiser._call = spy
+    try:
+        for num_images in (1, 3, 9):
+            make(engine, [ticket(engine, 0, num_images=num_images)])
+    finally:
+        denoiser._call = call
+    assert shapes == {(BATCH, BATCH, BATCH)}
