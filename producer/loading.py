@@ -25,9 +25,11 @@ _TROUBLES = (
 def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The text-to-image pipeline in `folder`, its networks on the device. Raises ModelError where it does not load."""
     _silence()
+    # Said, because not every pipeline takes the index's word for it (SD3 without its largest text encoder).
+    absent = dict.fromkeys(model_folder.absent_parts(folder))
     try:
         pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **absent
         )
     except _TROUBLES as error:
         raise ModelError(f"{folder} does not load as a text-to-image pipeline: {_first_line(error)}") from error

@@ -77,6 +77,11 @@ def pipeline_class(folder: Path) -> str:
     return name if isinstance(name, str) else ""
 
 
+def absent_parts(folder: Path) -> list[str]:
+    """The parts that the pipeline could have and the folder has not. Raises ModelError as `scheduler`."""
+    return sorted(name for name, value in _index(folder).items() if value == [None, None])
+
+
 def scheduler(folder: Path) -> str:
     """Class name of the pipeline's own scheduler, as its index names it. Raises ModelError where there is none."""
     entry = _index(folder).get("scheduler")
