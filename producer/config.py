@@ -42,6 +42,9 @@ class ProduceConfig:
     tiny_autoencoder: str = ""
     """Folder or hub id of a distilled autoencoder (TAESD) to decode with: faster, and other pixels. Empty for the
     model's own."""
+    diversity_encoder: str = ""
+    """Folder of a vision model (DINOv2, CLIP, ...) by whose features the diversity within groups is measured; empty for
+    mean colours on a grid, which tell only whether images are nearly the same."""
     threads: int = 0
     """CPU threads; 0 leaves it to torch. Processes that share cores want 1 each."""
     batch_wait_s: float = 2.0

@@ -116,8 +116,3 @@ def refuse_other_model(recipe_digest: str, manifest: Manifest) -> ModelError | N
     if recipe_digest == manifest.model_digest:
         return None
     return ModelError(f"the ticket wants model {recipe_digest[:12]}, this is {manifest.model_digest[:12]}")
-
-
-def refuse_not_finite() -> ModelError:
-    """Why a group with pixels that are no numbers is not sent: a black image among positives is poison."""
-    return ModelError("the model made pixels that are not finite numbers; try --dtype float32")

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from penstock.producer import model_folder
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import Made, Pending
+from penstock.producer.diversity import open_features
+from penstock.producer.engine import Pending
 from penstock.producer.loading import (
     describe,
     find_device,
     find_dtype,
     load_pipeline,
-    refuse_not_finite,
     refuse_other_model,
 )
-from penstock.producer.pixels import HostCopies, are_finite, to_uint8
+from penstock.producer.outlet import Outlet
 from penstock.producer.schedules import TROUBLES, scheduler_class
 from penstock.producer.work import Work
 from penstock.protocol.errors import ModelError
@@ -60,6 +60,7 @@ class PipelineEngine:
         self._device = find_device(config.device)
         self._dtype = find_dtype(config.dtype, self._device)
         self._batch_images = config.batch_images
+        self._diversity_encoder = config.diversity_encoder
         self._pipeline: Any = None
         self._schedulers: dict[str, Any] = {}
         self.work = Work()
@@ -74,7 +75,7 @@ class PipelineEngine:
         """Load the weights onto the device. Raises ModelError where the folder does not load."""
         self._pipeline = load_pipeline(self._folder, self._dtype, self._device)
         self._schedulers["default"] = self._pipeline.scheduler
-        self._copies = HostCopies(self._device)
+        self._outlet = Outlet(self._device, open_features(self._diversity_encoder, self._device), self.work)
 
     def company(self, ticket: Ticket) -> Hashable:
         """A call has one guidance, one scheduler, one size."""
@@ -93,21 +94,8 @@ class PipelineEngine:
         step = self._batch_images
         with torch.inference_mode():
             batches = [self._batch(rows[start : start + step], recipe) for start in range(0, len(rows), step)]
-            is_finite = [are_finite(batch) for batch in batches]
-            images = [to_uint8(batch, recipe.height, recipe.width) for batch in batches]
-            wait = self._copies.begin(images, is_finite)
-        self.work.images += len(rows)
-
-        def groups() -> list[Made]:
-            pixels = wait()
-            made: list[Made] = []
-            start = 0
-            for ticket in tickets:
-                here = slice(start, start := start + ticket.recipe.num_images)
-                made.append(pixels.images[here] if pixels.is_finite[here].all() else refuse_not_finite())
-            return made
-
-        return groups
+            self.work.images += len(rows)
+            return self._outlet.begin([ticket.recipe for ticket in tickets], batches)
 
     def _batch(self, rows: Sequence[_Row], recipe: Recipe) -> Tensor:
         """Images [len(rows), 3, h, w] in 0..1; the batch is padded to its fixed shape by repeating the last row."""

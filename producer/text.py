@@ -20,12 +20,12 @@ _CACHE_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One prompt, or a table of P prompts, as the denoiser reads it."""
+    """A table of P prompts, as the denoiser reads them."""
 
     states: Tensor
-    """Of every token: [L, D], or [P, L, D]."""
+    """Of every token: [P, L, D]."""
     pooled: Tensor | None
-    """Of the whole text: [E], or [P, E]; None where the model takes none."""
+    """Of each whole text: [P, E]; None where the model takes none."""
 
     @property
     def nbytes(self) -> int:
@@ -46,7 +46,8 @@ class PromptEncoder:
         self._device = device
         self._kept: OrderedDict[str, Text] = OrderedDict()
         self._kept_bytes = 0
-        self._empty = self._encode_empty()
+        self.empty = self._encode_empty()
+        """A table of the empty prompt alone."""
 
     def table(self, prompts: Sequence[str]) -> tuple[Text, list[int]]:
         """A table whose entry 0 is the empty prompt, and the place in it of each of `prompts`."""
@@ -57,20 +58,23 @@ class PromptEncoder:
             block = new[start : start + _BLOCK]
             texts |= dict(zip(block, self._encode(block), strict=True))
         self._keep(texts)
-        entries = [self._empty, *(texts[prompt] for prompt in distinct)]
         place = {prompt: number for number, prompt in enumerate(distinct, start=1)}
-        return _stack(entries), [place[prompt] for prompt in prompts]
+        table = _joined([self.empty, *(texts[prompt] for prompt in distinct)])
+        return table, [place[prompt] for prompt in prompts]
 
     def _encode(self, block: Sequence[str]) -> list[Text]:
         padded = [*block, *[block[-1]] * (_BLOCK - len(block))]
         states, _, pooled = self._call(padded, with_empty=False)
         # Copies, because a view would keep the whole block.
-        return [Text(states[i].clone(), None if pooled is None else pooled[i].clone()) for i in range(len(block))]
+        return [
+            Text(states[i : i + 1].clone(), None if pooled is None else pooled[i : i + 1].clone())
+            for i in range(len(block))
+        ]
 
     def _encode_empty(self) -> Text:
         """What the pipeline takes for the empty prompt; not every model encodes an empty text for it."""
         _, states, pooled = self._call(["a"], with_empty=True)
-        return Text(states[0].clone(), None if pooled is None else pooled[0].clone())
+        return Text(states[:1].clone(), None if pooled is None else pooled[:1].clone())
 
     def _call(self, prompts: list[str], *, with_empty: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """States of the prompts, states of the empty one where asked for, and what is pooled of the one asked for."""
@@ -93,6 +97,6 @@ class PromptEncoder:
             self._kept_bytes -= oldest.nbytes
 
 
-def _stack(texts: Sequence[Text]) -> Text:
+def _joined(texts: Sequence[Text]) -> Text:
     pooled = [text.pooled for text in texts if text.pooled is not None]
-    return Text(torch.stack([text.states for text in texts]), torch.stack(pooled) if pooled else None)
+    return Text(torch.cat([text.states for text in texts]), torch.cat(pooled) if pooled else None)

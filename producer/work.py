@@ -12,6 +12,9 @@ class Work:
     """Floating point operations, two for each product and sum; None where the engine does not know."""
     matrix_flops_per_s: float | None = None
     """What large matrix products reach on the device, measured when the engine was loaded."""
+    diversity: float | None = None
+    """Mean distance between the images of a prompt as a share of that between prompts, of late; None where too few
+    groups were made."""
     seconds: float = 0.0
     """Time in which the engine was busy."""
 
@@ -20,12 +23,13 @@ class Work:
         if not self.images or not self.seconds:
             return "no image made"
         text = f"{self.images} images in {self.seconds:.0f} s of work: {self.images / self.seconds:.3g} images/s"
-        if self.flops is None:
-            return text
-        rate = self.flops / self.seconds
-        text += f", {_scaled(self.flops / self.images)}FLOP an image, {_scaled(rate)}FLOP/s"
-        if self.matrix_flops_per_s is not None:
-            text += f" ({rate / self.matrix_flops_per_s:.0%} of what matrix products reach here)"
+        if self.flops is not None:
+            rate = self.flops / self.seconds
+            text += f", {_scaled(self.flops / self.images)}FLOP an image, {_scaled(rate)}FLOP/s"
+            if self.matrix_flops_per_s is not None:
+                text += f" ({rate / self.matrix_flops_per_s:.0%} of what matrix products reach here)"
+        if self.diversity is not None:
+            text += f"; diversity within prompts {self.diversity:.2f}"
         return text
 
 

@@ -76,16 +76,16 @@ def send(endpoint: str, shape: Shape) -> None:
     ProducerService(config, ReadyEngine(shape, config.batch_images)).run()
 
 
-def open_stream(shape: Shape) -> tuple[GroupStream, str]:
-    """A rank's stream that asks for tickets without end, and its address."""
+def open_stream(recipe: Recipe) -> tuple[GroupStream, str]:
+    """A rank's stream for groups like that of `recipe`, and its address."""
     config = StreamConfig(endpoint="tcp://127.0.0.1:0", producer_timeout_s=WAIT_S, warmup_timeout_s=WAIT_S)
-    socket = RankSocket(config.endpoint, group_bytes=ticket(0, shape).recipe.nbytes)
+    socket = RankSocket(config.endpoint, group_bytes=recipe.nbytes)
     machine = RankMachine(
         run_id="benchmark",
         incarnation=1,
         rank=0,
         endpoints=(socket.endpoint,),
-        expects=Expectation(model_digest=MODEL_DIGEST),
+        expects=Expectation(model_digest=recipe.model_digest),
         window_groups=config.window_groups,
         window_bytes=config.window_bytes,
         patience=Patience(),
@@ -93,17 +93,18 @@ def open_stream(shape: Shape) -> tuple[GroupStream, str]:
     return GroupStream(socket, machine, config), socket.endpoint
 
 
-def _no_stand_in(ticket: Ticket) -> Ticket:
+def no_stand_in(ticket: Ticket) -> Ticket:
+    """Nothing stands in for a group that was not made."""
     raise RunError(f"ticket {ticket.index} was not made")
 
 
 @contextmanager
 def groups(shape: Shape) -> Iterator[Get]:
     """See the package."""
-    stream, endpoint = open_stream(shape)
+    stream, endpoint = open_stream(ticket(0, shape).recipe)
     with running(send, endpoint, shape, ends_itself_s=5.0):
         stream.start()
-        stream.ask((ticket(index, shape) for index in count()), _no_stand_in)
+        stream.ask((ticket(index, shape) for index in count()), no_stand_in)
         try:
             yield lambda: stream.get().images
         finally:

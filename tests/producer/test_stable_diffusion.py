@@ -1,7 +1,7 @@
 """The denoising loop, against diffusers' own pipelines and against itself in other company."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from penstock.producer.assembly import Networks
 from penstock.producer.engine import make
 from penstock.producer.stable_diffusion import StableDiffusionEngine
 from penstock.protocol.errors import ModelError
@@ -101,9 +102,9 @@ def test_the_loop_makes_what_diffusers_call_makes(engine: StableDiffusionEngine,
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 7.5])
 def test_guidance_of_one_or_less_is_none_as_in_diffusers(engine: StableDiffusionEngine, scale: float) -> None:
     asked = ticket(engine, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=3)
-    calls = engine._networks(0, 0).denoiser.num_calls
+    calls = engine._assembly.networks(0, 0).denoiser.num_calls
     (group,) = make(engine, [asked])
-    assert engine._networks(0, 0).denoiser.num_calls - calls == 3, "2 images, guided or not, fit the 4 slots"
+    assert engine._assembly.networks(0, 0).denoiser.num_calls - calls == 3, "2 images, guided or not, fit the 4 slots"
     assert _differ(group, _stock(engine, asked)) <= MAX_SHADES
 
 
@@ -134,7 +135,7 @@ def test_guidance_acts_in_its_interval_only(engine: StableDiffusionEngine) -> No
 
 
 def test_steps_without_guidance_cost_one_row_an_image(engine: StableDiffusionEngine) -> None:
-    denoiser = engine._networks(0, 0).denoiser
+    denoiser = engine._assembly.networks(0, 0).denoiser
     before = denoiser.num_calls
     make(
         engine,
@@ -161,9 +162,9 @@ def test_latents_that_were_whitened_are_coloured_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [1.0, 8.5])
 def test_a_consistency_model_is_told_its_guidance(lcm: StableDiffusionEngine, scale: float) -> None:
     asked = ticket(lcm, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=4)
-    before = lcm._networks(0, 0).denoiser.num_calls
+    before = lcm._assembly.networks(0, 0).denoiser.num_calls
     (group,) = make(lcm, [asked])
-    assert lcm._networks(0, 0).denoiser.num_calls - before == 4
+    assert lcm._assembly.networks(0, 0).denoiser.num_calls - before == 4
     assert _differ(group, _stock(lcm, asked)) <= MAX_SHADES
 
 
@@ -196,7 +197,7 @@ def _mixed(engine: StableDiffusionEngine) -> list[Ticket]:
         ticket(engine, 0, num_images=3, num_inference_steps=4),
         ticket(engine, 1, num_images=1, guidance_scale=1.0, num_inference_steps=7),
         ticket(engine, 2, guidance_scale=5.0, num_inference_steps=3, scheduler="EulerAncestralDiscreteScheduler"),
-        ticket(engine, 3, guidance_rescale=0.5, guidance_stop=0.5, num_inference_steps=4, height=8, width=12),
+        ticket(engine, 3, guidance_rescale=0.5, guidance_stop=0.5, num_inference_steps=4),
     ]
 
 
@@ -237,34 +238,33 @@ def test_what_cannot_be_made_is_said_of_its_ticket_and_spares_the_others(engine:
     assert np.array_equal(second, alone)
 
 
+@pytest.mark.parametrize("flaw", [float("nan"), float("inf"), float("-inf")])
 def test_a_group_that_is_no_number_is_said_of_its_ticket_and_spares_the_others(
-    engine: StableDiffusionEngine, monkeypatch: pytest.MonkeyPatch
+    engine: StableDiffusionEngine, flaw: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = engine._decode
+    decode, blocks = engine._decode, itertools.count()
 
-    def break_one(networks: Any, latents: torch.Tensor) -> torch.Tensor:
-        pixels = decode(networks, latents)
-        pixels[0, 0, 3, 3] = float("nan")
-        return pixels
+    def break_second_block(networks: Networks, latents: torch.Tensor) -> torch.Tensor:
+        images = decode(networks, latents)
+        if next(blocks) == 1:
+            images[0, 0, 3, 3] = flaw
+        return images
 
-    tickets = [ticket(engine, index, num_images=3) for index in range(2)]
+    tickets = [ticket(engine, index, num_images=3) for index in range(3)]
     alone = _alone(engine, tickets)
-    # Blocks of 3 images: the first of each has a flaw.
-    monkeypatch.setattr(engine, "_decode", break_one)
-    assert all(isinstance(made, ModelError) for made in engine.generate(tickets)())
-    monkeypatch.setattr(engine, "_decode", lambda networks, latents: _break_third(decode, networks, latents, alone))
-    first, second = engine.generate(tickets)()
-    assert isinstance(first, np.ndarray)
+    # Blocks of 3 images: each has a group.
+    monkeypatch.setattr(engine, "_decode", break_second_block)
+    first, second, third = engine.generate(tickets)()
     assert isinstance(second, ModelError)
+    assert "not finite" in str(second)
+    assert np.array_equal(first, alone[0])
+    assert np.array_equal(third, alone[2])
 
 
-def _break_third(decode: Callable[..., torch.Tensor], networks: Any, latents: torch.Tensor, alone: Any) -> torch.Tensor:
-    """Breaks an image of the second ticket only."""
-    pixels = decode(networks, latents)
-    shades = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().permute(1, 2, 0).to(torch.uint8).numpy()
-    if any(np.array_equal(shades, image) for image in alone[1]):
-        pixels[0, 0, 0, 0] = float("inf")
-    return pixels
+def test_a_native_size_that_the_model_does_not_have_is_refused(engine: StableDiffusionEngine) -> None:
+    with pytest.raises(ModelError, match="multiples of 2 for this model, got 17 and 16"):
+        make(engine, [ticket(engine, 0, native_height=17, native_width=16)])
+    assert make(engine, [ticket(engine, 0)]), "the engine serves on"
 
 
 # --- work -------------------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_a_prompt_is_encoded_once(engine: StableDiffusionEngine, monkeypatch: py
 
 def test_the_arithmetic_of_an_image_is_counted(engine: StableDiffusionEngine) -> None:
     """A guided image of n steps takes 2n rows of the denoiser and one of the decoder."""
-    networks = engine._networks(0, 0)
+    networks = engine._assembly.networks(0, 0)
     before = engine.work.flops or 0.0
     make(engine, [ticket(engine, 0, num_images=6, num_inference_steps=5)])
     spent = (engine.work.flops or 0.0) - before
@@ -305,7 +305,7 @@ def test_a_scheduler_whose_noise_has_no_seed_is_refused(engine: StableDiffusionE
 def test_slots_are_the_configured_batch(engine: StableDiffusionEngine) -> None:
     assert engine.manifest.batch_images == BATCH
     shapes = set()
-    denoiser = engine._networks(0, 0).denoiser
+    denoiser = engine._assembly.networks(0, 0).denoiser
     call = denoiser._call
 
     def spy(*inputs: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,129 @@
+"""The networks of one pipeline, ready to be called, for every size at which images are generated."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penstock.producer.backends.part import Backend, Call, Part
+from penstock.producer.denoising import Denoiser, example_inputs
+from penstock.producer.flops import count_flops
+from penstock.producer.networks import DecoderNetwork, DenoiserNetwork
+from penstock.producer.schedules import Schedules
+from penstock.producer.text import Text
+from penstock.protocol.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What is called over and over to make images of one size."""
+
+    denoiser: Denoiser
+    decoder: Call
+    """Latents [decode_images, C, h, w] to pixels in about -1..1."""
+    decoder_dtype: torch.dtype
+    denoiser_flops: float
+    """Of one call."""
+    decoder_flops: float
+    """Of one call."""
+
+
+class Assembly:
+    """Builds networks with a backend, once for each size.
+
+    Args:
+        pipeline: a diffusers pipeline of the Stable Diffusion family, on its device.
+        autoencoder: what decodes.
+        backend: how both are run.
+        schedules: of the pipeline.
+        empty: the empty prompt.
+        slots: rows of every call of the denoiser.
+        decode_images: images of every call of the decoder.
+        device: where all this is.
+        dtype: of the denoiser.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        autoencoder: Any,
+        backend: Backend,
+        schedules: Schedules,
+        *,
+        empty: Text,
+        slots: int,
+        decode_images: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._pipeline = pipeline
+        self._autoencoder = autoencoder
+        self._backend = backend
+        self._schedules = schedules
+        self._empty = empty
+        self._slots = slots
+        self._decode_images = decode_images
+        self._device = device
+        self._dtype = dtype
+        self._built: dict[tuple[int, int], Networks] = {}
+
+    def networks(self, native_height: int, native_width: int) -> Networks:
+        """The networks for images generated at a size in pixels; 0 is the model's own. Built where they are new.
+
+        Raises ModelError where the model cannot generate at that size, or where the backend fails.
+        """
+        size = (native_height, native_width)
+        if size not in self._built:
+            self._built[size] = self._build(*self._latent_side(native_height, native_width))
+        return self._built[size]
+
+    def _latent_side(self, native_height: int, native_width: int) -> tuple[int, int]:
+        factor, own = self._pipeline.vae_scale_factor, self._pipeline.unet.config.sample_size
+        if not native_height:
+            return (own, own) if isinstance(own, int) else tuple(own)
+        if native_height % factor or native_width % factor:
+            raise ModelError(
+                f"native_height and native_width must be multiples of {factor} for this model, "
+                f"got {native_height} and {native_width}"
+            )
+        return native_height // factor, native_width // factor
+
+    def _build(self, height: int, width: int) -> Networks:
+        """The networks for latents of a size."""
+        unet = self._pipeline.unet
+        time_ids = self._time_ids(height, width, self._empty.pooled) if self._empty.pooled is not None else None
+        shape = (unet.config.in_channels, height, width)
+        guidance_width = unet.config.time_cond_proj_dim or 0
+        denoiser = DenoiserNetwork(unet, takes_pooled=time_ids is not None).eval()
+        decoder = DecoderNetwork(self._autoencoder).eval().to(self._device)
+        decoder_dtype = next(decoder.parameters()).dtype
+        inputs = example_inputs(self._slots, shape, self._empty, time_ids, guidance_width, self._dtype)
+        latents = torch.randn((self._decode_images, *shape), dtype=decoder_dtype, device=self._device)
+        denoiser_flops, decoder_flops = count_flops(denoiser, inputs), count_flops(decoder, (latents,))
+        return Networks(
+            Denoiser(
+                self._backend.build(Part("denoiser", denoiser, inputs)),
+                self._schedules,
+                slots=self._slots,
+                latent_shape=shape,
+                device=self._device,
+                dtype=self._dtype,
+                time_ids=time_ids,
+                guidance_width=guidance_width,
+            ),
+            self._backend.build(Part("decoder", decoder, (latents,))),
+            decoder_dtype,
+            denoiser_flops,
+            decoder_flops,
+        )
+
+    def _time_ids(self, height: int, width: int, pooled: Tensor) -> Tensor:
+        """What XL is told of sizes and crops, for latents of a size: float [6]."""
+        factor, second = self._pipeline.vae_scale_factor, self._pipeline.text_encoder_2
+        size = (height * factor, width * factor)
+        projection = pooled.shape[-1] if second is None else second.config.projection_dim
+        made: Tensor = self._pipeline._get_add_time_ids(
+            size, (0, 0), size, self._dtype, text_encoder_projection_dim=projection
+        )
+        return made[0].to(self._device)
