@@ -15,6 +15,7 @@ Stream synthetic images from Stable Diffusion producers to Vision Transformer tr
 verbs:
   demo      train a small encoder on a small generator's images, here and now, in minutes
   produce   make images for a run: connects to its trainer and works on the tickets it gives
+  compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
@@ -35,6 +36,12 @@ def _produce(argv: Sequence[str]) -> int:
     return produce(argv)
 
 
+def _compile(argv: Sequence[str]) -> int:
+    from penstock.producer.preparing import main as prepare
+
+    return prepare(argv)
+
+
 def _train(argv: Sequence[str]) -> int:
     from penstock.consumer.__main__ import main as train
 
@@ -50,6 +57,7 @@ def _doctor(argv: Sequence[str]) -> int:
 VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "demo": _demo,
     "produce": _produce,
+    "compile": _compile,
     "train": _train,
     "doctor": _doctor,
 }

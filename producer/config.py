@@ -32,6 +32,10 @@ class ProduceConfig:
     backend: Literal["eager", "xformers", "inductor", "tensorrt", "paced"] = "eager"
     """How the networks are run; `penstock doctor` says which work here. `paced` generates nothing and sleeps: to
     rehearse a fleet without its devices."""
+    tensorrt_level: int = 3
+    """Backend `tensorrt`: 0 to 5. Higher tries more kernels: longer to compile, perhaps faster to run."""
+    tensorrt_float32_sums: bool = True
+    """Backend `tensorrt`: matrix products of float16 are summed in float32. Off may be faster and is less exact."""
     paced_images_per_s: float = 1.25
     """Pace of backend `paced`: images that it makes a second, as it were."""
     batch_images: int = 32
@@ -65,6 +69,7 @@ class ProduceConfig:
     def __post_init__(self) -> None:
         require(self.batch_images >= 1, "batch_images must be >= 1", self.batch_images)
         require(self.decode_images >= 1, "decode_images must be >= 1", self.decode_images)
+        require(0 <= self.tensorrt_level <= 5, "tensorrt_level must be in [0, 5]", self.tensorrt_level)
         require(0 < self.paced_images_per_s < inf, "paced_images_per_s must be > 0", self.paced_images_per_s)
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)

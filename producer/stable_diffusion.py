@@ -12,7 +12,7 @@ from torch import Tensor
 
 from penstock.producer import model_folder
 from penstock.producer.assembly import Assembly, Networks
-from penstock.producer.backends.opening import open_backend
+from penstock.producer.backends.opening import backend_settings, open_backend
 from penstock.producer.config import ProduceConfig
 from penstock.producer.denoising import Row
 from penstock.producer.diversity import open_features
@@ -55,7 +55,7 @@ class StableDiffusionEngine:
         self._device = find_device(config.device)
         self._dtype = find_dtype(config.dtype, self._device)
         self._tiny = model_folder.find_part(config.tiny_autoencoder) if config.tiny_autoencoder else None
-        settings = {"engine": _LOOP, "decode_images": str(config.decode_images)}
+        settings = {"engine": _LOOP, "decode_images": str(config.decode_images)} | backend_settings(config)
         if self._tiny is not None:
             settings["autoencoder"] = f"tiny {model_folder.digest_part(self._tiny)[:16]}"
         self._manifest = describe(config, self._folder, self._dtype, self._device, settings)
@@ -94,6 +94,11 @@ class StableDiffusionEngine:
             )
             self._assembly.networks(0, 0)
             self.work.matrix_flops_per_s = matrix_flops_per_s(self._device, self._dtype)
+
+    def prepare(self, native_height: int, native_width: int) -> None:
+        """Build what generates at this size in pixels, which is else done when it is first asked for."""
+        with torch.inference_mode():
+            self._assembly.networks(native_height, native_width)
 
     @property
     def _is_xl(self) -> bool:

@@ -1,16 +1,21 @@
 """Networks compiled by torch's own compiler. On a GPU the whole call is one CUDA graph."""
 
+import logging
+
 import torch
 from torch import Tensor
 
 from penstock.producer.backends.eager import laid_out
 from penstock.producer.backends.part import Call, Part
+from penstock.producer.backends.verify import verify
 from penstock.protocol.errors import ModelError
 from penstock.telemetry.machine import cxx_compiler
 
+_log = logging.getLogger(__name__)
+
 
 class InductorBackend:
-    """`torch.compile` at the one shape of the calls.
+    """`torch.compile` at the one shape of the calls, compared with the module itself before it is used.
 
     Args:
         device: where the networks are.
@@ -43,4 +48,6 @@ class InductorBackend:
         except (NotImplementedError, RuntimeError, TypeError) as error:  # torch's compilers raise kinds of RuntimeError
             first_line = (str(error).strip() or repr(error)).splitlines()[0]
             raise ModelError(f"backend inductor does not compile the {part.name}: {first_line:.200}") from error
+        found = verify(part, call)
+        _log.info("%s differs from eager by %.2g (RMS) and %.2g (largest)", part.name, found.rms, found.largest)
         return call
