@@ -1,6 +1,7 @@
 """Loads a diffusers pipeline, and says what a device and a dtype are here."""
 
-from importlib.metadata import version
+import contextlib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,16 @@ def describe(
         dtype: of the denoiser.
         device: where it runs.
         settings: whatever else of the engine changes pixels.
+
+    Raises ModelError where a library that the backend needs is not installed.
     """
-    libraries = ["torch", "diffusers", "transformers"]
-    libraries += {"xformers": ["xformers"], "tensorrt": ["torch-tensorrt"]}.get(config.backend, [])
+    needed = {"xformers": ["xformers"], "tensorrt": ["torch-tensorrt", "tensorrt"]}.get(config.backend, [])
+    for library in needed:
+        if not _is_installed(library):
+            raise ModelError(
+                f"backend {config.backend}: {library} is not installed; pip install -e '.[gpu]', or use --backend eager"
+            )
+    libraries = ["torch", "diffusers", "transformers", *needed]
     return Manifest(
         model=config.model,
         model_digest=model_folder.digest(folder),
@@ -109,6 +117,12 @@ def describe(
         settings=settings,
         versions={name: version(name) for name in libraries},
     )
+
+
+def _is_installed(library: str) -> bool:
+    with contextlib.suppress(PackageNotFoundError):
+        return bool(version(library))
+    return False
 
 
 def refuse_other_model(recipe_digest: str, manifest: Manifest) -> ModelError | None:

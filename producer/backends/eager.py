@@ -1,6 +1,5 @@
 """The backends that need no compilation: torch's own kernels, with its attention or that of xformers."""
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,12 +24,10 @@ class XformersBackend:
         device: where the networks are.
 
     Raises:
-        ModelError: xformers is not installed, or the device is no GPU.
+        ModelError: the device is no GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
-        if find_spec("xformers") is None:
-            raise ModelError("backend xformers: xformers is not installed; pip install xformers, or --backend eager")
         if device.type != "cuda":
             raise ModelError(f"backend xformers needs a CUDA device, this is {device}; use --backend eager")
 

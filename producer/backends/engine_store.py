@@ -1,10 +1,9 @@
 """Keeps compiled engines on disk, under a manifest of our own.
 
-    PENSTOCK_CACHE or ~/.cache/penstock     0700; refused where others can write
-    └── engines/
-        ├── KEY.lock                        held shared to read, exclusive to write; the kernel frees it with its holder
-        ├── KEY/engine.pt2, manifest.json   made complete in a folder beside it, then renamed
-        └── timing-CLASS.cache              TensorRT's kernel timings
+    engines/                            in the cache (cache.py)
+    ├── KEY.lock                        held shared to read, exclusive to write; the kernel frees it with its holder
+    ├── KEY/engine.pt2, manifest.json   made complete in a folder beside it, then renamed
+    └── timing-CLASS.cache              TensorRT's kernel timings
 
 An engine file is code: loading one unpickles. So a file is loaded only where its SHA-256 is that of the manifest, from
 a folder that nobody else can write to. The manifest repeats in full what the key is a digest of, and is compared in
@@ -17,7 +16,6 @@ import json
 import logging
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock.producer.backends.cache import private_folder, require_private
 from penstock.protocol.errors import ModelError
 
 _log = logging.getLogger(__name__)
@@ -84,10 +83,7 @@ class EngineStore:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        root = root or Path(os.environ.get("PENSTOCK_CACHE") or "~/.cache/penstock").expanduser()
-        self._folder = root / "engines"
-        for folder in (root, self._folder):
-            _make_private(folder)
+        self._folder = private_folder("engines", root)
 
     @contextmanager
     def lock(self, identity: EngineIdentity, *, exclusive: bool) -> Iterator[None]:
@@ -109,7 +105,7 @@ class EngineStore:
         folder = self._folder / identity.key
         if not folder.exists():
             return None
-        _require_private(folder)
+        require_private(folder)
         try:
             return _read(folder, identity)
         except (KeyError, OSError, TypeError, ValueError) as error:
@@ -165,24 +161,6 @@ def _read(folder: Path, identity: EngineIdentity) -> StoredEngine:
     if _file_digest(folder / ENGINE) != manifest["sha256"]:
         raise ValueError("its SHA-256 is not that of its manifest")
     return StoredEngine(folder / ENGINE, str(manifest["weights"]))
-
-
-def _make_private(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModelError(f"engine cache {folder} cannot be made: {error}; set PENSTOCK_CACHE") from error
-    _require_private(folder)
-
-
-def _require_private(folder: Path) -> None:
-    """An engine is code: whoever can write to its folder can run what they like here."""
-    found = folder.stat()
-    mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid != os.getuid():
-        raise ModelError(f"engine cache {folder} belongs to user {found.st_uid}; set PENSTOCK_CACHE to your own folder")
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ModelError(f"engine cache {folder} can be written to by others (mode {mode:o}); chmod 700 it")
 
 
 def _file_digest(path: Path) -> str:

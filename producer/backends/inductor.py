@@ -1,10 +1,13 @@
 """Networks compiled by torch's own compiler. On a GPU the whole call is one CUDA graph."""
 
 import logging
+import os
+import warnings
 
 import torch
 from torch import Tensor
 
+from penstock.producer.backends.cache import private_folder
 from penstock.producer.backends.eager import laid_out
 from penstock.producer.backends.part import Call, Part
 from penstock.producer.backends.verify import verify
@@ -21,12 +24,14 @@ class InductorBackend:
         device: where the networks are.
 
     Raises:
-        ModelError: there is no C++ compiler.
+        ModelError: there is no C++ compiler, or the cache's folder is not one's own.
     """
 
     def __init__(self, device: torch.device) -> None:
         if cxx_compiler() is None:
             raise ModelError("backend inductor needs a C++ compiler: install g++ or clang, or use --backend eager")
+        # Not the default place: what others can write to in /tmp would be run here. And it outlives a reboot.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("inductor")))
         self._is_cuda = device.type == "cuda"
 
     def build(self, part: Part) -> Call:
@@ -41,7 +46,9 @@ class InductorBackend:
             return answer
 
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), warnings.catch_warnings():
+                # Of diffusers' helpers that it looks through.
+                warnings.filterwarnings("ignore", category=UserWarning, module="torch._dynamo")
                 # The second call captures the graph.
                 for _ in range(2):
                     call(*part.inputs)
