@@ -35,8 +35,8 @@ class Asked:
         """The tickets of the groups from index `start` on."""
         return [self.ticket(index, model_digest) for index in range(start, start + num_groups)]
 
-    def ticket(self, index: int, model_digest: str) -> Ticket:
-        """The ticket of one group."""
+    def ticket(self, index: int, model_digest: str, native_side: int = 0) -> Ticket:
+        """The ticket of one group, generated at a size of its own where `native_side` is not 0."""
         recipe = Recipe(
             prompt=f"a handwritten {index % 10} number {index}",
             seed=group_seed(0, 0, index),
@@ -44,6 +44,8 @@ class Asked:
             guidance_scale=self.guidance_scale,
             num_inference_steps=self.num_inference_steps,
             scheduler="default",
+            native_height=native_side,
+            native_width=native_side,
             height=self.side,
             width=self.side,
             model_digest=model_digest,
@@ -60,6 +62,8 @@ def by_pipeline(pipeline: Any, tickets: Sequence[Ticket]) -> torch.Tensor:
             generator=[torch.Generator().manual_seed(seed) for ticket in tickets for seed in ticket.recipe.image_seeds],
             guidance_scale=first.guidance_scale,
             num_inference_steps=first.num_inference_steps,
+            height=first.native_height or None,
+            width=first.native_width or None,
             output_type="pt",
         ).images
     return images

@@ -21,7 +21,13 @@ class Session:
         self.not_measured: dict[str, str] = {}
         self._budget_s = budget_s
 
-    def _skip(self, name: str, reason: str) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is used up."""
+        return time.monotonic() - self.started > self._budget_s
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that something cannot be measured, and why."""
         self.not_measured[name] = reason
         print(f"{name}: not measured: {reason}", flush=True)
 
@@ -31,16 +37,16 @@ class Session:
         The first call warms up: it compiles. At most `repeats` calls and about three seconds. None, with a note, where
         the time is used up, the memory does not suffice or the call needs what this machine lacks.
         """
-        if time.monotonic() - self.started > self._budget_s:
-            self._skip(name, f"the {self._budget_s:.0f} s were used up")
+        if self.is_over:
+            self.skip(name, f"the {self._budget_s:.0f} s were used up")
             return None
         try:
             return self._time(call, repeats)
         except torch.OutOfMemoryError:
-            self._skip(name, "does not fit the memory")
+            self.skip(name, "does not fit the memory")
         except (ImportError, RuntimeError, ValueError, TritonError) as error:
             # A side that another card or version refuses must not cost the figures of the rest.
-            self._skip(name, f"{type(error).__name__}: {(str(error).splitlines() or ['no text'])[0]}")
+            self.skip(name, f"{type(error).__name__}: {(str(error).splitlines() or ['no text'])[0]}")
         self.empty_cache()
         return None
 
