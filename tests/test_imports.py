@@ -42,6 +42,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "protocol/image_codec.py": {"simplejpeg"},
     "protocol/checksum.py": {"isal"},
     "producer/tiny/": {"penstock.toyworld"},
+    "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/paced.py": {"psutil"},
 }
