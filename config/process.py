@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,32 +68,52 @@ def configure_logging(role: str, level: str = "INFO") -> None:
     logging.getLogger("penstock").setLevel(level.upper())
 
 
+def printable(text: str, keep: str = "") -> str:
+    """`text` with every control character, but those in `keep`, as its escape: none reaches the terminal."""
+    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
+
+
+def write_line(text: str) -> None:
+    """Write one line to what `sys.stderr` is now, in one piece, so that the lines of several threads stay whole."""
+    print(f"{text}\n", end="", file=sys.stderr, flush=True)
+
+
 def end_with_stdin() -> None:
     """From now on end this process when its standard input closes: its parent has gone, however it went."""
     threading.Thread(target=_watch_stdin, name="penstock-parent", daemon=True).start()
 
 
 @contextmanager
-def ending_gently(begin: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+def ending_gently(
+    begin: Callable[[], bool], number: signal.Signals = signal.SIGTERM, echo_s: float = 0.0
+) -> Iterator[Callable[[], bool]]:
     """Within, the first SIGTERM calls `begin`, which starts an orderly end; a later one raises Terminated as ever.
 
     Where `begin` returns False, or the parent has gone, so that nobody waits for an orderly end, the first one raises
     too. Yields a function that says whether an orderly end was begun. For the main thread.
+
+    Args:
+        begin: starts the orderly end; called in a signal handler.
+        number: the signal, SIGTERM or SIGINT.
+        echo_s: a second signal within so many seconds of the first is the first one's echo and means nothing: some
+            schedulers signal every process of a job, and a parent passes its own signal on.
     """
-    begun = False
+    begun_at: float | None = None
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal begun
-        if begun or _orphaned.is_set() or not begin():
+        nonlocal begun_at
+        if begun_at is not None and not _orphaned.is_set() and time.monotonic() - begun_at < echo_s:
+            return
+        if begun_at is not None or _orphaned.is_set() or not begin():
             _raise_terminated(signum, frame)
-        begun = True
+        begun_at = time.monotonic()
 
-    before = signal.signal(signal.SIGTERM, handle)
+    before = signal.signal(number, handle)
     try:
-        yield lambda: begun
+        yield lambda: begun_at is not None
     finally:
-        if signal.getsignal(signal.SIGTERM) is handle:  # else Terminated is on its way: it must not be interrupted
-            signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(number) is handle:  # else Terminated is on its way: it must not be interrupted
+            signal.signal(number, before)
 
 
 _orphaned = threading.Event()
@@ -141,7 +162,7 @@ def _exit_code(main: Callable[[], int | None]) -> int:
 
 
 def _raise_terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    for number in TERMINATING:  # the first one is being obeyed: let the clean-up finish
+    for number in (*TERMINATING, signum):  # the first one is being obeyed: let the clean-up finish
         signal.signal(number, signal.SIG_IGN)
     raise Terminated(signum)
 
@@ -156,7 +177,13 @@ def _raise_again(lost: "sys.UnraisableHookArgs") -> None:
     else:
         sys.__unraisablehook__(lost)
         return
-    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    while True:
+        try:
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        except (KeyboardInterrupt, Terminated):  # on a busy machine it came while the timer was being started
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else _raise_terminated)
+        else:
+            return
 
 
 class _CurrentStderr(logging.Handler):
@@ -166,8 +193,7 @@ class _CurrentStderr(logging.Handler):
         """Write one record. What a peer sent is shown as text: no control character reaches the terminal."""
         # Only a traceback has lines of its own; a line break in a peer's words would forge a record.
         keep = "\n" if record.exc_info else ""
-        text = "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in self.format(record))
         try:
-            print(text, file=sys.stderr, flush=True)
+            write_line(printable(self.format(record), keep))
         except OSError:  # a closed pipe or a full disk must not end the thread that logs
             self.handleError(record)

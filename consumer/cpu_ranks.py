@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from penstock.config.process import UNTIL_STDIN_CLOSES
+from penstock.config import children
 from penstock.protocol.errors import ConfigError
 
 _NUM_PROCESSES = re.compile(r"--num[_-]processes(?:=(\d+))?")
@@ -64,20 +64,18 @@ def _num_processes(command: Sequence[str]) -> int | None:
 
 def run(num_ranks: int, argv: Sequence[str]) -> int:
     """Run `num_ranks` ranks with the arguments `argv`; the first failure ends all. Returns its status, or 0."""
-    env = os.environ | {
+    env = {
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
-        UNTIL_STDIN_CLOSES: "1",
     }
     command = [sys.executable, "-m", "penstock.consumer", *argv]
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(num_ranks):
             rank_env = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # A session of its own: Ctrl-C reaches this process alone, which then ends its ranks once.
-            ranks.append(subprocess.Popen(command, env=rank_env, stdin=subprocess.PIPE, start_new_session=True))
+            ranks.append(children.start(command, env=rank_env))
         return _wait(ranks)
     finally:
         _end(ranks)
@@ -94,7 +92,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         codes = [rank.poll() for rank in ranks]
         failed = [code for code in codes if code]
         if failed:
-            return failed[0] if failed[0] > 0 else 128 - failed[0]
+            return children.exit_status(failed[0])
         if all(code == 0 for code in codes):
             return 0
         time.sleep(_POLL_S)

@@ -5,14 +5,12 @@ however the run ends.
 """
 
 import logging
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import IO, Self
 
-from penstock.config.process import UNTIL_STDIN_CLOSES
+from penstock.config import children
 from penstock.consumer.config import FleetConfig
 from penstock.consumer.run_folder import RunFolder
 
@@ -39,15 +37,7 @@ class LocalFleet:
 
     @staticmethod
     def _start(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C reaches the trainer, which ends its producers in order.
-        return subprocess.Popen(
-            command,
-            env=os.environ | {UNTIL_STDIN_CLOSES: "1"},
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return children.start(command, output=output)
 
     def check(self) -> str | None:
         """Log which producers have ended since the last call; why none of them will come, if all have."""
@@ -67,16 +57,7 @@ class LocalFleet:
 
     def close(self) -> None:
         """End all of them: ask by closing their input, then kill what is left."""
-        for process in self._processes:
-            if process.stdin is not None:
-                process.stdin.close()
-        deadline = time.monotonic() + _END_S
-        for process in self._processes:
-            try:
-                process.wait(timeout=max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        children.end(self._processes, _END_S)
 
     def __enter__(self) -> Self:
         return self

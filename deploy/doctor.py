@@ -21,7 +21,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from penstock.telemetry import machine
+from penstock.telemetry import machine, nvml
 
 State = Literal["ok", "missing", "note"]
 MIB = 1 << 20
@@ -175,6 +175,11 @@ def _machine(gpus: Sequence[str]) -> Iterator[Check]:
     bf16 = machine.bf16_instructions()
     yield Check("Machine", "bfloat16", "ok" if bf16 else "note", ", ".join(bf16) or "not on this CPU; float32 is used")
     yield Check("Machine", "GPU", "ok" if gpus else "note", "; ".join(gpus) or "none; the CPU is used")
+    if gpus:
+        why_not = nvml.Nvml().why_not
+        detail = "tells how the GPUs are" if why_not is None else f"no: {why_not}"
+        advice = nvml.INSTALL if why_not == nvml.NOT_INSTALLED else ""
+        yield Check("Machine", "NVML", "note" if why_not else "ok", detail, advice)
     memory = machine.available_memory_bytes()
     if memory is not None:
         low = "close other programs: the demo takes about 3 GB" if memory < MIN_MEMORY_BYTES else ""

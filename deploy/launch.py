@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from penstock.config.process import UNTIL_STDIN_CLOSES
+from penstock.config import children
 
 GRACE_S = 4.0
 """From the request to end until what is left is killed: below the five seconds that are promised."""
@@ -25,13 +25,12 @@ def run_group(command: Sequence[str], grace_s: float = GRACE_S) -> int:
     Raises:
         OSError: the command cannot be started.
     """
-    env = os.environ | {UNTIL_STDIN_CLOSES: "1"}
-    child = subprocess.Popen(list(command), env=env, stdin=subprocess.PIPE, start_new_session=True)
+    child = children.start(command)
     try:
         code = child.wait()
     finally:
         end_group(child, grace_s)
-    return 128 - code if code < 0 else code
+    return children.exit_status(code)
 
 
 def end_group(leader: subprocess.Popen[bytes], grace_s: float) -> None:

@@ -1,4 +1,4 @@
-"""`python -m penstock.producer`, and `penstock produce`: one producer."""
+"""`python -m penstock.producer`, and `penstock produce`: one producer, or one for each of several devices."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig, default_name
+from penstock.producer.device_child import WARMS_UP
 from penstock.producer.engine import Engine
 from penstock.protocol.sockets import check_endpoint
 
@@ -17,9 +18,12 @@ _log = logging.getLogger("penstock.producer")
 
 PRESETS = Path(__file__).parent / "presets"
 
+_ECHO_S = 2.0
+"""A scheduler signals every process of a job, and whoever started this one passes its signal on."""
+
 
 def main(argv: Sequence[str]) -> int:
-    """Load the model, then serve the run. Returns the exit status."""
+    """Load the model, then serve the run; or see to it that others do, one a device. Returns the exit status."""
     config = load_config(
         ProduceConfig,
         argv,
@@ -29,15 +33,21 @@ def main(argv: Sequence[str]) -> int:
     )
     configure_logging(f"producer {config.name or default_name()}")
     check_endpoint(config.connect, insecure=True)
+    if config.devices:
+        from penstock.producer.device_fleet import DeviceFleet
+        from penstock.producer.device_list import find_devices
+
+        return DeviceFleet(config, argv, find_devices(config.devices)).run()
     if config.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
     from penstock.producer.service import ProducerService
 
     engine = open_engine(config)
     manifest = engine.manifest
-    _log.info("%s on %s in %s, digest %s", manifest.model, manifest.device, manifest.dtype, manifest.model_digest)
+    what = f"{manifest.model} on {manifest.device} in {manifest.dtype}, digest {manifest.model_digest}"
+    _log.info("%s%s", WARMS_UP, what)
     service = ProducerService(config, engine)
-    with ending_gently(service.drain) as asked:
+    with ending_gently(service.drain, echo_s=_ECHO_S) as asked:
         service.run()
     return 128 + signal.SIGTERM if asked() else 0
 

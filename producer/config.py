@@ -27,6 +27,8 @@ class ProduceConfig:
     """Name in logs and metrics; HOST-PID if empty."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    devices: str = ""
+    """One producer a device, from one command: `all` GPUs, or a list such as `0,2,5`, `cuda:0,cuda:1` or `cpu,cpu`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic; `auto` is float16 on a GPU, bfloat16 on a CPU that computes in it, else float32."""
     backend: Literal["eager", "xformers", "inductor", "tensorrt", "paced"] = "eager"
@@ -50,7 +52,7 @@ class ProduceConfig:
     """Folder of a vision model (DINOv2, CLIP, ...) by whose features the diversity within groups is measured; empty for
     mean colours on a grid, which tell only whether images are nearly the same."""
     threads: int = 0
-    """CPU threads; 0 leaves it to torch. Processes that share cores want 1 each."""
+    """CPU threads; 0 is torch's choice, with `devices` an equal share. Processes that share cores want 1 each."""
     batch_wait_s: float = 2.0
     """Seconds that an incomplete batch waits for more tickets. Higher makes less padding and more delay."""
     credit_groups: int = 16
@@ -71,6 +73,9 @@ class ProduceConfig:
         require(self.decode_images >= 1, "decode_images must be >= 1", self.decode_images)
         require(0 <= self.tensorrt_level <= 5, "tensorrt_level must be in [0, 5]", self.tensorrt_level)
         require(0 < self.paced_images_per_s < inf, "paced_images_per_s must be > 0", self.paced_images_per_s)
+        require(
+            not self.devices or self.device == "auto", "device must be auto beside devices (--device auto)", self.device
+        )
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)
         require(self.credit_groups >= 1, "credit_groups must be >= 1", self.credit_groups)

@@ -113,6 +113,8 @@ class ProducerMachine:
         actions: list[Action] = []
         for peer, link in self.links.items():
             if self._loaded and link.owes_ready and link.state in (LinkState.WARMING, LinkState.READY):
+                if link.state is LinkState.WARMING:
+                    actions.append(Note(f"ready for rank {link.rank} at {link.endpoint}"))
                 link.state, link.owes_ready = LinkState.READY, False
                 ready = Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes)
                 actions.append(Send(peer, ready))

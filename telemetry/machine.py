@@ -1,8 +1,10 @@
 """What this machine offers: cores, memory, GPUs and the arithmetic of its CPU, asked without torch."""
 
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -64,6 +66,36 @@ def nvidia_gpus() -> list[str]:
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines()]
     return [f"{row[0]}, {row[1]}, driver {row[2]}" for row in rows if len(row) == 3]
+
+
+def visible_gpus(num_gpus: int | None, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs that CUDA would number from 0 on in a process with this environment.
+
+    `CUDA_VISIBLE_DEVICES` is read as CUDA reads it: it lists indices, or identifiers `GPU-...` or `MIG-...`; what CUDA
+    cannot use ends the list, and one that is named twice leaves none.
+
+    Args:
+        num_gpus: how many the driver counts; None where that is unknown.
+        environ: the environment.
+
+    Returns:
+        For `cuda:0`, `cuda:1`, ... the driver's index or the identifier; not all of them need exist if identifiers
+        are given or `num_gpus` is unknown.
+    """
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return [str(index) for index in range(num_gpus or 0)]
+    found: list[str] = []
+    kind = next((prefix for prefix in ("GPU-", "MIG-") if listed.startswith(prefix)), "")
+    for word in listed.split(","):
+        digits = re.match(r"\s*\+?(\d+)", word)
+        name = word.strip() if kind else str(int(digits[1])) if digits else ""
+        if not name.startswith(kind) or not name or (not kind and num_gpus is not None and int(name) >= num_gpus):
+            break
+        if name in found:
+            return []
+        found.append(name)
+    return found
 
 
 def cxx_compiler() -> str | None:

@@ -43,6 +43,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "protocol/checksum.py": {"isal"},
     "producer/tiny/": {"penstock.toyworld"},
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
+    "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/paced.py": {"psutil"},
 }

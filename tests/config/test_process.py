@@ -96,7 +96,7 @@ GENTLE = """
         asked.set()
         return {answer}
     try:
-        with process.ending_gently(begin) as ending:
+        with process.ending_gently(begin{how}) as ending:
             print("ready", flush=True)
             asked.wait(60)
             print("finishing", ending(), flush=True)
@@ -109,9 +109,9 @@ GENTLE = """
 """
 
 
-def gentle(*, answer: bool = True, finish: str = "pass", after: str = "pass") -> subprocess.Popen[str]:
+def gentle(*, answer: bool = True, finish: str = "pass", after: str = "pass", how: str = "") -> subprocess.Popen[str]:
     """A child that is ready to be asked for an orderly end."""
-    child = start(GENTLE.format(answer=answer, finish=finish, after=after))
+    child = start(GENTLE.format(answer=answer, finish=finish, after=after, how=how))
     wait_for(child, "ready")
     return child
 
@@ -135,6 +135,26 @@ def test_a_second_sigterm_ends_an_orderly_end() -> None:
     wait_for(child, "finishing True")
     child.send_signal(signal.SIGTERM)
     assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == 143
+
+
+def test_ctrl_c_may_begin_an_orderly_end_too_and_a_second_one_ends_it() -> None:
+    child = gentle(finish="time.sleep(60)", how=", signal.SIGINT")
+    child.send_signal(signal.SIGINT)
+    wait_for(child, "begun")
+    wait_for(child, "finishing True")
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=30) == ("cleaned\n", "")
+    assert child.returncode == 130
+
+
+def test_the_echo_of_a_signal_ends_no_orderly_end() -> None:
+    child = gentle(finish="sys.stdin.readline()", how=", echo_s=60.0")
+    child.send_signal(signal.SIGTERM)
+    wait_for(child, "begun")
+    wait_for(child, "finishing True")
+    child.send_signal(signal.SIGTERM)
+    assert child.communicate("go on\n", timeout=30) == ("done True\ncleaned\n", "")
     assert child.returncode == 143
 
 
@@ -170,7 +190,7 @@ def test_where_the_parent_has_gone_nobody_waits_for_an_orderly_end(monkeypatch: 
 
 
 def test_a_program_that_is_not_asked_ends_as_ever() -> None:
-    child = start(GENTLE.format(answer=True, finish="pass", after="pass").replace("asked.wait(60)", "pass"))
+    child = start(GENTLE.format(answer=True, finish="pass", after="pass", how="").replace("asked.wait(60)", "pass"))
     assert child.communicate(timeout=30) == ("ready\nfinishing False\ndone False\ncleaned\n", "")
     assert child.returncode == 0
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from penstock.deploy import doctor
 from penstock.deploy.doctor import Check
 from penstock.telemetry import machine
+from tests.telemetry.fake_nvml import FakeNvml
 
 
 def find(name: str, port: int = 0) -> Check:
@@ -65,6 +67,17 @@ def test_with_a_gpu_a_cpu_build_of_torch_is_named(monkeypatch: pytest.MonkeyPatc
     absent(monkeypatch, "xformers")
     assert "torch is a CPU build" in find("xformers").detail
     assert "'.[gpu]'" in find("xformers").advice
+
+
+def test_with_a_gpu_it_says_whether_nvml_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "nvidia_gpus", list)
+    assert "NVML" not in {check.name for check in doctor.examine(0)}
+    monkeypatch.setattr(machine, "nvidia_gpus", lambda: ["NVIDIA H200, 143771 MiB, driver 570.86"])
+    FakeNvml().install(monkeypatch)
+    assert (find("NVML").state, find("NVML").advice) == ("ok", "")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert (find("NVML").state, find("NVML").advice) == ("note", "pip install -e '.[gpu]'")
+    assert find("NVML").detail == "no: nvidia-ml-py is not installed"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,15 @@ def test_welcome_is_answered_with_credit_and_the_other_ranks_are_dialled() -> No
     assert bench.machine.header(R0) == LIFE
 
 
+def test_an_operator_reads_when_a_producer_is_ready_for_a_rank() -> None:
+    bench = Bench(loaded=False)
+    ready = Note(f"ready for rank 0 at {RANK0}")
+    assert ready not in bench.machine.free(), "it still loads"
+    assert ready in bench.machine.loaded()
+    bench.hear(Cancel(attempts=()))
+    assert ready not in bench.machine.free(), "nothing new"
+
+
 def test_a_producer_whose_engine_loads_is_welcome_and_says_ready_when_it_is_loaded() -> None:
     bench = Bench(loaded=False)
     assert bench.machine.connected

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from penstock.telemetry import machine
 
@@ -53,6 +54,40 @@ def test_bfloat16_is_read_from_the_cpus_flags(tmp_path: Path) -> None:
     assert machine.bf16_instructions(tmp_path) == ["amx_bf16", "avx512_bf16"]
     write(tmp_path / "cpuinfo", "flags : fpu avx512f\n")
     assert machine.bf16_instructions(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "visible"),
+    [
+        ("", []),
+        ("0", ["0"]),
+        ("2, 0", ["2", "0"]),
+        ("1gpu,2", ["1", "2"]),
+        ("1,-1,2", ["1"]),
+        ("NoDevFiles", []),
+        ("0,0", []),
+        ("GPU-aa,GPU-bb", ["GPU-aa", "GPU-bb"]),
+        ("GPU-aa,1", ["GPU-aa"]),
+        ("GPU-aa,GPU-aa", []),
+        ("MIG-1,MIG-2", ["MIG-1", "MIG-2"]),
+    ],
+)
+def test_cudas_variable_is_read_as_torch_reads_it(
+    monkeypatch: pytest.MonkeyPatch, listed: str, visible: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert machine.visible_gpus(8) == visible
+    assert [str(item) for item in torch.cuda._parse_visible_devices()] == visible
+
+
+def test_without_cudas_variable_all_gpus_are_visible() -> None:
+    assert machine.visible_gpus(3, {}) == ["0", "1", "2"]
+    assert machine.visible_gpus(None, {}) == []
+
+
+def test_an_index_that_the_driver_does_not_have_ends_the_list() -> None:
+    assert machine.visible_gpus(4, {"CUDA_VISIBLE_DEVICES": "3,4,0"}) == ["3"]
+    assert machine.visible_gpus(None, {"CUDA_VISIBLE_DEVICES": "3,4"}) == ["3", "4"]
 
 
 def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

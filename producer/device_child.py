@@ -1,0 +1,210 @@
+"""One device's producer through all its lives: a process that is started, watched, and started again when it crashes.
+
+What a producer is about is read from its log, the only thing that it says to whoever started it: a few lines whose
+beginning is fixed. A crash is what a new process may mend: a signal, a defect, a device that was lost. An error with a
+line of its own, such as a model that does not load or a rank that refuses, would be the same again and ends it.
+"""
+
+import contextlib
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import IO
+
+from penstock.config import children
+from penstock.config.process import printable, write_line
+from penstock.protocol.errors import ConfigError, PenstockError
+
+_log = logging.getLogger(__name__)
+
+WARMS_UP = "warms up: "
+"""What a producer's log says when its engine is chosen and begins to load."""
+_READY = "ready for rank "
+"""As the protocol's machine notes it, with the rank's address at the end."""
+_LOST = (" has been silent ", " has begun another life", " said goodbye: ", " refused: ")
+"""As the protocol's machine notes the end of the talk with a rank, after its address."""
+
+ASKED = (128 + 1, 128 + 2, 128 + 15)
+"""Exit statuses of a process that was asked to end: SIGHUP, SIGINT, SIGTERM."""
+FOR_GOOD = (0, PenstockError.exit_code, ConfigError.exit_code, *ASKED)
+"""Exit statuses that a restart does not mend."""
+
+_NOT_STARTED = 126
+"""As a shell says that a program cannot be started."""
+
+_LAST_WORDS_S = 1.0
+"""How long the log of a process that has ended may take to be read."""
+_LINE_BYTES = 1 << 16
+
+
+class ChildState(StrEnum):
+    """What a device's producer is about."""
+
+    STARTING = "starting"
+    WARMING = "warming up"
+    """Its model loads, or no rank has answered yet."""
+    SERVING = "serving"
+    """At least one rank gives it tickets."""
+    WAITING = "waiting for a trainer"
+    """No rank is left of those that it served."""
+    DRAINING = "draining"
+    """Asked to end."""
+    RESTARTING = "restarting"
+    """Its process has crashed; the next one starts in a while."""
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Seconds until the next start: doubled with every crash, begun anew after a life that was worth it."""
+
+    first_s: float = 1.0
+    most_s: float = 60.0
+    worth_s: float = 60.0
+    """Seconds of service after which the crashes before it are forgotten."""
+    next_s: float = field(default=0.0, init=False)
+
+    def after(self, served_s: float) -> float:
+        """How long to wait after a life that has served so long."""
+        wait_s = self.first_s if served_s >= self.worth_s else self.next_s or self.first_s
+        self.next_s = min(2 * wait_s, self.most_s)
+        return wait_s
+
+
+class DeviceChild:
+    """The producer of one device. For one thread; another, of its own, reads the log.
+
+    Args:
+        name: the producer's, which its log and the ranks know it by.
+        device: as torch names it.
+        command: what starts it.
+        env: what its environment has beside this process's.
+    """
+
+    def __init__(self, name: str, device: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self.name = name
+        self.device = device
+        self.state: ChildState | None = None
+        """None before the first start."""
+        self.status: int | None = None
+        """The exit status, once it has ended for good."""
+        self.last_line = "(it wrote nothing)"
+        self.process: subprocess.Popen[bytes] | None = None
+        """None before the first start, and from the end of one process to the start of the next."""
+        self._command = command
+        self._env = env
+        self._backoff = Backoff()
+        self._start_at = 0.0
+        self._asked_status: int | None = None
+        self._reader: threading.Thread | None = None
+        self._lock = threading.Lock()
+        """Guards the state; what is below is the reader's."""
+        self._ranks: set[str] = set()
+        self._served_from: float | None = None
+
+    def step(self, now: float, *, may_restart: bool) -> None:
+        """Start the process if it is time to, and see whether it has ended. `now` is monotonic."""
+        if self.process is None:
+            if self.status is None and now >= self._start_at:
+                self._start(now)
+            return
+        returncode = self.process.poll()
+        if returncode is not None:
+            self.clear_up()
+            self._settle(children.exit_status(returncode), now, may_restart=may_restart)
+
+    def ask_to_end(self, status: int) -> None:
+        """Ask it, once, to finish what it has begun and to end for good; `status` is what that counts as."""
+        if self.status is not None or self._asked_status is not None:
+            return
+        self._asked_status = status
+        if self.process is None:
+            self._finish(status)
+            return
+        self._become(ChildState.DRAINING)
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """End it and all that it has started, at once."""
+        if self.process is not None:
+            children.kill_group(self.process)
+
+    def clear_up(self) -> None:
+        """After the end of a process: end what it has left running, and wait for its last words."""
+        if self.process is None:
+            return
+        children.kill_group(self.process)
+        if self._reader is not None:
+            self._reader.join(_LAST_WORDS_S)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process = self._reader = None
+
+    def _start(self, now: float) -> None:
+        self._become(ChildState.STARTING)
+        self._ranks, self._served_from = set(), None
+        try:
+            self.process = children.start(self._command, output=subprocess.PIPE, env=self._env)
+        except OSError as error:
+            self.last_line = f"it cannot be started: {error}"
+            self._settle(_NOT_STARTED, now, may_restart=True)
+            return
+        self._reader = threading.Thread(target=self._read, args=[self.process], name=f"{self.name}-log", daemon=True)
+        self._reader.start()
+
+    def _settle(self, status: int, now: float, *, may_restart: bool) -> None:
+        """Decide whether and when there is another life."""
+        if self._asked_status is not None and status in ASKED:
+            status = self._asked_status
+        if status in FOR_GOOD or self._asked_status is not None or not may_restart:
+            self._finish(status)
+            return
+        wait_s = self._backoff.after(0.0 if self._served_from is None else now - self._served_from)
+        self._start_at = now + wait_s
+        words = f"is restarting in {wait_s:g} s; it ended with status {status}: {self.last_line}"
+        self._become(ChildState.RESTARTING, words, logging.WARNING)
+
+    def _finish(self, status: int) -> None:
+        self.status = status
+        level = logging.INFO if status in (0, self._asked_status) else logging.WARNING
+        self._become(ChildState.ENDED, f"has ended for good with status {status}: {self.last_line}", level)
+
+    # --- its log ------------------------------------------------------------------------------------------------------
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Pass every line on, marked with the name, and take note of what it says."""
+        log: IO[bytes] | None = process.stdout
+        if log is None:
+            return
+        with log:
+            for line in iter(lambda: log.readline(_LINE_BYTES), b""):
+                # A progress bar overwrites itself: its last state is the line.
+                text = printable(line.decode(errors="replace").rstrip().rpartition("\r")[2], keep="\t")
+                with contextlib.suppress(OSError):  # a closed pipe or a full disk must not stop the producers
+                    write_line(f"{self.name} | {text}")
+                if text and process is self.process:
+                    self.last_line = text
+                    self._take_note(text.partition(f" producer {self.name} ")[2].partition(": ")[2])
+
+    def _take_note(self, message: str) -> None:
+        if message.startswith(_READY):
+            self._ranks.add(message.rpartition(" ")[2])
+            self._served_from = self._served_from or time.monotonic()
+        self._ranks -= {rank for rank in self._ranks if message.startswith(tuple(rank + end for end in _LOST))}
+        if self._ranks:
+            self._become(ChildState.SERVING)
+        elif self._served_from is not None:
+            self._become(ChildState.WAITING)
+        elif message.startswith(WARMS_UP):
+            self._become(ChildState.WARMING)
+
+    def _become(self, state: ChildState, words: str = "", level: int = logging.INFO) -> None:
+        with self._lock:
+            if state is self.state or (self.state is ChildState.DRAINING and state is not ChildState.ENDED):
+                return
+            self.state = state
+        _log.log(level, "%s on %s %s", self.name, self.device, words or f"is {state.value}")
