@@ -228,6 +228,17 @@ def test_an_image_in_bfloat16_keeps_its_bits_in_any_company(pipeline_folder: Pat
     assert equal(make(engine, tickets), _alone(engine, tickets))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_company_changes_no_bit_on_a_gpu(backend: str, pipeline_folder: Path) -> None:
+    engine = _engine(pipeline_folder, device="cuda", dtype="float16", backend=backend)
+    tickets = _mixed(engine)
+    alone = _alone(engine, tickets)
+    for order in itertools.permutations(range(len(tickets))):
+        assert equal(make(engine, [tickets[place] for place in order]), [alone[place] for place in order])
+
+
 def test_what_cannot_be_made_is_said_of_its_ticket_and_spares_the_others(engine: StableDiffusionEngine) -> None:
     good, bad = ticket(engine, 0), ticket(engine, 1, scheduler="FlowMatchEulerDiscreteScheduler")
     (alone,) = make(engine, [good])
