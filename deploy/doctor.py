@@ -13,7 +13,6 @@ import platform
 import re
 import socket
 import sys
-import typing
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -135,10 +134,7 @@ def _packages() -> Iterator[Check]:
 
 
 def _backends(gpus: Sequence[str]) -> Iterator[Check]:
-    """Which backends have here what they need, and which of those this version of the producer offers."""
-    from penstock.producer.config import ProduceConfig
-
-    offered = typing.get_args(typing.get_type_hints(ProduceConfig)["backend"])
+    """Which backends have here what they need."""
     cuda = None if not gpus else _torch_cuda()
     gpu_lacks = [] if gpus else [("no NVIDIA GPU", "")]
     if gpus and cuda is None:
@@ -153,9 +149,8 @@ def _backends(gpus: Sequence[str]) -> Iterator[Check]:
     ):
         reasons = ", ".join(reason for reason, _ in lacks)
         advice = "; ".join(dict.fromkeys(what for _, what in lacks if what)) if gpus or name == "eager" else ""
-        unused = "" if name in offered else "; not yet offered by `penstock produce`"
         state: State = "ok" if not lacks else "missing" if name == "eager" else "note"
-        yield Check("Backends", name, state, (f"no: {reasons}" if lacks else "can run here") + unused, advice)
+        yield Check("Backends", name, state, f"no: {reasons}" if lacks else "can run here", advice)
 
 
 def _lacking(*packages: str) -> list[tuple[str, str]]:
