@@ -20,7 +20,6 @@ from pathlib import Path
 import harness
 import torch
 from baselines.generating import Asked, by_pipeline, service_rate
-from diffusers import StableDiffusionPipeline
 from harness import BenchmarkError
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +27,6 @@ from rich.table import Table
 from penstock.producer.__main__ import open_engine
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Engine, make
-from penstock.producer.loading import find_dtype, load_pipeline
 from penstock.producer.model_folder import TINY
 from penstock.telemetry.machine import cxx_compiler
 
@@ -50,10 +48,11 @@ def config(backend: str) -> ProduceConfig:
 
 def open_sides(backends: list[str]) -> tuple[dict[str, Callable[[int], object]], dict[str, Engine]]:
     """What makes the groups from an index on, by name; and the engines among them."""
+    # Here, so that the rank's process, which imports this script, need not wait for diffusers.
+    from penstock.producer.loading import find_dtype, load_pipeline
+
     device = torch.device("cpu")
     pipeline = load_pipeline(TINY, find_dtype("auto", device), device)
-    if not isinstance(pipeline, StableDiffusionPipeline):
-        raise BenchmarkError("the tiny model is no Stable Diffusion")
     engines = {backend: open_engine(config(backend)) for backend in backends}
     digest = engines[backends[0]].manifest.model_digest
     sides: dict[str, Callable[[int], object]] = {
