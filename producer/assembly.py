@@ -1,17 +1,20 @@
 """The networks of one pipeline, ready to be called, for every size at which images are generated."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from penstock.producer.backends.fp8 import Calibration
 from penstock.producer.backends.part import Backend, Call, Part
+from penstock.producer.calibration import calibration_inputs
 from penstock.producer.denoising import Denoiser, example_inputs
 from penstock.producer.flops import count_flops
 from penstock.producer.networks import DecoderNetwork, DenoiserNetwork
 from penstock.producer.schedules import Schedules
-from penstock.producer.text import Text
+from penstock.producer.text import PromptEncoder
 from penstock.protocol.errors import ModelError
 
 
@@ -35,9 +38,9 @@ class Assembly:
     Args:
         pipeline: a diffusers pipeline of the Stable Diffusion family, on its device.
         autoencoder: what decodes.
-        backend: how both are run.
+        open_backend: how both are run, given what gives a part inputs to calibrate by.
         schedules: of the pipeline.
-        empty: the empty prompt.
+        prompts: encodes.
         slots: rows of every call of the denoiser.
         decode_images: images of every call of the decoder.
         device: where all this is.
@@ -48,10 +51,10 @@ class Assembly:
         self,
         pipeline: Any,
         autoencoder: Any,
-        backend: Backend,
+        open_backend: Callable[[Calibration], Backend],
         schedules: Schedules,
         *,
-        empty: Text,
+        prompts: PromptEncoder,
         slots: int,
         decode_images: int,
         device: torch.device,
@@ -59,9 +62,9 @@ class Assembly:
     ) -> None:
         self._pipeline = pipeline
         self._autoencoder = autoencoder
-        self._backend = backend
+        self._backend = open_backend(self._calibrate)
         self._schedules = schedules
-        self._empty = empty
+        self._prompts = prompts
         self._slots = slots
         self._decode_images = decode_images
         self._device = device
@@ -91,19 +94,21 @@ class Assembly:
 
     def _build(self, height: int, width: int) -> Networks:
         """The networks for latents of a size."""
-        unet = self._pipeline.unet
-        time_ids = self._time_ids(height, width, self._empty.pooled) if self._empty.pooled is not None else None
+        unet, empty = self._pipeline.unet, self._prompts.empty
+        time_ids = self._time_ids(height, width, empty.pooled) if empty.pooled is not None else None
         shape = (unet.config.in_channels, height, width)
         guidance_width = unet.config.time_cond_proj_dim or 0
         denoiser = DenoiserNetwork(unet, takes_pooled=time_ids is not None).eval()
         decoder = DecoderNetwork(self._autoencoder).eval().to(self._device)
         decoder_dtype = next(decoder.parameters()).dtype
-        inputs = example_inputs(self._slots, shape, self._empty, time_ids, guidance_width, self._dtype)
+        inputs = example_inputs(self._slots, shape, empty, time_ids, guidance_width, self._dtype)
         latents = torch.randn((self._decode_images, *shape), dtype=decoder_dtype, device=self._device)
         denoiser_flops, decoder_flops = count_flops(denoiser, inputs), count_flops(decoder, (latents,))
+        part = Part("denoiser", denoiser, inputs)
+        self._calibrate_with = (part, time_ids, guidance_width)
         return Networks(
             Denoiser(
-                self._backend.build(Part("denoiser", denoiser, inputs)),
+                self._backend.build(part),
                 self._schedules,
                 slots=self._slots,
                 latent_shape=shape,
@@ -117,6 +122,10 @@ class Assembly:
             denoiser_flops,
             decoder_flops,
         )
+
+    def _calibrate(self, part: Part) -> Iterable[tuple[Tensor, ...]]:
+        denoiser, time_ids, guidance_width = self._calibrate_with
+        return calibration_inputs(part, self._prompts, self._schedules, denoiser, time_ids, guidance_width)
 
     def _time_ids(self, height: int, width: int, pooled: Tensor) -> Tensor:
         """What XL is told of sizes and crops, for latents of a size: float [6]."""

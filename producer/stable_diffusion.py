@@ -68,7 +68,6 @@ class StableDiffusionEngine:
 
     def load(self) -> None:
         """Load the weights and build what the backend builds. Raises ModelError."""
-        backend = open_backend(self._config, self._device)
         pipeline = load_pipeline(self._folder, self._dtype, self._device)
         autoencoder = pipeline.vae
         if self._tiny is not None:
@@ -84,9 +83,9 @@ class StableDiffusionEngine:
             self._assembly = Assembly(
                 pipeline,
                 autoencoder,
-                backend,
+                lambda calibration: open_backend(self._config, self._device, calibration),
                 self._schedules,
-                empty=self._prompts.empty,
+                prompts=self._prompts,
                 slots=self._config.batch_images,
                 decode_images=self._config.decode_images,
                 device=self._device,
