@@ -1,5 +1,6 @@
 """The networks of one pipeline, ready to be called, for every size at which images are generated."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from penstock.producer.networks import DecoderNetwork, DenoiserNetwork
 from penstock.producer.schedules import Schedules
 from penstock.producer.text import PromptEncoder
 from penstock.protocol.errors import ModelError
+
+_MAX_SIZES = 4
+"""Sizes whose networks are kept, those used last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +73,23 @@ class Assembly:
         self._decode_images = decode_images
         self._device = device
         self._dtype = dtype
-        self._built: dict[tuple[int, int], Networks] = {}
+        self._built: OrderedDict[tuple[int, int], Networks] = OrderedDict()
 
     def networks(self, native_height: int, native_width: int) -> Networks:
         """The networks for images generated at a size in pixels; 0 is the model's own. Built where they are new.
 
         Raises ModelError where the model cannot generate at that size, or where the backend fails.
         """
-        size = (native_height, native_width)
+        size = self.latent_size(native_height, native_width)
         if size not in self._built:
-            self._built[size] = self._build(*self._latent_side(native_height, native_width))
+            self._built[size] = self._build(*size)
+            while len(self._built) > _MAX_SIZES:
+                self._built.popitem(last=False)
+        self._built.move_to_end(size)
         return self._built[size]
 
-    def _latent_side(self, native_height: int, native_width: int) -> tuple[int, int]:
+    def latent_size(self, native_height: int, native_width: int) -> tuple[int, int]:
+        """(h, w) of the latents for images of a size; 0 is the model's own. Raises ModelError where there are none."""
         factor, own = self._pipeline.vae_scale_factor, self._pipeline.unet.config.sample_size
         if not native_height:
             return (own, own) if isinstance(own, int) else tuple(own)

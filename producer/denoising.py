@@ -46,8 +46,8 @@ class _Walk:
     generators: list[torch.Generator]
     latents: Tensor
     """float32 [n, C, h, w]."""
-    places: list[int]
-    """Where its rows stand in the batch."""
+    places: Tensor
+    """int64 [n]: where its rows stand in the batch; on the device."""
     timesteps: Tensor
     """float32 [calls], on the device, where they are sent once: a step must not wait for it."""
 
@@ -136,11 +136,12 @@ class Denoiser:
             noise = torch.stack([torch.randn(self._latent_shape, generator=generator) for generator in generators])
             latents = noise.to(self._device) * schedule.initial_scale
             timesteps = torch.tensor(schedule.timesteps, device=self._device)
-            walks.append(_Walk(schedule, [rows[place] for place in places], generators, latents, places, timesteps))
+            at = torch.tensor(places, device=self._device)
+            walks.append(_Walk(schedule, [rows[place] for place in places], generators, latents, at, timesteps))
         return sorted(walks, key=lambda walk: -walk.schedule.num_calls)
 
     def _is_guided(self, row: Row, call: int, schedule: Schedule) -> bool:
-        return not self._guidance_width and row.guidance.acts(call, schedule.num_calls)
+        return not self._guidance_width and row.guidance.acts(schedule.steps[call], row.num_steps)
 
     def _plan(self, active: Sequence[Row], steered: Sequence[bool], texts: Text) -> _Plan:
         """Slots for every active row with its prompt, then for the guided ones without."""

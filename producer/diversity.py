@@ -33,6 +33,8 @@ _WINDOW_GROUPS = 64
 _MIN_GROUPS = 16
 _OTHERS = 8
 """Groups of other prompts that each new one is compared with."""
+_MAX_IMAGES = 32
+"""Of a group that are looked at: distances are as many as their square."""
 _GRID = 8
 
 
@@ -118,6 +120,7 @@ class DiversityWatch:
             prompt: of the group; groups of the same one say nothing about the distance between prompts.
             features: float32 [m, D]. One image alone says nothing.
         """
+        features = features[:_MAX_IMAGES]
         others = [other for text, other in self._others if text != prompt]
         if len(features) > 1 and others:
             between = float(np.mean([_distances(features, other).mean() for other in others]))

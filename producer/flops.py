@@ -4,6 +4,7 @@ import time
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,10 +19,10 @@ def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
         module: whose arithmetic is proportional to its batch.
         inputs: [B, ...] each.
     """
-    counter = FlopCounterMode(display=False)
-    # The one kind of attention whose products torch counts on every device.
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
-        module(*(tensor[:1] for tensor in inputs))
+    # Shapes only: the one kind of attention that torch counts everywhere would else write out all its scores.
+    counter, shapes = FlopCounterMode(display=False), FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), shapes, counter:
+        module(*(torch.empty_like(shapes.from_tensor(tensor[:1])) for tensor in inputs))
     return float(counter.get_total_flops()) * len(inputs[0])
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from penstock.producer import model_folder
 from penstock.producer.config import ProduceConfig
 from penstock.protocol.errors import ModelError
+from penstock.protocol.limits import MAX_NAME_LENGTH
 from penstock.protocol.tickets import Manifest
 from penstock.telemetry.machine import bf16_instructions
 
@@ -26,6 +27,12 @@ _TROUBLES = (
 def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The text-to-image pipeline in `folder`, its networks on the device. Raises ModelError where it does not load."""
     _silence()
+    if device.type == "cuda":
+        # What torch does on "the current device" is done on this one; a process has one engine.
+        torch.cuda.set_device(device)
+    if dtype == torch.float32:
+        # float32 is what was asked for; its convolutions would else be TF32's on a GPU.
+        torch.backends.cudnn.allow_tf32 = False
     # Said, because not every pipeline takes the index's word for it (SD3 without its largest text encoder).
     absent = dict.fromkeys(model_folder.absent_parts(folder))
     try:
@@ -106,8 +113,13 @@ def describe(
                 f"backend {config.backend}: {library} is not installed; pip install -e '.[gpu]', or use --backend eager"
             )
     libraries = ["torch", "diffusers", "transformers", *needed]
+    if device.type == "cpu":
+        # Other threads split sums at other places, and other instructions round elsewhere.
+        settings = settings | {"threads": str(torch.get_num_threads())}
+        settings |= {"bfloat16": (bf16_instructions() or ["none"])[0]} if dtype == torch.bfloat16 else {}
     return Manifest(
-        model=config.model,
+        # The end of a long path says more than its beginning.
+        model=config.model[-MAX_NAME_LENGTH:],
         model_digest=model_folder.digest(folder),
         scheduler=model_folder.scheduler(folder),
         dtype=str(dtype).removeprefix("torch."),

@@ -17,6 +17,7 @@ TINY = Path(__file__).parent / "tiny_sd"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PART_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _NOT_PIXELS = {"safety_checker", "feature_extractor"}
 
 
@@ -131,4 +132,7 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def _is_digested(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() not in {".md", ".png", ".jpg", ".bin", ".ckpt", ".msgpack", ".onnx"}
+    """Whether loading reads a file: weights of no variant, and what configures. A clone of a model's page has more."""
+    if path.name.endswith((".safetensors", ".index.json")):
+        return _WEIGHTS.fullmatch(path.name) is not None and path.is_file()
+    return path.suffix.lower() in {".json", ".txt", ".model"} and path.is_file()

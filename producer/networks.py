@@ -70,6 +70,8 @@ class DecoderNetwork(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Pixels [D, 3, H, W] in about -1..1, of latents [D, C, h, w]."""
-        latents = latents * self.std / self._factor + self.mean if self._is_whitened else latents / self._factor
+        latents = latents / self._factor
+        if self._is_whitened:
+            latents = latents * self.std.to(latents.dtype) + self.mean.to(latents.dtype)
         answer: Tensor = self.autoencoder.decode(latents, return_dict=False)[0]
         return answer

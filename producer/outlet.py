@@ -35,11 +35,12 @@ class Outlet:
         self._watch = DiversityWatch()
         self._work = work
 
-    def begin(self, recipes: Sequence[Recipe], blocks: Sequence[Tensor]) -> Pending:
+    def begin(self, recipes: Sequence[Recipe], blocks: Sequence[Tensor], flops: float | None = None) -> Pending:
         """Begin to bring groups to the host. The answer waits; a group that is not all numbers is a ModelError in it.
 
         Args:
             recipes: of all groups; they agree in size.
+            flops: floating point operations that they took, where that is known.
             blocks: their images, one after another: [n_i, 3, h, w] each; 0 is black, 1 is white.
         """
         height, width = recipes[0].height, recipes[0].width
@@ -60,6 +61,9 @@ class Outlet:
                     made.append(images[here])
                 else:
                     made.append(ModelError("the model made pixels that are not finite numbers; try --dtype float32"))
+            self._work.images += len(images)
+            if flops is not None:
+                self._work.flops = (self._work.flops or 0.0) + flops
             self._work.diversity = self._watch.share
             return made
 

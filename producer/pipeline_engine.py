@@ -2,7 +2,8 @@
 
 For whatever is not of the Stable Diffusion family (SD3, FLUX, PixArt, ...), whose own denoising loops Penstock does not
 have. Every batch has the same shape and every image its own generator, seeded from its ticket, so the same ticket gives
-the same bits alone or among others, in any slot.
+the same bits alone or among others, in any slot. Where a pipeline's texts are as long as the longest of their batch, a
+batch has one prompt.
 """
 
 import inspect
@@ -25,11 +26,20 @@ from penstock.producer.loading import (
     refuse_other_model,
 )
 from penstock.producer.outlet import Outlet
-from penstock.producer.schedules import TROUBLES, scheduler_class
+from penstock.producer.schedules import scheduler_class
 from penstock.producer.work import Work
 from penstock.protocol.errors import ModelError
 from penstock.protocol.producer_machine import same_recipe
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
+
+_PAD_TEXTS = frozenset(
+    {
+        *("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline"),
+        *("StableDiffusion3Pipeline", "FluxPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+    }
+)
+"""Pipelines that pad every text to one length. Others pad to the longest of the batch, and so a neighbour's prompt
+would change the shapes that an image is computed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class PipelineEngine:
         self._device = find_device(config.device)
         self._dtype = find_dtype(config.dtype, self._device)
         self._batch_images = config.batch_images
+        self._pads_texts = model_folder.pipeline_class(self._folder) in _PAD_TEXTS
         self._diversity_encoder = config.diversity_encoder
         self._pipeline: Any = None
         self._schedulers: dict[str, Any] = {}
@@ -78,8 +89,9 @@ class PipelineEngine:
         self._outlet = Outlet(self._device, open_features(self._diversity_encoder, self._device), self.work)
 
     def company(self, ticket: Ticket) -> Hashable:
-        """A call has one guidance, one scheduler, one size."""
-        return same_recipe(ticket)
+        """A call has one guidance, one scheduler, one size; and one prompt, where others could change its length."""
+        alone = None if self._pads_texts else ticket.recipe.prompt
+        return same_recipe(ticket), alone
 
     def generate(self, tickets: Sequence[Ticket]) -> Pending:
         """One group per ticket, uint8 [m, H, W, 3].
@@ -94,7 +106,6 @@ class PipelineEngine:
         step = self._batch_images
         with torch.inference_mode():
             batches = [self._batch(rows[start : start + step], recipe) for start in range(0, len(rows), step)]
-            self.work.images += len(rows)
             return self._outlet.begin([ticket.recipe for ticket in tickets], batches)
 
     def _batch(self, rows: Sequence[_Row], recipe: Recipe) -> Tensor:
@@ -110,7 +121,8 @@ class PipelineEngine:
                 output_type="pt",
                 **options,
             ).images
-        except TROUBLES as error:
+        except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+            # Not RuntimeError, which a device without memory or a broken one raises: that is no ticket's fault.
             raise ModelError(
                 f"scheduler {recipe.scheduler!r} with {recipe.num_inference_steps} steps does not suit this model: "
                 f"{error!r:.200}"

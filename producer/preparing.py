@@ -1,6 +1,7 @@
 """`penstock compile`: build a backend's networks ahead, so that a producer that starts later only loads them."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging
 from penstock.config.rules import require
-from penstock.producer.__main__ import PRESETS
+from penstock.producer.__main__ import PRESETS, open_engine
 from penstock.producer.config import ProduceConfig
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_IMAGE_SIDE
@@ -45,12 +46,14 @@ def main(argv: Sequence[str]) -> int:
     configure_logging("compile")
     if config.backend not in ("inductor", "tensorrt"):
         raise ConfigError(f"backend {config.backend} compiles nothing; give --backend inductor or --backend tensorrt")
+    if config.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    begun = time.monotonic()
+    engine = open_engine(config)
+    engine.load()
     from penstock.producer.stable_diffusion import StableDiffusionEngine
 
-    begun = time.monotonic()
-    engine = StableDiffusionEngine(config)
-    engine.load()
-    if config.native_height:
+    if config.native_height and isinstance(engine, StableDiffusionEngine):
         engine.prepare(config.native_height, config.native_width)
     _log.info("ready for %s after %.0f s", config.backend, time.monotonic() - begun)
     return 0

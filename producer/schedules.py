@@ -16,6 +16,8 @@ from penstock.protocol.errors import ModelError
 
 _UNSEEDED = frozenset({"DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"})
 """They draw noise from a generator of their own, so a ticket would not say what it makes."""
+_TRIED_CALLS = 50
+"""Calls of a schedule that are tried: what does not suit shows in the first of them."""
 TROUBLES = (AttributeError, IndexError, ImportError, KeyError, NotImplementedError, TypeError, ValueError, RuntimeError)
 """What a scheduler raises that does not suit the model depends on the scheduler."""
 
@@ -25,9 +27,9 @@ def scheduler_class(name: str, default: Any) -> Any:
 
     Raises ModelError where diffusers has none of that name, or where its noise has no seed.
     """
-    if name in _UNSEEDED:
-        raise ModelError(f"scheduler {name!r} draws noise of its own, which no seed fixes; use another")
     kind: Any = type(default) if name == "default" else getattr(diffusers, name, None)
+    if name in _UNSEEDED or getattr(kind, "__name__", "") in _UNSEEDED:
+        raise ModelError(f"scheduler {name!r} draws noise of its own, which no seed fixes; use another")
     is_scheduler = inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)
     if not (is_scheduler and issubclass(kind, diffusers.ConfigMixin)):
         raise ModelError(f"diffusers {diffusers.__version__} has no scheduler {name!r}")
@@ -39,10 +41,12 @@ class Schedule:
 
     Args:
         scheduler: a diffusers scheduler of its own, whose timesteps are set.
+        num_steps: to which they were set.
     """
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, num_steps: int) -> None:
         self._scheduler = scheduler
+        self._num_steps = num_steps
         # On the host: a scheduler that looks a step up on a GPU waits for it every time.
         self._timesteps: Tensor = scheduler.timesteps
         parameters = inspect.signature(scheduler.step).parameters
@@ -58,6 +62,21 @@ class Schedule:
     def timesteps(self) -> list[float]:
         """The timestep of every call, as the denoiser takes it."""
         return [float(timestep) for timestep in self._timesteps]
+
+    @property
+    def steps(self) -> list[int]:
+        """Of every call the step that it belongs to, from 0 to the number of steps less 1."""
+        num_calls, order = self.num_calls, int(getattr(self._scheduler, "order", 1))
+        prk = getattr(self._scheduler, "prk_timesteps", None)
+        num_prk = 0 if prk is None else len(prk)
+        if num_prk:
+            # Runge-Kutta takes four calls a step, the multistep method after it one.
+            return [call // 4 if call < num_prk else num_prk // 4 + call - num_prk for call in range(num_calls)]
+        if order > 1:
+            return [call // order for call in range(num_calls)]
+        # As many as steps, or one more: PNDM's first step takes two.
+        extra = num_calls - self._num_steps
+        return [max(0, call - extra) for call in range(num_calls)]
 
     @property
     def initial_scale(self) -> float:
@@ -102,14 +121,14 @@ class Schedules:
         scheduler.set_timesteps(num_steps)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
-        return Schedule(scheduler)
+        return Schedule(scheduler, num_steps)
 
     def _check(self, name: str, num_steps: int) -> ModelError | None:
         try:
             schedule = self.open(name, num_steps)
             generators = [torch.Generator().manual_seed(0)]
             latents = torch.randn((1, self._channels, 8, 8), generator=generators[0]) * schedule.initial_scale
-            for call in range(schedule.num_calls):
+            for call in range(min(schedule.num_calls, _TRIED_CALLS)):
                 seen = schedule.scaled(latents, call)
                 latents = schedule.step(seen, call, latents, generators)
         except ModelError as error:

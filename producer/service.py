@@ -10,18 +10,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import ceil
 
 from penstock.producer.config import ProduceConfig, default_name
-from penstock.producer.engine import Engine, Images, Pending
+from penstock.producer.engine import Engine, Pending
+from penstock.producer.finishing import Begun, Finisher
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
-from penstock.protocol.checksum import crc32
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
-from penstock.protocol.image_codec import JPEG, encode_images
+from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Ack, Header, Heartbeat, Hello, Message, Result
@@ -33,8 +32,6 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
-_REPORT_S = 60.0
-"""How often the log says what has been made."""
 
 
 @dataclass(slots=True)
@@ -81,7 +78,6 @@ class ProducerService:
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
         self._connected_at = time.monotonic()
-        self._done_at = self._reported_at = time.perf_counter()
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
@@ -120,7 +116,7 @@ class ProducerService:
             self._sockets.waker.wake()
             io_thread.join(timeout=3)
             self._sockets.close()
-            _log.info("made %s", self._engine.work.describe())
+            _log.info("made in all: %s", self._engine.work.describe())
 
     def drain(self) -> bool:
         """Hand back what is not begun, finish the rest within `drain_timeout_s`, then end `run`. For a signal handler.
@@ -186,69 +182,55 @@ class ProducerService:
 
     def _make_all(self) -> None:
         """Make batches until the run is over; one is made ready to travel while the next is begun."""
-        with ThreadPoolExecutor(1, "penstock-finish") as finisher:
-            finishing: Future[None] | None = None
+        quality = self._config.jpeg_quality if self._config.codec == JPEG else None
+        finisher = Finisher(self._engine.work, quality, self._deliver, self._refuse, self._break)
+        try:
             while batch := self._next_batch():
                 begun_at = time.perf_counter()
                 pending = self._begin(batch)
-                if finishing is not None:
-                    finishing.result()
                 if pending is not None:
-                    finishing = finisher.submit(self._finish, batch, pending, begun_at)
+                    finisher.put(Begun(batch, pending, begun_at), lambda: self._drain_is_late(time.monotonic()))
+        finally:
+            finisher.close(self._patience_for_the_device())
         if self._error is not None:
             raise self._error
+
+    def _patience_for_the_device(self) -> float:
+        """Seconds that what is begun may still take when no batch follows."""
+        since = self._draining_since
+        left = self._config.drain_timeout_s - (0.0 if since is None else time.monotonic() - since)
+        return max(1.0, left)
 
     def _begin(self, batch: Sequence[HeldTicket]) -> Pending | None:
         """Let the engine begin a batch; None where it cannot make any of it."""
         try:
             return self._engine.generate([held.ticket for held in batch])
         except ModelError as error:
-            self._fail(batch, str(error))
+            self._refuse(batch, str(error))
             return None
         except Exception as error:
             # A defect, or a device that is gone; whoever ends by it must not take the tickets along unnamed.
-            self._fail(batch, f"its engine broke: {error!r:.200}")
+            self._refuse(batch, f"its engine broke: {error!r:.200}")
             raise
 
-    def _fail(self, batch: Sequence[HeldTicket], reason: str) -> None:
+    # --- main thread and finishing thread -----------------------------------------------------------------------------
+
+    def _refuse(self, batch: Sequence[HeldTicket], reason: str) -> None:
         with self._changed:
             for held in batch:
                 self._act(self._machine.fail(held, reason))
         self._sockets.waker.wake()
 
-    # --- finishing thread ---------------------------------------------------------------------------------------------
-
-    def _finish(self, batch: Sequence[HeldTicket], pending: Pending, begun_at: float) -> None:
-        """Wait for the device, and queue what it has made for sending."""
-        try:
-            made = pending()
-            done_at = time.perf_counter()
-            # The device takes up a batch when it has done the one before.
-            seconds, self._done_at = done_at - max(begun_at, self._done_at), done_at
-            self._engine.work.seconds += seconds
-            for held, outcome in zip(batch, made, strict=True):
-                if isinstance(outcome, ModelError):
-                    self._fail([held], str(outcome))
-                else:
-                    self._send(held, outcome, seconds / len(batch))
-            self._sockets.waker.wake()
-            self._report(done_at)
-        except BaseException as error:  # noqa: BLE001 - a thread's edge: the main thread raises it
-            self._fail(batch, f"its engine broke: {error!r:.200}")
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-
-    def _send(self, held: HeldTicket, images: Images, seconds: float) -> None:
-        coded = encode_images(images, self._config.jpeg_quality if self._config.codec == JPEG else None)
-        checksum = crc32(coded.payload)
+    def _deliver(self, held: HeldTicket, coded: CodedImages, checksum: int, seconds: float) -> None:
         with self._changed:
             self._act(self._machine.finish(held, coded, checksum, seconds, time.monotonic()))
+        self._sockets.waker.wake()
 
-    def _report(self, now: float) -> None:
-        if now - self._reported_at >= _REPORT_S:
-            self._reported_at = now
-            _log.info("so far: %s", self._engine.work.describe())
+    def _break(self, error: BaseException) -> None:
+        """Another thread has ended by an error, which the main thread raises."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
 
     # --- I/O thread ---------------------------------------------------------------------------------------------------
 
@@ -264,9 +246,7 @@ class ProducerService:
                     with self._changed:
                         self._tick(now)
         except BaseException as error:  # noqa: BLE001 - a thread's edge: the main thread raises it
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
+            self._break(error)
 
     def _tick(self, now: float) -> None:
         """Let time pass."""

@@ -119,7 +119,7 @@ class StableDiffusionEngine:
         if not recipes:
             return lambda: [why for why in unfit if why is not None]
         with torch.inference_mode():
-            pending = self._outlet.begin(recipes, self._blocks(recipes))
+            pending = self._outlet.begin(recipes, *self._blocks(recipes))
 
         def groups() -> list[Made]:
             made = iter(pending())
@@ -127,8 +127,8 @@ class StableDiffusionEngine:
 
         return groups
 
-    def _blocks(self, recipes: Sequence[Recipe]) -> list[Tensor]:
-        """The images of all groups, one after another, in blocks [n, 3, h, w]; 0 is black, 1 is white."""
+    def _blocks(self, recipes: Sequence[Recipe]) -> tuple[list[Tensor], float]:
+        """The images of all groups, one after another, in blocks [n, 3, h, w], black 0, white 1; and their FLOP."""
         networks = self._assembly.networks(recipes[0].native_height, recipes[0].native_width)
         texts, places = self._prompts.table([recipe.prompt for recipe in recipes])
         rows = [
@@ -140,9 +140,7 @@ class StableDiffusionEngine:
         latents = networks.denoiser.denoise(rows, texts)
         blocks = [self._decode(networks, block) for block in latents.split(self._config.decode_images)]
         flops = (networks.denoiser.num_calls - calls) * networks.denoiser_flops + len(blocks) * networks.decoder_flops
-        self.work.images += len(rows)
-        self.work.flops = (self.work.flops or 0.0) + flops
-        return blocks
+        return blocks, flops
 
     def _decode(self, networks: Networks, latents: Tensor) -> Tensor:
         """Images float32 [n, 3, H, W], black 0, white 1, of n latents; n is at most the size of a block."""

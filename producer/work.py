@@ -21,7 +21,7 @@ class Work:
     def describe(self) -> str:
         """One line for the log."""
         if not self.images or not self.seconds:
-            return "no image made"
+            return "no image"
         text = f"{self.images} images in {self.seconds:.0f} s of work: {self.images / self.seconds:.3g} images/s"
         if self.flops is not None:
             rate = self.flops / self.seconds

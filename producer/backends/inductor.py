@@ -6,6 +6,7 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from penstock.producer.backends.cache import private_folder
 from penstock.producer.backends.eager import laid_out
@@ -32,6 +33,9 @@ class InductorBackend:
             raise ModelError("backend inductor needs a C++ compiler: install g++ or clang, or use --backend eager")
         # Not the default place: what others can write to in /tmp would be run here. And it outlives a reboot.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("inductor")))
+        # All sizes share the code of the module, and dynamo counts how often it compiles that.
+        torch._dynamo.config.recompile_limit = 1 << 10
+        torch._dynamo.config.accumulated_recompile_limit = 1 << 12
         self._is_cuda = device.type == "cuda"
 
     def build(self, part: Part) -> Call:
@@ -52,7 +56,9 @@ class InductorBackend:
                 # The second call captures the graph.
                 for _ in range(2):
                     call(*part.inputs)
-        except (NotImplementedError, RuntimeError, TypeError) as error:  # torch's compilers raise kinds of RuntimeError
+        except torch.OutOfMemoryError:
+            raise  # no compiler's fault
+        except (TorchDynamoException, FailOnRecompileLimitHit, NotImplementedError, RuntimeError, TypeError) as error:
             first_line = (str(error).strip() or repr(error)).splitlines()[0]
             raise ModelError(f"backend inductor does not compile the {part.name}: {first_line:.200}") from error
         found = verify(part, call)

@@ -7,6 +7,7 @@ pixel or border moves while the RMS hides it.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,7 @@ def verify(part: Part, built: Call, tolerance: float | None = None) -> Differenc
             raise ModelError(f"part {part.name!r} has no tolerance for {dtype}; use float32, float16 or bfloat16")
         tolerance = TOLERANCES[dtype]
     worst = Difference(0.0, 0.0)
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), _without_tf32():
         for inputs in draws(part):
             seen = _compare(part.name, part.module(*inputs), built(*inputs))
             worst = Difference(max(worst.rms, seen.rms), max(worst.largest, seen.largest))
@@ -72,6 +73,17 @@ def verify(part: Part, built: Call, tolerance: float | None = None) -> Differenc
             "eager, or float32 if rounding is the cause"
         )
     return worst
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """CuDNN as it serves, but for TF32. Its own context manager would switch it off altogether."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def draws(part: Part) -> Iterator[tuple[Tensor, ...]]:

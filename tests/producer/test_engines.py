@@ -211,3 +211,38 @@ def test_a_device_that_is_not_there_is_one_line(kind: str, device: str, pipeline
     with pytest.raises(ModelError, match=f"device {device!r}") as caught:
         _engine(kind, pipeline_folder, device=device)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("device is gone"), torch.OutOfMemoryError("out of memory")])
+def test_a_device_that_fails_is_no_tickets_fault(
+    kind: str, error: Exception, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine(kind, pipeline_folder)
+
+    def fail(*inputs: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(engine._pipeline.unet, "forward", fail)
+    with pytest.raises(type(error), match=str(error)):
+        make(engine, [ticket(engine, 0)])
+
+
+def test_a_pipeline_that_may_pad_to_its_longest_prompt_makes_one_prompt_at_a_time(
+    pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = _engine("pipeline", pipeline_folder)
+    monkeypatch.setattr("penstock.producer.model_folder.pipeline_class", lambda folder: "SomeOtherPipeline")
+    unknown = _engine("pipeline", pipeline_folder)
+    one, same, other = (
+        ticket(known, 0, prompt=text, seed=number) for number, text in enumerate(["fox", "fox", "a fox"])
+    )
+    assert known.company(one) == known.company(same) == known.company(other)
+    assert unknown.company(one) == unknown.company(same) != unknown.company(other)
+
+
+def test_a_long_path_keeps_its_end_as_a_name(kind: str, pipeline_folder: Path, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 120) / ("e" * 120)
+    shutil.copytree(pipeline_folder, deep / "sd")
+    name = _engine(kind, deep / "sd").manifest.model
+    assert len(name) == 200
+    assert str(deep / "sd").endswith(name)

@@ -21,7 +21,7 @@ def _folder(path: Path) -> Path:
     (path / "safety_checker").mkdir()
     (path / "tokenizer").mkdir()
     (path / "model_index.json").write_text(json.dumps(INDEX | {"_class_name": "StableDiffusionPipeline"}))
-    (path / "unet" / "weights.safetensors").write_bytes(b"weights")
+    (path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
     (path / "unet" / "config.json").write_text("{}")
     (path / "tokenizer" / "merges.txt").write_text("a b")
     return path
@@ -30,7 +30,7 @@ def _folder(path: Path) -> Path:
 def test_the_digest_is_sha256_over_the_index_and_the_parts_that_make_pixels(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "sd")
     text = json.dumps({name: INDEX[name] for name in ("tokenizer", "unet")})
-    for name in ("tokenizer/merges.txt", "unet/config.json", "unet/weights.safetensors"):
+    for name in ("tokenizer/merges.txt", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"):
         text += f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n"
     assert model_folder.digest(folder) == hashlib.sha256(text.encode()).hexdigest()
 
@@ -40,11 +40,20 @@ def test_what_makes_no_pixels_changes_no_digest(tmp_path: Path) -> None:
     (second / "README.md").write_text("A fine model.")
     (second / "unet" / "card.png").write_bytes(b"a picture")
     (second / "safety_checker" / "model.safetensors").write_bytes(b"weights")
+    # A clone of a model's page has its variants and other formats, a download has not.
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors"):
+        (second / "unet" / name).write_bytes(b"variant")
+    for name in ("diffusion_pytorch_model.fp16.safetensors.index.json", "model.onnx_data", "openvino_model.xml"):
+        (second / "unet" / name).write_bytes(b"{}")
     assert model_folder.digest(first) == model_folder.digest(second)
 
 
-@pytest.mark.parametrize("name", ["unet/weights.safetensors", "unet/config.json", "tokenizer/merges.txt"])
-def test_a_changed_renamed_or_missing_file_is_another_model(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "num_digests"),
+    # Weights of another name are not loaded: they are missing.
+    [("unet/diffusion_pytorch_model.safetensors", 3), ("unet/config.json", 4), ("tokenizer/merges.txt", 4)],
+)
+def test_a_changed_renamed_or_missing_file_is_another_model(name: str, num_digests: int, tmp_path: Path) -> None:
     folder = _folder(tmp_path / "sd")
     digests = {model_folder.digest(folder)}
     path = folder / name
@@ -54,7 +63,7 @@ def test_a_changed_renamed_or_missing_file_is_another_model(name: str, tmp_path:
     digests.add(model_folder.digest(folder))
     path.with_stem("other").unlink()
     digests.add(model_folder.digest(folder))
-    assert len(digests) == 4
+    assert len(digests) == num_digests
 
 
 def test_a_folder_is_found_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

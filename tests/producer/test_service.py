@@ -332,6 +332,19 @@ def test_an_error_in_what_waits_for_the_device_ends_the_service_and_names_its_ti
     assert "the device is gone" in rank.quarantined[0].reason
 
 
+def test_a_device_that_hangs_holds_a_drain_up_no_longer_than_its_bound(open_rank: OpenRank) -> None:
+    rank, engine = open_rank(), SlowToFinish()
+    rank.plan(*range(2 * GROUPS_PER_BATCH))
+    running = RunningService(rank.socket.endpoint, engine, drain_timeout_s=1.0, batch_wait_s=0.0)
+    rank.run_until(lambda: len(engine.batches) == 2)
+    running.service.drain()
+    begun = time.monotonic()
+    rank.run_until(running.ended)
+    assert time.monotonic() - begun < WAIT_S / 2, "the gate of the device never opens"
+    assert running.end() is None
+    engine.finish_gate.set()
+
+
 class SlowToFinish(StubEngine):
     """Begins at once; what it has begun is done when its gate opens, or never."""
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
 from penstock.producer.assembly import Networks
 from penstock.producer.engine import make
+from penstock.producer.schedules import Schedules
 from penstock.producer.stable_diffusion import StableDiffusionEngine
 from penstock.protocol.errors import ModelError
 from penstock.protocol.tickets import Ticket
@@ -50,8 +52,6 @@ def _stock(engine: StableDiffusionEngine, asked: Ticket, **options: Any) -> np.n
     pipeline = engine._pipeline
     own = pipeline.scheduler
     if recipe.scheduler != "default":
-        import diffusers
-
         pipeline.scheduler = getattr(diffusers, recipe.scheduler).from_config(own.config)
     try:
         images = pipeline(
@@ -134,6 +134,62 @@ def test_guidance_acts_in_its_interval_only(engine: StableDiffusionEngine) -> No
     assert _differ(group, _stock(engine, asked)) > MAX_SHADES
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "num_calls", "steps"),
+    [
+        ("DDIMScheduler", 4, [0, 1, 2, 3]),
+        # A predictor and a corrector a step, but for the last.
+        ("HeunDiscreteScheduler", 7, [0, 0, 1, 1, 2, 2, 3]),
+        ("KDPM2DiscreteScheduler", 7, [0, 0, 1, 1, 2, 2, 3]),
+        # Linear multistep alone (PLMS): its first step is done twice.
+        ("PNDMScheduler", 5, [0, 0, 1, 2, 3]),
+    ],
+)
+def test_an_interval_is_of_steps_however_many_calls_they_take(
+    engine: StableDiffusionEngine, scheduler: str, num_calls: int, steps: list[int]
+) -> None:
+    default = {"skip_prk_steps": True} if scheduler == "PNDMScheduler" else {}
+    own = getattr(diffusers, scheduler).from_config(engine._pipeline.scheduler.config, **default)
+    schedule = Schedules(own, 4).open("default", 4)
+    assert schedule.num_calls == num_calls
+    assert schedule.steps == steps
+
+
+def test_runge_kutta_takes_four_calls_a_step(engine: StableDiffusionEngine) -> None:
+    own = diffusers.PNDMScheduler.from_config(engine._pipeline.scheduler.config, skip_prk_steps=False)
+    schedule = Schedules(own, 4).open("default", 6)
+    assert schedule.steps == [0] * 4 + [1] * 4 + [2] * 4 + [3, 4, 5]
+
+
+def test_a_default_scheduler_whose_noise_has_no_seed_is_refused_too(engine: StableDiffusionEngine) -> None:
+    class DPMSolverSDEScheduler(diffusers.DDIMScheduler):  # type: ignore[misc]
+        """Of that name."""
+
+    own = DPMSolverSDEScheduler.from_config(engine._pipeline.scheduler.config)
+    with pytest.raises(ModelError, match="no seed fixes"):
+        Schedules(own, 4).open("default", 4)
+
+
+def test_the_models_own_size_is_built_once_by_whatever_name(engine: StableDiffusionEngine) -> None:
+    networks = engine._assembly.networks(0, 0)
+    assert engine._assembly.networks(16, 16) is networks
+    for side in (20, 24, 28, 32):
+        engine._assembly.networks(side, side)
+    assert len(engine._assembly._built) == 4
+    assert engine._assembly.networks(0, 0) is not networks, "the one used least recently made room"
+
+
+def test_on_a_cpu_the_threads_are_part_of_the_promise(pipeline_folder: Path) -> None:
+    one = _engine(pipeline_folder).manifest
+    torch.set_num_threads(2)
+    try:
+        two = _engine(pipeline_folder).manifest
+    finally:
+        torch.set_num_threads(1)
+    assert (one.settings["threads"], two.settings["threads"]) == ("1", "2")
+    assert one.digest != two.digest
+
+
 def test_steps_without_guidance_cost_one_row_an_image(engine: StableDiffusionEngine) -> None:
     denoiser = engine._assembly.networks(0, 0).denoiser
     before = denoiser.num_calls
@@ -152,11 +208,14 @@ def test_xl_is_told_pooled_text_and_sizes_as_diffusers_tells_it(xl: StableDiffus
     assert _differ(group, _stock(xl, asked)) <= MAX_SHADES
 
 
-def test_latents_that_were_whitened_are_coloured_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_latents_that_were_whitened_are_coloured_again(dtype: str, tmp_path: Path) -> None:
     whitened = {"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [1.5, 0.5, 2.0, 1.0]}
-    engine = _engine(folders.make_xl(tmp_path, **whitened))
-    asked = ticket(engine, 0, prompt="a red fox", num_inference_steps=2)
-    assert _differ(make(engine, [asked])[0], _stock(engine, asked)) <= MAX_SHADES
+    folder = folders.make_xl(tmp_path, **whitened)
+    exact, engine = _engine(folder), _engine(folder, dtype=dtype)
+    asked = ticket(exact, 0, prompt="a red fox", num_inference_steps=2)
+    # bfloat16 has 8 significant bits.
+    assert _differ(make(engine, [asked])[0], _stock(exact, asked)) <= (MAX_SHADES if dtype == "float32" else 8)
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.5])

@@ -4,7 +4,7 @@ from penstock.producer.work import Work
 
 
 def test_nothing_made_is_said_plainly() -> None:
-    assert Work().describe() == "no image made"
+    assert Work().describe() == "no image"
 
 
 def test_rates_are_per_second_of_work_and_shares_of_what_the_device_reaches() -> None:

@@ -11,11 +11,14 @@ import torch
 
 from penstock.producer.backends.inductor import InductorBackend
 from penstock.producer.backends.opening import open_backend
+from penstock.producer.backends.part import Part
+from penstock.producer.backends.verify import verify
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import make
 from penstock.producer.preparing import main as prepare
 from penstock.producer.stable_diffusion import StableDiffusionEngine
 from penstock.protocol.errors import ConfigError, ModelError
+from tests.producer import folders
 from tests.producer.engine_bench import config, equal, ticket
 
 torch.set_num_threads(1)
@@ -92,6 +95,46 @@ def test_compiled_networks_make_nearly_the_same_images_and_equal_bits_in_any_com
         assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
     assert equal(groups, [make(compiled, [one])[0] for one in tickets])
     assert equal(groups[::-1], make(compiled, tickets[::-1]))
+
+
+@pytest.mark.slow
+def test_any_number_of_sizes_compiles() -> None:
+    backend = InductorBackend(CPU)
+
+    class Scale(torch.nn.Module):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
+            return 2 * sample
+
+    module = Scale()
+    for width in range(4, 16):
+        sample = torch.ones((2, width))
+        assert torch.equal(backend.build(Part("decoder", module, (sample,)))(sample), 2 * sample)
+
+
+def test_what_is_compiled_is_held_against_cudnn_as_it_serves(pipeline_folder: Path) -> None:
+    enabled = []
+
+    class Watch(torch.nn.Module):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
+            enabled.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+            return sample
+
+    before = torch.backends.cudnn.allow_tf32
+    verify(Part("decoder", Watch(), (torch.ones((2, 3)),)), lambda sample: sample)
+    assert set(enabled) == {(True, False)}
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_compile_goes_where_produce_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="backend inductor is for Stable Diffusion"):
+        prepare(["--backend", "inductor", "--model", str(folders.make_sd3(tmp_path)), "--device", "cpu"])
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(ModelError, match="no such folder"):
+        prepare(["--backend", "inductor", "--model", "/no/such/folder", "--threads", "2"])
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert threads == [2]
 
 
 def test_compile_refuses_what_compiles_nothing() -> None:
