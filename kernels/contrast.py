@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from penstock.kernels.collectives import Side, gather_rows, gather_sides
+from penstock.kernels.contrast_inputs import Rows, inverse, unit_rows, working_dtype
 
 
 class PairKernels(Protocol):
@@ -52,42 +52,15 @@ class PairKernels(Protocol):
         inverse_temperature: Tensor,
         first: int | None,
     ) -> Tensor:
-        """`[n, D]`: sum_j (exp(s_ij - query_shifts_i) + exp(s_ij - key_shifts_j)) k_j; a shift may be +inf."""
+        """`[n, D]`: sum_j (exp(s_ij - query_shifts_i) + exp(s_ij - key_shifts_j)) k_j; a shift may be +inf.
 
-
-def check_rows(name: str, features: Tensor, label_name: str, labels: Tensor) -> None:
-    """Raises ValueError unless the features are floating point `[n, D]` and the labels int64 `[n]`."""
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"{name} must be floating point [n, D], got {features.dtype} {list(features.shape)}")
-    if labels.dtype != torch.int64:
-        raise ValueError(f"{label_name} must be int64 (they are hashes, never rounded), got {labels.dtype}")
-    if labels.shape != features.shape[:1]:
-        raise ValueError(f"{label_name} must be [{len(features)}], one for each row, got {list(labels.shape)}")
-
-
-def check_temperature(temperature: float | Tensor) -> None:
-    """Raises ValueError for a number that is not positive, or a tensor of several elements; waits for no device."""
-    if isinstance(temperature, Tensor):
-        if temperature.numel() != 1:
-            raise ValueError(f"temperature must have one element, got shape {list(temperature.shape)}")
-    elif not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
-
-
-def unit_rows(features: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """L2-normalised rows of all kinds, one kind after the other, `[sum n, D]` of `dtype`."""
-    units = [F.normalize(rows.to(dtype), dim=1) for rows in features]
-    return units[0] if len(units) == 1 else torch.cat(units)
-
-
-def inverse(temperature: float | Tensor, rows: Tensor) -> Tensor:
-    """1 / temperature as a scalar of the rows' dtype on their device, with its gradient."""
-    return torch.as_tensor(temperature, dtype=rows.dtype, device=rows.device).reshape(()).reciprocal()
+        With `first` given, `query_shifts` must be the queries' part of `key_shifts`: an implementation may use that the
+        weights are symmetric then.
+        """
 
 
 def contrast(
-    features: Sequence[Tensor],
-    labels: Sequence[Tensor],
+    kinds: Sequence[Rows],
     temperature: float | Tensor,
     group: ProcessGroup | None,
     kernels: PairKernels,
@@ -97,12 +70,20 @@ def contrast(
     Gradients are world_size times those of the global mean. Two collectives beside that of the counts; none in
     backward. Raises ValueError where a kind has no row on any rank.
     """
-    doubles = all(rows.dtype == torch.float64 for rows in features)
-    with torch.autocast(features[0].device.type, enabled=False):
-        unit = unit_rows(features, torch.float64 if doubles else torch.float32)
+    with torch.autocast(kinds[0].features.device.type, enabled=False):
+        unit = unit_rows(kinds, working_dtype(kinds))
+        labels, sizes = torch.cat([kind.labels for kind in kinds]), [len(kind.labels) for kind in kinds]
+        sides, counts = gather_sides(unit.detach(), labels, sizes, group)
+        check_not_empty(kinds, sides)
         apply: Callable[..., Tensor] = _Contrast.apply
-        sizes = [len(rows) for rows in features]
-        return apply(unit, torch.cat(list(labels)), sizes, inverse(temperature, unit), group, kernels)
+        return apply(unit, inverse(temperature, unit), sides, counts, group, kernels)
+
+
+def check_not_empty(kinds: Sequence[Rows], sides: Sequence[Side]) -> None:
+    """Raises ValueError where a kind has no row on any rank."""
+    for kind, side in zip(kinds, sides, strict=True):
+        if len(side.rows) == 0:
+            raise ValueError(f"{kind.name} must have at least one row on some rank, got none")
 
 
 class _Contrast(torch.autograd.Function):
@@ -112,14 +93,12 @@ class _Contrast(torch.autograd.Function):
     def forward(
         ctx: Any,
         unit: Tensor,
-        labels: Tensor,
-        sizes: Sequence[int],
         inverse_temperature: Tensor,
+        sides: Sequence[Side],
+        counts: Sequence[int],
         group: ProcessGroup | None,
         kernels: PairKernels,
     ) -> Tensor:
-        sides, counts = gather_sides(unit, labels, sizes, group)
-        check_not_empty(sides)
         positives = _positives(sides)
         lse, losses = [], []
         for side, facing, own in zip(sides, sides[::-1], positives, strict=True):
@@ -134,13 +113,12 @@ class _Contrast(torch.autograd.Function):
 
         saved = [unit, inverse_temperature]
         for side, own in zip(sides, positives, strict=True):
-            # a_i exp(s_ij - lse_i) = exp(s_ij - shift_i); a row without positives has weight 0, that is shift +inf.
-            shifts = all_lse[side.places] - own.weights.log()
-            # A lone row has lse -inf and weight 0, whose difference is no number.
-            saved += [side.rows, shifts.where(own.weights > 0, torch.inf), own.sums.mul_(own.pulls[:, None])]
+            # a_i exp(s_ij - lse_i) = exp(s_ij - shift_i). A row without positives has weight 0, that is shift +inf.
+            shifts = (all_lse[side.places] - own.weights.log()).where(own.weights > 0, torch.inf)
+            saved += [side.rows, shifts, own.sums.mul_(own.pulls[:, None])]
         ctx.save_for_backward(*saved)
-        ctx.sizes, ctx.firsts, ctx.kernels = sizes, [side.first for side in sides], kernels
-        ctx.world_size = 1 if group is None else group.size()
+        ctx.sizes, ctx.firsts = [len(side.local) for side in sides], [side.first for side in sides]
+        ctx.kernels, ctx.world_size = kernels, 1 if group is None else group.size()
         return all_losses.sum()
 
     @staticmethod
@@ -165,15 +143,7 @@ class _Contrast(torch.autograd.Function):
             # Each s_ij holds two rows, so sum <dL/du_i, u_i> counts every dL/ds_ij s_ij twice.
             grad_inverse = torch.linalg.vecdot(grad_rows, unit).sum() / (2 * inverse_temperature)
             scale = grad_loss * ctx.world_size
-        return grad_rows.mul_(scale), None, None, grad_inverse * scale, None, None
-
-
-def check_not_empty(sides: Sequence[Side]) -> None:
-    """Raises ValueError where a kind has no row on any rank."""
-    for number, side in enumerate(sides):
-        if len(side.rows) == 0:
-            which = ("image_features", "text_features")[number] if len(sides) > 1 else "features"
-            raise ValueError(f"{which} must have at least one row on some rank, got none")
+        return grad_rows.mul_(scale), grad_inverse * scale, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
