@@ -25,7 +25,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from penstock.kernels.collectives import Side, gather_rows, gather_sides
@@ -68,7 +67,8 @@ def contrast(
     """The loss above of one or two kinds of rows, scalar, in float32, or float64 where all features have it.
 
     Gradients are world_size times those of the global mean. Two collectives beside that of the counts; none in
-    backward. Raises ValueError where a kind has no row on any rank.
+    backward. Raises ValueError where a kind has no row on any rank, and backward raises RuntimeError where it is asked
+    for a graph of its own.
     """
     with torch.autocast(kinds[0].features.device.type, enabled=False):
         unit = unit_rows(kinds, working_dtype(kinds))
@@ -122,8 +122,12 @@ class _Contrast(torch.autograd.Function):
         return all_losses.sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's own once_differentiable lets a loss pass whose gradient is a constant, and the Hessian is wrong.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph must be False, as this backend's loss is once differentiable; use backend='reference'"
+            )
         unit, inverse_temperature, *saved = ctx.saved_tensors
         rows, shifts, pulled = saved[::3], saved[1::3], saved[2::3]
         gradients = []

@@ -1,6 +1,7 @@
 """What both losses get from their common mechanism: precision, memory, the limits of differentiation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -107,6 +108,22 @@ def test_memory_is_linear_in_rows(kind: str) -> None:
     peaks = [peak_bytes(loss(num_rows)) for num_rows in (1024, 2048, 4096)]
     assert peaks[2] < 4096 * 64 * 4 * 4, "an N x N float32 matrix has 16 times as much"
     assert peaks[2] - peaks[1] < 2.2 * (peaks[1] - peaks[0]), "quadratic growth would quadruple"
+
+
+def test_a_graph_of_the_gradient_is_refused_and_the_reference_makes_it() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+
+    def images(backend: Backend, features: Tensor) -> Tensor:
+        return multipos_loss(features, labels, temperature=0.2, backend=backend)
+
+    def texts(backend: Backend, features: Tensor) -> Tensor:
+        return multipos_clip_loss(features, features.flip(1), labels, labels, temperature=0.2, backend=backend)
+
+    features = draw(6, dim=4, dtype=torch.float64).requires_grad_()
+    for loss in (images, texts):
+        with pytest.raises(RuntimeError, match="once differentiable; use backend='reference'"):
+            torch.autograd.grad(loss("chunked", features), features, create_graph=True)
+        assert torch.autograd.gradgradcheck(partial(loss, "reference"), features)
 
 
 def test_a_kept_graph_gives_the_same_gradient_twice() -> None:
