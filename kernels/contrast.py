@@ -7,18 +7,23 @@ M_ij = [y_i = y_j] (j != i among the same rows) and c_i = sum_j M_ij, row i lose
     l_i = lse_j(s_ij) - (1 / c_i) sum_j M_ij s_ij        where c_i > 0, else 0
 
 which is the cross-entropy of softmax_j(s_ij) to a target that is uniform over the positives (arXiv 2306.00984, eq.
-1-3). The loss is the mean of l over a kind's rows of all ranks, and the mean of that over the kinds. Let a_i =
-[c_i > 0] / (kinds * rows of i's kind), and alpha, beta stand for a's and c's of the keys. A positive pair has the
-same a, c, alpha and beta as every other pair of its label, and so
+1-3). The loss is the mean of l over a kind's rows of all ranks, and the mean of that over the kinds. Let n be the
+rows of i's kind, m those of the keys', h_i = [c_i > 0], and eta, beta stand for h and c of the keys. A positive pair
+has the same h, c, eta and beta as every other pair of its label, and so
 
-    dL/du_i = (1 / temperature) [ sum_j (a_i exp(s_ij - lse_i) + alpha_j exp(s_ij - lse_j)) v_j
-                                  - (a_i / c_i + alpha / beta) sum_j M_ij v_j ]
+    dL/du_i = 1 / (temperature * kinds * n) [ sum_j (h_i exp(s_ij - lse_i) + (n / m) eta_j exp(s_ij - lse_j)) v_j
+                                              - (h_i / c_i + (n / m) eta / beta) sum_j M_ij v_j ]
 
 where the sum of a row's positives is its label's total among the keys, so that no mask of pairs is ever made; the
 rest is formed from lse alone. With one kind both terms of the sums are about the same rows: the formula holds with
-alpha = a. An implementation supplies the two sums over all pairs, `PairKernels`.
+n = m, eta = h and beta = c. An implementation supplies the two sums over all pairs, `PairKernels`.
+
+1 / n stands outside the exponentials for the sake of float32: exp(s_ij - (lse_i + log n)) would be off by the rounding
+of the same sum for every row that is like i, and what is off for all rows alike does not average out of the gradient in
+the temperature.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -113,8 +118,8 @@ class _Contrast(torch.autograd.Function):
 
         saved = [unit, inverse_temperature]
         for side, own in zip(sides, positives, strict=True):
-            # a_i exp(s_ij - lse_i) = exp(s_ij - shift_i). A row without positives has weight 0, that is shift +inf.
-            shifts = (all_lse[side.places] - own.weights.log()).where(own.weights > 0, torch.inf)
+            # A row without positives loses nothing: exp(s_ij - inf) = 0. A lone row's lse is -inf.
+            shifts = all_lse[side.places].where(own.has_any, torch.inf)
             saved += [side.rows, shifts, own.sums.mul_(own.pulls[:, None])]
         ctx.save_for_backward(*saved)
         ctx.sizes, ctx.firsts = [len(side.local) for side in sides], [side.first for side in sides]
@@ -134,15 +139,16 @@ class _Contrast(torch.autograd.Function):
         with torch.autocast(unit.device.type, enabled=False):
             for side, queries in enumerate(unit.split(ctx.sizes)):
                 first, facing = ctx.firsts[side], len(rows) - 1 - side
+                num_rows, num_facing = len(rows[side]), len(rows[facing])
                 gradient = ctx.kernels.weighted_keys(
                     queries,
                     rows[facing],
                     shifts[side][first : first + len(queries)],
-                    shifts[facing],
+                    shifts[facing] - math.log(num_rows / num_facing),  # log 1 = 0 with one kind
                     inverse_temperature,
                     first if side == facing else None,
                 )
-                gradients.append(gradient.sub_(pulled[side]).mul_(inverse_temperature))
+                gradients.append(gradient.sub_(pulled[side]).mul_(inverse_temperature / (len(rows) * num_rows)))
             grad_rows = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
             # Each s_ij holds two rows, so sum <dL/du_i, u_i> counts every dL/ds_ij s_ij twice.
             grad_inverse = torch.linalg.vecdot(grad_rows, unit).sum() / (2 * inverse_temperature)
@@ -158,10 +164,10 @@ class _Positives:
     """int64 `[n]`, c of this rank's rows."""
     sums: Tensor
     """`[n, D]`, the sum of the positives of each of this rank's rows."""
-    weights: Tensor
-    """`[N]`, a of all rows."""
+    has_any: Tensor
+    """bool `[N]`, whether c > 0, of all rows."""
     pulls: Tensor
-    """`[n]`, a / c + alpha / beta of this rank's rows; 0 without positives."""
+    """`[n]`, h / c + (n / m) eta / beta of this rank's rows; 0 without positives."""
 
 
 def _positives(sides: Sequence[Side]) -> list[_Positives]:
@@ -177,14 +183,13 @@ def _positives(sides: Sequence[Side]) -> list[_Positives]:
         sums = _sum_by_label(facing.rows, of_row[other], theirs)[here]
         if itself:
             sums -= side.local
-        num_positives, num_local = theirs[labels] - itself, theirs[here] - itself
-        weight, their_weight = (1 / (len(sides) * len(each.rows)) for each in (side, facing))
-        pulls = weight / num_local.to(sums.dtype) + their_weight / (own[here] - itself).to(sums.dtype)
+        num_local, num_theirs = theirs[here] - itself, (own[here] - itself).to(sums.dtype)
+        pulls = 1 / num_local.to(sums.dtype) + len(side.rows) / len(facing.rows) / num_theirs
         found.append(
             _Positives(
                 num_local,
                 sums,
-                weights=(num_positives > 0).to(sums.dtype) * weight,
+                has_any=theirs[labels] > itself,
                 pulls=pulls.where(num_local > 0, 0.0),
             )
         )

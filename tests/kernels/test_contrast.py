@@ -25,6 +25,36 @@ def draw(num_rows: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch.
     return torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+def exact_gradients(features: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, float]:
+    """In the features and in the temperature, of mean_i H(p_i, q_i) in float64, 512 rows after the other.
+
+    dH / ds_ij = q_ij - p_ij where every row has a positive; F / |F| turns dL/du into (dL/du - <dL/du, u> u) / |F|.
+    """
+    features = features.detach().double()
+    norms = features.norm(dim=1, keepdim=True)
+    unit = features / norms
+    in_unit, in_temperature = torch.zeros_like(unit), 0.0
+    for rows in torch.arange(len(unit)).split(512):
+        cosines, itself = unit[rows] @ unit.T, rows[:, None] == torch.arange(len(unit))
+        matches = ((labels[rows, None] == labels) & ~itself).double()
+        q = (cosines / temperature).masked_fill(itself, -torch.inf).softmax(dim=1)
+        in_similarities = (q - matches / matches.sum(dim=1, keepdim=True)) / len(unit)
+        in_unit[rows] += in_similarities @ unit / temperature
+        in_unit += in_similarities.T @ unit[rows] / temperature
+        in_temperature -= (in_similarities * cosines).sum().item() / temperature**2
+    return (in_unit - (in_unit * unit).sum(dim=1, keepdim=True) * unit) / norms, in_temperature
+
+
+@pytest.mark.parametrize("num_rows", [1000, 4096])
+def test_float32_does_not_bias_the_gradient_in_the_temperature(num_rows: int) -> None:
+    # Rows so alike that all have about the same log-sum: a rounding that they share would not average out.
+    features, labels = 1 + 0.05 * draw(num_rows), torch.arange(num_rows) // 4
+    temperature = torch.tensor(0.01, requires_grad=True)
+    loss = multipos_loss(features, labels, temperature=temperature)
+    _, expected = exact_gradients(features, labels, temperature.item())
+    assert torch.autograd.grad(loss, temperature)[0].item() == pytest.approx(expected, abs=3e-3)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("scale", [1e25, 1e19, 1e-10])
 def test_the_length_of_a_row_does_not_matter(scale: float, backend: Backend) -> None:
