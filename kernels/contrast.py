@@ -35,6 +35,8 @@ from torch.distributed import ProcessGroup
 from penstock.kernels.collectives import Side, gather_rows, gather_sides
 from penstock.kernels.contrast_inputs import Rows, inverse, unit_rows, working_dtype
 
+_SUMMED_COLUMNS = 64  # enough for long reads of memory, few enough for a small copy
+
 
 class PairKernels(Protocol):
     """The two sums over all pairs of `queries [n, D]` and `keys [N, D]`, with s_ij = inverse_temperature q_i.k_j.
@@ -199,6 +201,13 @@ def _positives(sides: Sequence[Side]) -> list[_Positives]:
 def _sum_by_label(rows: Tensor, labels: Tensor, num_of_label: Tensor) -> Tensor:
     """`[L, D]` sums of the `[N, D]` rows of each of L labels, `labels` int64 `[N]` in 0 .. L - 1.
 
-    Sorted segments rather than `index_add_`, whose atomics would make the sum's order a matter of luck on a GPU.
+    Sorted segments rather than `index_add_`, whose atomics would make the sum's order a matter of luck on a GPU. In
+    float64, as a segment is summed one row after another: of a label of thousands float32 would lose the last digits.
+    A few columns at a time, so that no float64 copy of all rows is held.
     """
-    return torch.segment_reduce(rows[labels.argsort(stable=True)], "sum", lengths=num_of_label, axis=0)
+    order = labels.argsort(stable=True)
+    sums = [
+        torch.segment_reduce(columns[order].double(), "sum", lengths=num_of_label, axis=0).to(rows.dtype)
+        for columns in rows.split(_SUMMED_COLUMNS, dim=1)
+    ]
+    return torch.cat(sums, dim=1)

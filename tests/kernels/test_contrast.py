@@ -55,6 +55,14 @@ def test_float32_does_not_bias_the_gradient_in_the_temperature(num_rows: int) ->
     assert torch.autograd.grad(loss, temperature)[0].item() == pytest.approx(expected, abs=3e-3)
 
 
+def test_a_label_of_thousands_keeps_its_digits_in_float32() -> None:
+    # Its rows' sum, 4096 times as large as a row, is all but cancelled by the softmax's.
+    features, labels = (1 + 0.05 * draw(4096)).requires_grad_(), torch.zeros(4096, dtype=torch.int64)
+    (gradient,) = torch.autograd.grad(multipos_loss(features, labels, temperature=0.01), features)
+    expected, _ = exact_gradients(features, labels, 0.01)
+    assert (gradient.double() - expected).norm() < 1.2e-4 * expected.norm()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("scale", [1e25, 1e19, 1e-10])
 def test_the_length_of_a_row_does_not_matter(scale: float, backend: Backend) -> None:
