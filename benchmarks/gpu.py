@@ -8,7 +8,7 @@ figures under `not_measured` with its reason, never as a number.
 
 - `augment`: images/s of the strong recipe, uint8 256² to bfloat16 224², for every way in `baselines/gpu_augment.py`.
 - `loss`: ms of forward and backward and peak bytes of `multipos_loss` at N = 8k to 128k, D = 256, in full float32 and
-  with TF32, beside the floor: 6 N² D operations at the rate that a large product reaches on this card.
+  with TF32, beside the time of 6 N² D and of 4 N² D operations at the rate that a large product reaches on this card.
 
 - `generate`: images/s of the engines on models in the real shapes of Stable Diffusion 1.5, 2.1-turbo and XL-turbo with
   random weights, beside diffusers' own call and the floor. Needs diffusers, transformers, and what the wire needs.

@@ -34,6 +34,11 @@ def augment_triton(images: Tensor, params: AugmentParams, dtype: torch.dtype = t
     `images` uint8 `[B, H, W, 3]` on a CUDA device (or on the host under TRITON_INTERPRET=1, where a bfloat16
     result is not to be trusted); returns `dtype` `[B, 3, S, S]` there.
     """
+    with torch.cuda.device_of(images):  # else Triton launches on the current device
+        return _views(images, params, dtype)
+
+
+def _views(images: Tensor, params: AugmentParams, dtype: torch.dtype) -> Tensor:
     images = images.contiguous()
     (num, height, width, _), size, device = images.shape, params.recipe.size, images.device
     output = torch.empty(num, 3, size, size, dtype=dtype, device=device)

@@ -46,8 +46,9 @@ def gather_rows(tensors: Sequence[Tensor], counts: Sequence[int], group: Process
     received = [torch.empty_like(packed) for _ in counts]
     dist.all_gather(received, packed, group=group)
     rows = torch.cat([buffer[:count] for buffer, count in zip(received, counts, strict=True)])
+    # A slice of a single row passes for contiguous, with a stride and a start that a wider dtype may not have.
     return [
-        part.contiguous().view(tensor.dtype).reshape(-1, *tensor.shape[1:])
+        part.clone(memory_format=torch.contiguous_format).view(tensor.dtype).reshape(-1, *tensor.shape[1:])
         for part, tensor in zip(rows.split(widths, dim=1), tensors, strict=True)
     ]
 

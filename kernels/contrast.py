@@ -7,29 +7,35 @@ M_ij = [y_i = y_j] (j != i among the same rows) and c_i = sum_j M_ij, row i lose
     l_i = lse_j(s_ij) - (1 / c_i) sum_j M_ij s_ij        where c_i > 0, else 0
 
 which is the cross-entropy of softmax_j(s_ij) to a target that is uniform over the positives (arXiv 2306.00984, eq.
-1-3). The loss is the mean of l over a kind's rows of all ranks, and the mean of that over the kinds. Let a_i =
-[c_i > 0] / (kinds * rows of i's kind), and alpha, beta stand for a's and c's of the keys. A positive pair has the
-same a, c, alpha and beta as every other pair of its label, and so
+1-3). The loss is the mean of l over a kind's rows of all ranks, and the mean of that over the kinds. Let n be the
+rows of i's kind, m those of the keys', h_i = [c_i > 0], and eta, beta stand for h and c of the keys. A positive pair
+has the same h, c, eta and beta as every other pair of its label, and so
 
-    dL/du_i = (1 / temperature) [ sum_j (a_i exp(s_ij - lse_i) + alpha_j exp(s_ij - lse_j)) v_j
-                                  - (a_i / c_i + alpha / beta) sum_j M_ij v_j ]
+    dL/du_i = 1 / (temperature * kinds * n) [ sum_j (h_i exp(s_ij - lse_i) + (n / m) eta_j exp(s_ij - lse_j)) v_j
+                                              - (h_i / c_i + (n / m) eta / beta) sum_j M_ij v_j ]
 
 where the sum of a row's positives is its label's total among the keys, so that no mask of pairs is ever made; the
 rest is formed from lse alone. With one kind both terms of the sums are about the same rows: the formula holds with
-alpha = a. An implementation supplies the two sums over all pairs, `PairKernels`.
+n = m, eta = h and beta = c. An implementation supplies the two sums over all pairs, `PairKernels`.
+
+1 / n stands outside the exponentials for the sake of float32: exp(s_ij - (lse_i + log n)) would be off by the rounding
+of the same sum for every row that is like i, and what is off for all rows alike does not average out of the gradient in
+the temperature.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from penstock.kernels.collectives import Side, gather_rows, gather_sides
+from penstock.kernels.contrast_inputs import Rows, inverse, unit_rows, working_dtype
+
+_SUMMED_COLUMNS = 64  # enough for long reads of memory, few enough for a small copy
 
 
 class PairKernels(Protocol):
@@ -52,42 +58,15 @@ class PairKernels(Protocol):
         inverse_temperature: Tensor,
         first: int | None,
     ) -> Tensor:
-        """`[n, D]`: sum_j (exp(s_ij - query_shifts_i) + exp(s_ij - key_shifts_j)) k_j; a shift may be +inf."""
+        """`[n, D]`: sum_j (exp(s_ij - query_shifts_i) + exp(s_ij - key_shifts_j)) k_j; a shift may be +inf.
 
-
-def check_rows(name: str, features: Tensor, label_name: str, labels: Tensor) -> None:
-    """Raises ValueError unless the features are floating point `[n, D]` and the labels int64 `[n]`."""
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"{name} must be floating point [n, D], got {features.dtype} {list(features.shape)}")
-    if labels.dtype != torch.int64:
-        raise ValueError(f"{label_name} must be int64 (they are hashes, never rounded), got {labels.dtype}")
-    if labels.shape != features.shape[:1]:
-        raise ValueError(f"{label_name} must be [{len(features)}], one for each row, got {list(labels.shape)}")
-
-
-def check_temperature(temperature: float | Tensor) -> None:
-    """Raises ValueError for a number that is not positive, or a tensor of several elements; waits for no device."""
-    if isinstance(temperature, Tensor):
-        if temperature.numel() != 1:
-            raise ValueError(f"temperature must have one element, got shape {list(temperature.shape)}")
-    elif not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
-
-
-def unit_rows(features: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """L2-normalised rows of all kinds, one kind after the other, `[sum n, D]` of `dtype`."""
-    units = [F.normalize(rows.to(dtype), dim=1) for rows in features]
-    return units[0] if len(units) == 1 else torch.cat(units)
-
-
-def inverse(temperature: float | Tensor, rows: Tensor) -> Tensor:
-    """1 / temperature as a scalar of the rows' dtype on their device, with its gradient."""
-    return torch.as_tensor(temperature, dtype=rows.dtype, device=rows.device).reshape(()).reciprocal()
+        With `first` given, `query_shifts` must be the queries' part of `key_shifts`: an implementation may use that the
+        weights are symmetric then.
+        """
 
 
 def contrast(
-    features: Sequence[Tensor],
-    labels: Sequence[Tensor],
+    kinds: Sequence[Rows],
     temperature: float | Tensor,
     group: ProcessGroup | None,
     kernels: PairKernels,
@@ -95,14 +74,23 @@ def contrast(
     """The loss above of one or two kinds of rows, scalar, in float32, or float64 where all features have it.
 
     Gradients are world_size times those of the global mean. Two collectives beside that of the counts; none in
-    backward. Raises ValueError where a kind has no row on any rank.
+    backward. Raises ValueError where a kind has no row on any rank, and backward raises RuntimeError where it is asked
+    for a graph of its own.
     """
-    doubles = all(rows.dtype == torch.float64 for rows in features)
-    with torch.autocast(features[0].device.type, enabled=False):
-        unit = unit_rows(features, torch.float64 if doubles else torch.float32)
+    with torch.autocast(kinds[0].features.device.type, enabled=False):
+        unit = unit_rows(kinds, working_dtype(kinds))
+        labels, sizes = torch.cat([kind.labels for kind in kinds]), [len(kind.labels) for kind in kinds]
+        sides, counts = gather_sides(unit.detach(), labels, sizes, group)
+        check_not_empty(kinds, sides)
         apply: Callable[..., Tensor] = _Contrast.apply
-        sizes = [len(rows) for rows in features]
-        return apply(unit, torch.cat(list(labels)), sizes, inverse(temperature, unit), group, kernels)
+        return apply(unit, inverse(temperature, unit), sides, counts, group, kernels)
+
+
+def check_not_empty(kinds: Sequence[Rows], sides: Sequence[Side]) -> None:
+    """Raises ValueError where a kind has no row on any rank."""
+    for kind, side in zip(kinds, sides, strict=True):
+        if len(side.rows) == 0:
+            raise ValueError(f"{kind.name} must have at least one row on some rank, got none")
 
 
 class _Contrast(torch.autograd.Function):
@@ -112,14 +100,12 @@ class _Contrast(torch.autograd.Function):
     def forward(
         ctx: Any,
         unit: Tensor,
-        labels: Tensor,
-        sizes: Sequence[int],
         inverse_temperature: Tensor,
+        sides: Sequence[Side],
+        counts: Sequence[int],
         group: ProcessGroup | None,
         kernels: PairKernels,
     ) -> Tensor:
-        sides, counts = gather_sides(unit, labels, sizes, group)
-        check_not_empty(sides)
         positives = _positives(sides)
         lse, losses = [], []
         for side, facing, own in zip(sides, sides[::-1], positives, strict=True):
@@ -134,46 +120,42 @@ class _Contrast(torch.autograd.Function):
 
         saved = [unit, inverse_temperature]
         for side, own in zip(sides, positives, strict=True):
-            # a_i exp(s_ij - lse_i) = exp(s_ij - shift_i); a row without positives has weight 0, that is shift +inf.
-            shifts = all_lse[side.places] - own.weights.log()
-            # A lone row has lse -inf and weight 0, whose difference is no number.
-            saved += [side.rows, shifts.where(own.weights > 0, torch.inf), own.sums.mul_(own.pulls[:, None])]
+            # A row without positives loses nothing: exp(s_ij - inf) = 0. A lone row's lse is -inf.
+            shifts = all_lse[side.places].where(own.has_any, torch.inf)
+            saved += [side.rows, shifts, own.sums.mul_(own.pulls[:, None])]
         ctx.save_for_backward(*saved)
-        ctx.sizes, ctx.firsts, ctx.kernels = sizes, [side.first for side in sides], kernels
-        ctx.world_size = 1 if group is None else group.size()
+        ctx.sizes, ctx.firsts = [len(side.local) for side in sides], [side.first for side in sides]
+        ctx.kernels, ctx.world_size = kernels, 1 if group is None else group.size()
         return all_losses.sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's own once_differentiable lets a loss pass whose gradient is a constant, and the Hessian is wrong.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph must be False, as this backend's loss is once differentiable; use backend='reference'"
+            )
         unit, inverse_temperature, *saved = ctx.saved_tensors
         rows, shifts, pulled = saved[::3], saved[1::3], saved[2::3]
         gradients = []
         with torch.autocast(unit.device.type, enabled=False):
             for side, queries in enumerate(unit.split(ctx.sizes)):
                 first, facing = ctx.firsts[side], len(rows) - 1 - side
+                num_rows, num_facing = len(rows[side]), len(rows[facing])
                 gradient = ctx.kernels.weighted_keys(
                     queries,
                     rows[facing],
                     shifts[side][first : first + len(queries)],
-                    shifts[facing],
+                    shifts[facing] - math.log(num_rows / num_facing),  # log 1 = 0 with one kind
                     inverse_temperature,
                     first if side == facing else None,
                 )
-                gradients.append(gradient.sub_(pulled[side]).mul_(inverse_temperature))
+                gradients.append(gradient.sub_(pulled[side]).mul_(inverse_temperature / (len(rows) * num_rows)))
             grad_rows = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
             # Each s_ij holds two rows, so sum <dL/du_i, u_i> counts every dL/ds_ij s_ij twice.
             grad_inverse = torch.linalg.vecdot(grad_rows, unit).sum() / (2 * inverse_temperature)
             scale = grad_loss * ctx.world_size
-        return grad_rows.mul_(scale), None, None, grad_inverse * scale, None, None
-
-
-def check_not_empty(sides: Sequence[Side]) -> None:
-    """Raises ValueError where a kind has no row on any rank."""
-    for number, side in enumerate(sides):
-        if len(side.rows) == 0:
-            which = ("image_features", "text_features")[number] if len(sides) > 1 else "features"
-            raise ValueError(f"{which} must have at least one row on some rank, got none")
+        return grad_rows.mul_(scale), grad_inverse * scale, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +166,10 @@ class _Positives:
     """int64 `[n]`, c of this rank's rows."""
     sums: Tensor
     """`[n, D]`, the sum of the positives of each of this rank's rows."""
-    weights: Tensor
-    """`[N]`, a of all rows."""
+    has_any: Tensor
+    """bool `[N]`, whether c > 0, of all rows."""
     pulls: Tensor
-    """`[n]`, a / c + alpha / beta of this rank's rows; 0 without positives."""
+    """`[n]`, h / c + (n / m) eta / beta of this rank's rows; 0 without positives."""
 
 
 def _positives(sides: Sequence[Side]) -> list[_Positives]:
@@ -203,14 +185,13 @@ def _positives(sides: Sequence[Side]) -> list[_Positives]:
         sums = _sum_by_label(facing.rows, of_row[other], theirs)[here]
         if itself:
             sums -= side.local
-        num_positives, num_local = theirs[labels] - itself, theirs[here] - itself
-        weight, their_weight = (1 / (len(sides) * len(each.rows)) for each in (side, facing))
-        pulls = weight / num_local.to(sums.dtype) + their_weight / (own[here] - itself).to(sums.dtype)
+        num_local, num_theirs = theirs[here] - itself, (own[here] - itself).to(sums.dtype)
+        pulls = 1 / num_local.to(sums.dtype) + len(side.rows) / len(facing.rows) / num_theirs
         found.append(
             _Positives(
                 num_local,
                 sums,
-                weights=(num_positives > 0).to(sums.dtype) * weight,
+                has_any=theirs[labels] > itself,
                 pulls=pulls.where(num_local > 0, 0.0),
             )
         )
@@ -220,6 +201,13 @@ def _positives(sides: Sequence[Side]) -> list[_Positives]:
 def _sum_by_label(rows: Tensor, labels: Tensor, num_of_label: Tensor) -> Tensor:
     """`[L, D]` sums of the `[N, D]` rows of each of L labels, `labels` int64 `[N]` in 0 .. L - 1.
 
-    Sorted segments rather than `index_add_`, whose atomics would make the sum's order a matter of luck on a GPU.
+    Sorted segments rather than `index_add_`, whose atomics would make the sum's order a matter of luck on a GPU. In
+    float64, as a segment is summed one row after another: of a label of thousands float32 would lose the last digits.
+    A few columns at a time, so that no float64 copy of all rows is held.
     """
-    return torch.segment_reduce(rows[labels.argsort(stable=True)], "sum", lengths=num_of_label, axis=0)
+    order = labels.argsort(stable=True)
+    sums = [
+        torch.segment_reduce(columns[order].double(), "sum", lengths=num_of_label, axis=0).to(rows.dtype)
+        for columns in rows.split(_SUMMED_COLUMNS, dim=1)
+    ]
+    return torch.cat(sums, dim=1)

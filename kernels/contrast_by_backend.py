@@ -9,13 +9,13 @@ from torch.distributed import ProcessGroup
 from penstock.kernels.backends import Backend, check_backend
 from penstock.kernels.contrast import PairKernels, contrast
 from penstock.kernels.contrast_chunked import ChunkedKernels
+from penstock.kernels.contrast_inputs import Rows, working_dtype
 from penstock.kernels.contrast_reference import contrast_reference
 
 
 def contrast_by(
     backend: Backend,
-    features: Sequence[Tensor],
-    labels: Sequence[Tensor],
+    kinds: Sequence[Rows],
     temperature: float | Tensor,
     group: ProcessGroup | None,
     chunk_size: int | None,
@@ -24,17 +24,17 @@ def contrast_by(
 
     Raises ValueError for an unknown backend, a chunk_size < 1, or features that the backend cannot work on.
     """
-    for rows in features:
-        if backend == "triton" and rows.dtype == torch.float64:
-            raise ValueError("backend 'triton' sums in float32: features must be of another dtype than torch.float64")
-        check_backend(backend, "features", rows)
+    dtype = working_dtype(kinds)
+    if backend == "triton" and dtype == torch.float64:
+        names = " or ".join(kind.name for kind in kinds)
+        raise ValueError(f"backend 'triton' sums in float32: {names} must be of another dtype than torch.float64")
+    for kind in kinds:
+        check_backend(backend, kind.name, kind.features)
     kernels: PairKernels = ChunkedKernels(chunk_size)  # whose size is checked whatever the backend
     if backend == "reference":
-        doubles = all(rows.dtype == torch.float64 for rows in features)
-        loss = contrast_reference(features, labels, temperature, group)
-        return loss if doubles else loss.float()
+        return contrast_reference(kinds, temperature, group).to(dtype)
     if backend == "triton":
         from penstock.kernels.contrast_triton import TritonKernels
 
         kernels = TritonKernels()
-    return contrast(features, labels, temperature, group, kernels)
+    return contrast(kinds, temperature, group, kernels)

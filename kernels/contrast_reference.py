@@ -7,24 +7,21 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from penstock.kernels.collectives import Side, gather_sides
-from penstock.kernels.contrast import check_not_empty, inverse, unit_rows
+from penstock.kernels.contrast import check_not_empty
+from penstock.kernels.contrast_inputs import Rows, inverse, unit_rows
 
 
-def contrast_reference(
-    features: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    temperature: float | Tensor,
-    group: ProcessGroup | None,
-) -> Tensor:
+def contrast_reference(kinds: Sequence[Rows], temperature: float | Tensor, group: ProcessGroup | None) -> Tensor:
     """What `contrast` computes, as a float64 scalar; O(N^2) memory on every rank.
 
     Under a group every rank forms the whole loss, from its own rows with gradient and the others' without. So a rank's
     gradient in the temperature is that of the whole, where `contrast` gives world_size times the rank's part of it;
     their means over the ranks are the same.
     """
-    unit = unit_rows(features, torch.float64)
-    sides, _ = gather_sides(unit, torch.cat(list(labels)), [len(rows) for rows in features], group)
-    check_not_empty(sides)
+    unit = unit_rows(kinds, torch.float64)
+    labels, sizes = torch.cat([kind.labels for kind in kinds]), [len(kind.labels) for kind in kinds]
+    sides, _ = gather_sides(unit, labels, sizes, group)
+    check_not_empty(kinds, sides)
     world_size = 1 if group is None else group.size()
     rows = [_with_gradient(side, world_size) for side in sides]
     scale = inverse(temperature, unit)

@@ -155,28 +155,32 @@ def weighted_keys_kernel(
 
 @dataclass(frozen=True, slots=True)
 class TritonKernels:
-    """`PairKernels` in float32, on a CUDA device or in Triton's interpreter."""
+    """`PairKernels` in float32, on a CUDA device or in Triton's interpreter.
+
+    Triton launches on the current device, whatever its arguments are on; hence `device_of`, which leaves the CPU alone.
+    """
 
     def lse(self, queries: Tensor, keys: Tensor, inverse_temperature: Tensor, first: int | None) -> Tensor:
         """`[n]`, see `PairKernels`."""
         lse = queries.new_empty(len(queries))
         grid = (triton.cdiv(len(queries), BLOCK_QUERIES),)
         if len(queries):
-            lse_kernel[grid](
-                queries.contiguous(),
-                keys.contiguous(),
-                inverse_temperature,
-                lse,
-                len(queries),
-                len(keys),
-                first or 0,
-                queries.shape[1],
-                HAS_SELF=first is not None,
-                BLOCK_M=BLOCK_QUERIES,
-                BLOCK_N=BLOCK_KEYS,
-                BLOCK_K=BLOCK_DIM,
-                num_warps=NUM_WARPS,
-            )
+            with torch.cuda.device_of(queries):
+                lse_kernel[grid](
+                    queries.contiguous(),
+                    keys.contiguous(),
+                    inverse_temperature,
+                    lse,
+                    len(queries),
+                    len(keys),
+                    first or 0,
+                    queries.shape[1],
+                    HAS_SELF=first is not None,
+                    BLOCK_M=BLOCK_QUERIES,
+                    BLOCK_N=BLOCK_KEYS,
+                    BLOCK_K=BLOCK_DIM,
+                    num_warps=NUM_WARPS,
+                )
         return lse
 
     def weighted_keys(
@@ -193,22 +197,23 @@ class TritonKernels:
         block_out = min(MAX_BLOCK_OUT, max(16, triton.next_power_of_2(dim)))
         grid = (triton.cdiv(len(queries), BLOCK_QUERIES), triton.cdiv(dim, block_out))
         if total.numel():
-            weighted_keys_kernel[grid](
-                queries.contiguous(),
-                keys.contiguous(),
-                query_shifts.contiguous(),
-                key_shifts.contiguous(),
-                inverse_temperature,
-                total,
-                len(queries),
-                len(keys),
-                first or 0,
-                dim,
-                HAS_SELF=first is not None,
-                BLOCK_M=BLOCK_QUERIES,
-                BLOCK_N=BLOCK_KEYS,
-                BLOCK_K=BLOCK_DIM,
-                BLOCK_OUT=block_out,
-                num_warps=NUM_WARPS,
-            )
+            with torch.cuda.device_of(queries):
+                weighted_keys_kernel[grid](
+                    queries.contiguous(),
+                    keys.contiguous(),
+                    query_shifts.contiguous(),
+                    key_shifts.contiguous(),
+                    inverse_temperature,
+                    total,
+                    len(queries),
+                    len(keys),
+                    first or 0,
+                    dim,
+                    HAS_SELF=first is not None,
+                    BLOCK_M=BLOCK_QUERIES,
+                    BLOCK_N=BLOCK_KEYS,
+                    BLOCK_K=BLOCK_DIM,
+                    BLOCK_OUT=block_out,
+                    num_warps=NUM_WARPS,
+                )
         return total

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from penstock.kernels.backends import Backend
-from penstock.kernels.contrast import check_rows, check_temperature
 from penstock.kernels.contrast_by_backend import contrast_by
+from penstock.kernels.contrast_inputs import Rows, check_alike, check_temperature
 
 
 def multipos_clip_loss(
@@ -30,32 +30,34 @@ def multipos_clip_loss(
     images, nor texts with texts.
 
     Precision, gradients and the group are as in `multipos_loss`; both kinds of rows travel in one gather. Each
-    direction forms the similarities anew, 12 N K D FLOP in all: half of that would do in one process, but K is
-    small beside N where captions have several images.
+    direction forms the similarities anew, forward and backward, 12 N K D FLOP in all: one process could form each tile
+    for both directions at once, 8 N K D. But K is small beside N where captions have several images, and the images'
+    own contrast takes 4 N N D.
 
     Args:
         image_features: `[n, D]` floating point, not necessarily normalised; n may differ between ranks.
         text_features: `[k, D]`, likewise.
         image_labels: int64 `[n]` on the same device.
         text_labels: int64 `[k]`; may repeat.
-        temperature: > 0, CLIP's is 1 / exp(logit scale); a one-element tensor may require grad (its value is
-            not checked, which would wait for the device).
+        temperature: as in `multipos_loss`; CLIP's is 1 / exp(logit scale).
         group: ranks that share the batch; None means that this process is alone.
         backend: see `penstock.kernels.backends`.
         chunk_size: as in `multipos_loss`.
 
     Returns:
-        Scalar, float32 (float64 where both kinds of features are float64).
+        Scalar, float32 (float64 where both kinds of features are float64); only that of `reference` can be
+        differentiated twice.
 
     Raises:
-        ValueError: wrong shapes, labels that are not int64, a temperature or chunk_size that is not positive,
-            no images or no texts on any rank, a backend that is unknown or cannot work on these features.
+        ValueError: wrong shapes, labels that are not int64, anything on another device than the rest, a temperature
+            that is out of bounds, chunk_size < 1, no images or no texts on any rank, a backend that is unknown or
+            cannot work on these features.
+        RuntimeError: in backward, where create_graph is asked of another backend than `reference`.
     """
-    check_rows("image_features", image_features, "image_labels", image_labels)
-    check_rows("text_features", text_features, "text_labels", text_labels)
-    if image_features.shape[1] != text_features.shape[1]:
-        widths = f"{image_features.shape[1]} and {text_features.shape[1]}"
-        raise ValueError(f"image_features and text_features must be equally wide, got {widths}")
+    kinds = [
+        Rows("image_features", image_features, "image_labels", image_labels),
+        Rows("text_features", text_features, "text_labels", text_labels),
+    ]
+    check_alike(*kinds)
     check_temperature(temperature)
-    features, labels = [image_features, text_features], [image_labels, text_labels]
-    return contrast_by(backend, features, labels, temperature, group, chunk_size)
+    return contrast_by(backend, kinds, temperature, group, chunk_size)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ def penstock(features: Tensor, labels: Tensor) -> Tensor:
     return multipos_loss(features, labels, temperature=TEMPERATURE)
 
 
-def measure(side: str, num_rows: int, dim: int, repeats: int) -> dict[str, float]:
-    """Median seconds of forward and backward, the most memory that they held beside the features, and their results.
+def measure(side: str, num_rows: int, dim: int, repeats: int) -> tuple[dict[str, float], Tensor]:
+    """Median seconds of forward and backward, the most memory that they held beside the features, loss and gradient.
 
     The first of `repeats` + 1 runs warms up, and is the one whose memory is measured.
     """
@@ -42,12 +43,7 @@ def measure(side: str, num_rows: int, dim: int, repeats: int) -> dict[str, float
         started = time.perf_counter()
         _run(sides[side], features, labels)
         seconds.append(time.perf_counter() - started)
-    return {
-        "seconds": statistics.median(seconds),
-        "peak_bytes": peak - before,
-        "loss": loss.item(),
-        "gradient_norm": gradient.norm().item(),
-    }
+    return {"seconds": statistics.median(seconds), "peak_bytes": peak - before, "loss": loss.item()}, gradient
 
 
 def _run(loss_of: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,5 +63,6 @@ def _batch(num_rows: int, dim: int) -> tuple[Tensor, Tensor]:
 if __name__ == "__main__":
     plan = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    figures = measure(plan["side"], plan["num_rows"], plan["dim"], plan["repeats"])
+    figures, gradient = measure(plan["side"], plan["num_rows"], plan["dim"], plan["repeats"])
+    np.save(plan["gradient"], gradient.numpy())
     Path(plan["figures"]).write_text(json.dumps(figures))

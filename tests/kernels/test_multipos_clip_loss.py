@@ -12,7 +12,7 @@ from penstock.kernels.multipos_clip_loss import multipos_clip_loss
 
 torch.set_num_threads(1)
 
-BACKENDS: tuple[Backend, ...] = ("auto", "reference", "chunked")
+BACKENDS: tuple[Backend, ...] = ("reference", "chunked")
 LABELS = {
     "several images a caption": ([3, 3, 3, 8, 8, 8], [8, 3]),
     "ragged": ([5, 5, 2, 9, 5], [5, 9, 2]),
@@ -128,17 +128,3 @@ def test_lowest_temperature_in_float32() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for found, right in zip(torch.autograd.grad(loss, rounded), torch.autograd.grad(expected, exact), strict=True):
         torch.testing.assert_close(found.double(), right, rtol=0, atol=2e-5 * right.abs().max().item())
-
-
-def test_rejects_bad_arguments_by_name_and_value() -> None:
-    images, texts, labels = draw(4, 1), draw(2, 2), torch.tensor([0, 0, 1, 1])
-    with pytest.raises(ValueError, match=r"^text_labels must be int64 .* got torch\.int32$"):
-        multipos_clip_loss(images, texts, labels, labels[:2].int(), temperature=0.1)
-    with pytest.raises(ValueError, match=r"^image_labels must be \[4\], one for each row, got \[2\]$"):
-        multipos_clip_loss(images, texts, labels[:2], labels[:2], temperature=0.1)
-    with pytest.raises(ValueError, match=r"^image_features and text_features must be equally wide, got 5 and 4$"):
-        multipos_clip_loss(images, texts[:, :4], labels, labels[:2], temperature=0.1)
-    with pytest.raises(ValueError, match=r"^temperature must be > 0, got 0$"):
-        multipos_clip_loss(images, texts, labels, labels[:2], temperature=0)
-    with pytest.raises(ValueError, match=r"^text_features must have at least one row on some rank, got none$"):
-        multipos_clip_loss(images, texts[:0], labels, labels[:0], temperature=0.1)
