@@ -54,11 +54,13 @@ class Asked:
 
 
 def by_pipeline(pipeline: Any, tickets: Sequence[Ticket]) -> torch.Tensor:
-    """Diffusers' own call, as its documentation has it: images [B, 3, H, W] in 0..1."""
+    """Diffusers' own call at its best for groups of equal settings: images [B, 3, H, W] in 0..1."""
     first = tickets[0].recipe
     with torch.inference_mode():
         images: torch.Tensor = pipeline(
-            prompt=[ticket.recipe.prompt for ticket in tickets for _ in ticket.recipe.image_seeds],
+            prompt=[ticket.recipe.prompt for ticket in tickets],
+            # Each text is encoded once for its images.
+            num_images_per_prompt=first.num_images,
             generator=[torch.Generator().manual_seed(seed) for ticket in tickets for seed in ticket.recipe.image_seeds],
             guidance_scale=first.guidance_scale,
             num_inference_steps=first.num_inference_steps,
