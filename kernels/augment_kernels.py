@@ -71,11 +71,12 @@ def _resample(
     red = tl.zeros(y.shape, tl.float32)
     green = tl.zeros(y.shape, tl.float32)
     blue = tl.zeros(y.shape, tl.float32)
-    for j in tl.static_range(ROW_TAPS):
+    # Not `static_range`: rows times columns of taps, unrolled, spill and compile for minutes at 16 by 16.
+    for j in range(ROW_TAPS):
         # A tap outside the image has weight zero.
         row = tl.minimum(tl.maximum(first_row + j, 0), height - 1)
         row_weight = tl.load(row_taps_ptr + y * ROW_TAPS + j, mask=inside, other=0.0) * scale
-        for i in tl.static_range(COLUMN_TAPS):
+        for i in range(COLUMN_TAPS):
             column = tl.minimum(tl.maximum(first_column + i, 0), width - 1)
             weight = tl.load(column_taps_ptr + x * COLUMN_TAPS + i, mask=inside, other=0.0) * row_weight
             pixel_ptr = image_ptr + (row * width + column) * 3
