@@ -10,14 +10,17 @@ pixels are image `positions[i]` of `images [.., H, W, 3]`, in units of `scale`; 
 import triton
 import triton.language as tl
 
-_CONTRAST = tl.constexpr(1)
-_SATURATION = tl.constexpr(2)
-_HUE = tl.constexpr(3)
+from penstock.kernels.augment_params import CONTRAST, HUE, SATURATION
+from penstock.kernels.augment_reference import LUMA
+
+# A kernel sees no other globals than these.
+_CONTRAST, _SATURATION, _HUE = tl.constexpr(CONTRAST), tl.constexpr(SATURATION), tl.constexpr(HUE)
+_LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = (tl.constexpr(weight) for weight in LUMA)
 
 
 @triton.jit
 def _luma(red, green, blue):
-    return red * 0.2989 + green * 0.587 + blue * 0.114
+    return red * _LUMA_RED + green * _LUMA_GREEN + blue * _LUMA_BLUE
 
 
 @triton.jit
@@ -110,6 +113,15 @@ def mean_kernel(
             red, green, blue = _jitter(red, green, blue, step, tl.load(factors_ptr + sample * 4 + step), 0.0)
     gray = tl.where(inside, _luma(red, green, blue), 0.0)
     tl.store(sums_ptr + sample * num_tiles + tl.program_id(1), tl.sum(gray, axis=0))
+
+
+@triton.jit
+def total_kernel(sums_ptr, means_ptr, samples_ptr, num_tiles, num_pixels, TILES: tl.constexpr):
+    """`means [B]` of `sums [B, num_tiles]`, a program a sample: in an order that no other sample can change."""
+    sample = tl.load(samples_ptr + tl.program_id(0))
+    tile = tl.arange(0, TILES)
+    total = tl.sum(tl.load(sums_ptr + sample * num_tiles + tile, mask=tile < num_tiles, other=0.0), axis=0)
+    tl.store(means_ptr + sample, total / num_pixels)
 
 
 @triton.jit
