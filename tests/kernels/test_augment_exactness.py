@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from penstock.kernels.augment import AugmentRecipe, augment, draw_params, prepare
+from penstock.kernels import augment as augment_module
+from penstock.kernels.augment import AugmentParams, AugmentRecipe, augment, draw_params, prepare
 from penstock.kernels.augment_chunked import augment_chunked, chunks
 from penstock.kernels.augment_reference import augment_reference
 from penstock.kernels.backends import Backend
@@ -26,13 +27,16 @@ def noise(num: int, height: int, width: int) -> Tensor:
 
 
 def everything(backend: Backend) -> Tensor:
-    """Views whose chain takes every step, and prepared images: smaller and larger."""
-    images = noise(12, 40, 31)
-    params = draw_params(RECIPE, 3, torch.arange(12), 0, 0, 40, 31)
+    """Views whose chain takes every step, and prepared images, smaller and larger.
+
+    Some sides exceed 256, up to which a bfloat16 holds every whole number.
+    """
+    images = noise(12, 40, 300)
+    params = draw_params(RECIPE, 3, torch.arange(12), 0, 0, 40, 300)
     for drawn in (params.downsample, params.blur_sigma, params.grayscale, params.color_factors[:, 3]):
         assert drawn.any()
     views = [augment(images, params, backend=backend)]
-    views += [prepare(images, replace(RECIPE, size=size), backend=backend) for size in (24, 48)]
+    views += [prepare(images, replace(RECIPE, size=size), backend=backend) for size in (24, 270)]
     return torch.cat([view.flatten() for view in views])
 
 
@@ -74,6 +78,21 @@ def test_autocast_changes_no_bit(backend: Backend, dtype: torch.dtype) -> None:
         assert torch.equal(everything(backend), expected)
 
 
+def test_no_step_runs_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that autocast leaves alone today: its lists of operations grow."""
+    enabled: list[bool] = []
+
+    def spy(images: Tensor, params: AugmentParams, dtype: torch.dtype) -> Tensor:
+        enabled.append(torch.is_autocast_enabled("cpu"))
+        return augment_chunked(images, params, dtype)
+
+    monkeypatch.setattr(augment_module, "augment_chunked", spy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        everything("chunked")
+        assert torch.is_autocast_enabled("cpu")
+    assert enabled == [False] * 3
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", ["medium", "high"])
 def test_float32_matmul_precision_changes_no_bit(backend: Backend, precision: str) -> None:
@@ -103,6 +122,14 @@ def test_a_sample_has_the_same_bits_alone_and_among_others(num: int, height: int
         assert torch.equal(augment(images[one], params.of(one)), whole[one]), sample
         backwards = torch.arange(num - 1, sample - 1, -1)
         assert torch.equal(augment(images[backwards], params.of(backwards))[-1], whole[sample]), sample
+
+
+def test_a_blur_reaches_no_further_for_a_neighbour() -> None:
+    """The tap just beyond 5.5 deviations weighs 3e-9: enough to turn some of these 12,288 roundings."""
+    images, recipe = noise(2, 64, 64), replace(AugmentRecipe.weak(64), blur_probability=1.0)
+    drawn = draw_params(recipe, 3, torch.arange(2), 0, 0, 64, 64)
+    params = replace(drawn, blur_sigma=torch.tensor([1.815, 2.0]))
+    assert torch.equal(augment(images[:1], params.of(slice(1))), augment(images, params)[:1])
 
 
 @pytest.mark.parametrize(("num", "height", "width", "size"), [(24, 37, 41, 33), (1, 256, 250, 224), (2, 300, 400, 257)])
