@@ -3,17 +3,20 @@
     make bench-setup && python benchmarks/augment.py --json runs/bench/augment.json
 
 StableRep's strong recipe, uint8 256² to normalised float32 224². Each side draws its own parameters, within its time,
-as in training. kornia's side is its batched modules with the same names and numbers in the same order, every sample
-its own parameters. The image loop makes torchvision v2's tensor operations one image after the other, by the formulas
-that torchvision itself uses (torch's interpolate, a depthwise convolution), with Penstock's parameters; it is what a
-data loader's worker does, without decoding. All sides run in turn in every round; a rate is the median over the
-rounds, a ratio the median of the rounds' own ratios.
+as in training. kornia's side is its batched modules with the same names and numbers; it draws the order of the jitter's
+steps once a batch, all else for every sample. The image loop makes torchvision v2's tensor operations one image after
+the other, by the formulas that torchvision itself uses (torch's interpolate, a depthwise convolution), with Penstock's
+parameters; it is what a data loader's worker does, without decoding. That convolution, 23 x 23 taps for half of the
+images, is most of the loop's time and runs at very different speeds on different machines; so everything is measured
+once more with a recipe that does not blur. All sides run in turn in every round; a rate is the median over the rounds,
+a ratio the median of the rounds' own ratios.
 """
 
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 
 import harness
@@ -24,10 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from penstock.kernels.augment import AugmentRecipe, augment, draw_params
+from penstock.kernels.augment import AugmentParams, AugmentRecipe, augment, draw_params
 
 SIDE, SEED = 256, 1
-RECIPE = AugmentRecipe.strong()
+STRONG = AugmentRecipe.strong()
+WITHOUT_BLUR = replace(STRONG, blur_probability=0.0)
 NAMES = {"penstock": "Penstock", "kornia": "kornia", "image_loop": "one image at a time"}
 BAR = 2.0
 """Penstock should be this many times as fast as kornia."""
@@ -37,22 +41,29 @@ Side = Callable[[Tensor, int], Tensor]
 """Images uint8 `[B, H, W, 3]` and the number of the round to views float32 `[B, 3, S, S]`."""
 
 
-def penstock(images: Tensor, number: int) -> Tensor:
+def penstock(recipe: AugmentRecipe) -> Side:
     """Ours, drawing included."""
-    return augment(images, draw_params(RECIPE, SEED, torch.arange(len(images)), number, 0, SIDE, SIDE))
+    return lambda images, number: augment(images, _drawn(recipe, images, number))
 
 
-def image_loop(images: Tensor, number: int) -> Tensor:
+def image_loop(recipe: AugmentRecipe) -> Side:
     """The same views, one image at a time."""
-    return augment_one_by_one(images, draw_params(RECIPE, SEED, torch.arange(len(images)), number, 0, SIDE, SIDE))
+    return lambda images, number: augment_one_by_one(images, _drawn(recipe, images, number))
 
 
-def kornia_chain() -> Side:
+def kornia(recipe: AugmentRecipe) -> Side:
     """The recipe by kornia."""
     from baselines.kornia_chain import chain
 
-    modules = chain(RECIPE)
+    modules = chain(recipe)
     return lambda images, _: modules(images.permute(0, 3, 1, 2).float() / 255)
+
+
+SIDES: dict[str, Callable[[AugmentRecipe], Side]] = {"penstock": penstock, "kornia": kornia, "image_loop": image_loop}
+
+
+def _drawn(recipe: AugmentRecipe, images: Tensor, number: int) -> AugmentParams:
+    return draw_params(recipe, SEED, torch.arange(len(images)), number, 0, SIDE, SIDE)
 
 
 def measure(sides: dict[str, Side], num_images: int, rounds: int) -> dict[str, list[float]]:
@@ -64,7 +75,7 @@ def measure(sides: dict[str, Side], num_images: int, rounds: int) -> dict[str, l
             start = time.perf_counter()
             views = side(images, number)
             rate = num_images / (time.perf_counter() - start)
-            if views.shape != (num_images, 3, RECIPE.size, RECIPE.size) or not views.isfinite().all():
+            if views.shape != (num_images, 3, STRONG.size, STRONG.size) or not views.isfinite().all():
                 raise BenchmarkError(f"{name} made no views: {list(views.shape)}")
             if number:
                 rates[name].append(rate)
@@ -86,9 +97,9 @@ def summarise(rates: dict[str, list[float]]) -> dict[str, object]:
     return figures | ratios | meets | {"rounds": rates}
 
 
-def print_table(result: dict[str, object], sides: dict[str, Side]) -> None:
+def print_table(what: str, result: dict[str, object], sides: list[str]) -> None:
     """A row for each side."""
-    table = Table(title=f"Strong augmentation, {SIDE}² to {RECIPE.size}², one thread")
+    table = Table(title=f"{what}, {SIDE}² to {STRONG.size}², one thread")
     for column in ("", "images/s", "Penstock is … times as fast"):
         table.add_column(column, justify="right" if column else "left")
     for name in sides:
@@ -113,18 +124,15 @@ def main() -> int:
         raise BenchmarkError("kornia is not installed; run `make bench-setup`, or choose --sides")
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    made: dict[str, Callable[[], Side]] = {
-        "penstock": lambda: penstock,
-        "kornia": kornia_chain,
-        "image_loop": lambda: image_loop,
-    }
-    sides = {name: made[name]() for name in chosen}
     usage = harness.CpuUsage()
-    result = summarise(measure(sides, options.images, options.rounds))
-    print_table(result, sides)
-    harness.write_json(
-        options.json, {**result, "images": options.images, "cpu_taken_by_others": usage.others()}, PACKAGES
-    )
+    results = {}
+    for what, recipe in (("Strong augmentation", STRONG), ("Without its blur", WITHOUT_BLUR)):
+        sides = {name: SIDES[name](recipe) for name in chosen}
+        results[what] = summarise(measure(sides, options.images, options.rounds))
+        print_table(what, results[what], chosen)
+    strong, without_blur = results.values()
+    others = {"images": options.images, "cpu_taken_by_others": usage.others()}
+    harness.write_json(options.json, {**strong, "without_blur": without_blur, **others}, PACKAGES)
     return 0
 
 

@@ -6,21 +6,20 @@ axis is the same after a transposition; so colour, which knows no neighbours, an
 alike, work on transposed planes `[3, n, x, y]`, and the last copy into the result turns them back.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from penstock.kernels.augment_matrices import blur_taps, resample_taps
+from penstock.kernels.augment_matrices import cut_blur_taps, small_sides, view_taps, whole_taps
 from penstock.kernels.augment_params import AugmentParams
-from penstock.kernels.augment_reference import downsample_, grayscale_, jitter_, normalise_into, planes_of
+from penstock.kernels.augment_reference import grayscale_, jitter_, normalise_into, planes_of
 
 # Pixels worked on at a time on the host: one image of 256 x 256, 64 of 32 x 32.
 _CHUNK_PIXELS = 1 << 16
-# Deviations at which a Gaussian is cut: what is left of it weighs less than 1e-7.
-BLUR_REACH = 5.5
+# On an accelerator 256 of 256 x 256: enough to fill it, and about a gigabyte of planes.
+_CHUNK_PIXELS_ACCELERATOR = 1 << 24
 
 
 def augment_chunked(images: Tensor, params: AugmentParams, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -28,16 +27,14 @@ def augment_chunked(images: Tensor, params: AugmentParams, dtype: torch.dtype = 
 
     `images` uint8 `[B, H, W, 3]`; returns `dtype` `[B, 3, S, S]` on the same device.
     """
-    (num, height, width, _), size = images.shape, params.recipe.size
-    output = torch.empty(num, 3, size, size, dtype=dtype, device=images.device)
-    upright = torch.zeros_like(params.flip)
-    rows = resample_taps(params.top, params.crop_height, upright, height, size)
-    columns = resample_taps(params.left, params.crop_width, params.flip, width, size)
+    size = params.recipe.size
+    output = torch.empty(len(images), 3, size, size, dtype=dtype, device=images.device)
+    first_row, of_rows, first_column, of_columns = view_taps(params, images.device)
     for chunk in chunks(images, size):
         of_chunk = params.of(chunk)
         planes, top, left = _cut(images[chunk], of_chunk)
-        planes = _sum_rows(planes, rows[0][chunk] - top, rows[1][chunk])
-        planes = _sum_rows(planes.mT.contiguous(), columns[0][chunk] - left, columns[1][chunk])
+        planes = _sum_rows(planes, first_row[chunk] - top, of_rows[chunk])
+        planes = _sum_rows(planes.mT.contiguous(), first_column[chunk] - left, of_columns[chunk])
         jitter_(planes, of_chunk)
         grayscale_(planes, of_chunk)
         _blur_(planes, of_chunk)
@@ -46,9 +43,9 @@ def augment_chunked(images: Tensor, params: AugmentParams, dtype: torch.dtype = 
 
 
 def chunks(images: Tensor, size: int) -> Iterator[slice]:
-    """Slices of `images [B, H, W, 3]`: the whole batch on an accelerator, what fits the cache on the host."""
+    """Slices of `images [B, H, W, 3]`: what fits the cache on the host, what fills an accelerator there."""
     pixels = max(images.shape[1] * images.shape[2], size * size)
-    step = max(1, _CHUNK_PIXELS // pixels) if images.device.type == "cpu" else max(1, len(images))
+    step = max(1, (_CHUNK_PIXELS if images.device.type == "cpu" else _CHUNK_PIXELS_ACCELERATOR) // pixels)
     for start in range(0, len(images), step):
         yield slice(start, start + step)
 
@@ -64,14 +61,31 @@ def _cut(images: Tensor, params: AugmentParams) -> tuple[Tensor, int, int]:
     return planes_of(images[:, top:bottom, left:right]), top, left
 
 
+def downsample_(planes: Tensor, shorter_sides: Tensor) -> None:
+    """Resizes those of `planes [3, B, H, W]` whose `shorter_sides [B]`, on the host, is not 0, there and back."""
+    _, _, height, width = planes.shape
+    for shorter_side in shorter_sides.unique().tolist():
+        if shorter_side:
+            index = (shorter_sides == shorter_side).nonzero().squeeze(1).to(planes.device)
+            small = _resize(planes[:, index], *small_sides(height, width, shorter_side))
+            planes[:, index] = _resize(small, height, width)
+
+
+def _resize(planes: Tensor, height: int, width: int) -> Tensor:
+    """`planes [3, n, h, w]` as `[3, n, height, width]`: the rows and a transposition, twice."""
+    for size in (height, width):
+        first, weight = whole_taps(planes.shape[2], size, planes.device)
+        planes = _sum_rows(planes, first.expand(planes.shape[1], -1), weight).mT.contiguous()
+    return planes
+
+
 def _sum_rows(planes: Tensor, first: Tensor, weight: Tensor) -> Tensor:
     """`[3, n, S, w]`: row s of sample b is the sum of the T rows of `planes [3, n, h, w]` from `first [n, S]` on.
 
-    By `weight [n, S, T]`, which is zero where such a row does not exist.
+    By `weight [n, S, T]` (or `[1, S, T]`), which is zero where such a row does not exist.
     """
     _, num, height, width = planes.shape
     start_of_plane = torch.arange(3 * num, device=planes.device).view(3, num, 1) * height
-    first, weight = first.to(planes.device), weight.to(planes.device)
     every_row = planes.view(-1, width)
     total = planes.new_zeros(())
     for tap in range(weight.shape[2]):
@@ -85,10 +99,10 @@ def _sum_rows(planes: Tensor, first: Tensor, weight: Tensor) -> Tensor:
 def _blur_(planes: Tensor, params: AugmentParams) -> None:
     index = params.blur_sigma.nonzero().squeeze(1)
     if len(index):
-        sigma, kernel_size = params.blur_sigma[index], params.recipe.blur_kernel_size
-        reach = min(kernel_size // 2, math.ceil(BLUR_REACH * float(sigma.max())))
-        middle = kernel_size // 2
-        weight = blur_taps(sigma, kernel_size)[:, middle - reach : middle + reach + 1].to(planes.device)
+        kernel_size = params.recipe.blur_kernel_size
+        weight, reaches = cut_blur_taps(params.blur_sigma[index], kernel_size)
+        reach, middle = int(reaches.max()), kernel_size // 2
+        weight = weight[:, middle - reach : middle + reach + 1].to(planes.device)
         # One sample is a view of itself; an index copies.
         of_index = index.to(planes.device) if len(index) < planes.shape[1] else slice(None)
         once = _blur_rows(planes[:, of_index], weight, reach)

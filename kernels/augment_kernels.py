@@ -10,14 +10,17 @@ pixels are image `positions[i]` of `images [.., H, W, 3]`, in units of `scale`; 
 import triton
 import triton.language as tl
 
-_CONTRAST = tl.constexpr(1)
-_SATURATION = tl.constexpr(2)
-_HUE = tl.constexpr(3)
+from penstock.kernels.augment_params import CONTRAST, HUE, SATURATION
+from penstock.kernels.augment_reference import LUMA
+
+# A kernel sees no other globals than these.
+_CONTRAST, _SATURATION, _HUE = tl.constexpr(CONTRAST), tl.constexpr(SATURATION), tl.constexpr(HUE)
+_LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = (tl.constexpr(weight) for weight in LUMA)
 
 
 @triton.jit
 def _luma(red, green, blue):
-    return red * 0.2989 + green * 0.587 + blue * 0.114
+    return red * _LUMA_RED + green * _LUMA_GREEN + blue * _LUMA_BLUE
 
 
 @triton.jit
@@ -71,11 +74,12 @@ def _resample(
     red = tl.zeros(y.shape, tl.float32)
     green = tl.zeros(y.shape, tl.float32)
     blue = tl.zeros(y.shape, tl.float32)
-    for j in tl.static_range(ROW_TAPS):
+    # Not `static_range`: rows times columns of taps, unrolled, spill and compile for minutes at 16 by 16.
+    for j in range(ROW_TAPS):
         # A tap outside the image has weight zero.
         row = tl.minimum(tl.maximum(first_row + j, 0), height - 1)
         row_weight = tl.load(row_taps_ptr + y * ROW_TAPS + j, mask=inside, other=0.0) * scale
-        for i in tl.static_range(COLUMN_TAPS):
+        for i in range(COLUMN_TAPS):
             column = tl.minimum(tl.maximum(first_column + i, 0), width - 1)
             weight = tl.load(column_taps_ptr + x * COLUMN_TAPS + i, mask=inside, other=0.0) * row_weight
             pixel_ptr = image_ptr + (row * width + column) * 3
@@ -109,6 +113,15 @@ def mean_kernel(
             red, green, blue = _jitter(red, green, blue, step, tl.load(factors_ptr + sample * 4 + step), 0.0)
     gray = tl.where(inside, _luma(red, green, blue), 0.0)
     tl.store(sums_ptr + sample * num_tiles + tl.program_id(1), tl.sum(gray, axis=0))
+
+
+@triton.jit
+def total_kernel(sums_ptr, means_ptr, samples_ptr, num_tiles, num_pixels, TILES: tl.constexpr):
+    """`means [B]` of `sums [B, num_tiles]`, a program a sample: in an order that no other sample can change."""
+    sample = tl.load(samples_ptr + tl.program_id(0))
+    tile = tl.arange(0, TILES)
+    total = tl.sum(tl.load(sums_ptr + sample * num_tiles + tile, mask=tile < num_tiles, other=0.0), axis=0)
+    tl.store(means_ptr + sample, total / num_pixels)
 
 
 @triton.jit

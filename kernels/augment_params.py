@@ -8,7 +8,7 @@ whatever device the images are on. The distributions are torchvision's (`RandomR
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from torch import Tensor
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.kernels.philox import philox4x32, to_uniform, words_of
 
-_CROP_TRIES = 10
+CONTRAST, SATURATION, HUE = 1, 2, 3
+"""Steps of the colour jitter, as `color_order` and the columns of `color_factors` number them; 0 is brightness."""
 
 # Columns of a sample's uniform numbers. Runs are replayed from them: new draws go to the end, none ever
 # moves.
@@ -29,12 +30,18 @@ _GRAYSCALE, _BLUR, _SIGMA, _FLIP, _DOWNSAMPLE = 31, 32, 33, 34, 35
 _NUM_BLOCKS = 9
 _BLOCK_BITS, _VIEW_BITS = 8, 24
 
+_NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class AugmentParams:
     """What `augment` does to each of B samples. All tensors are `[B]` on the host unless said otherwise."""
 
     recipe: AugmentRecipe
+    height: int
+    """Of the images that the parameters are for, in pixels."""
+    width: int
+    """The same."""
     top: Tensor
     """int64, first row of the crop."""
     left: Tensor
@@ -59,10 +66,11 @@ class AugmentParams:
     def __len__(self) -> int:
         return len(self.flip)
 
-    def of(self, samples: slice) -> Self:
-        """The parameters of some of the samples."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "recipe"}
-        return replace(self, **{name: tensor[samples] for name, tensor in tensors.items()})
+    def of(self, samples: slice | Tensor) -> Self:
+        """The parameters of some of the samples: a slice, their int64 indices or a bool for each."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: value[samples] for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **values | chosen)
 
 
 def draw_params(
@@ -77,6 +85,7 @@ def draw_params(
     """Parameters for one view of each sample, a pure function of the arguments.
 
     Args:
+        recipe: what the distributions are.
         run_seed: 0 .. 2**64 - 1.
         sample_ids: int64 `[B]`, any values; names an image through the whole run.
         echoes: int64 `[B]` or one number, 0 .. 2**32 - 1; how often the image was used before.
@@ -84,9 +93,14 @@ def draw_params(
         height, width: of the images to be augmented.
 
     Raises:
-        ValueError: a value outside its range, ids that are not int64 `[B]`, or a downsample that would not make
-            the images smaller.
+        TypeError: a number that is no int.
+        ValueError: a value outside its range, a tensor that is not int64 `[B]`, or a downsample that would not
+            make the images smaller.
     """
+    for name, side in (("height", height), ("width", width)):
+        _require_int(name, side)
+        if side < 1:
+            raise ValueError(f"{name} must be >= 1, got {side}")
     uniform = _uniform(run_seed, sample_ids, echoes, views)
     top, left, crop_height, crop_width = _draw_crop(recipe, uniform, height, width)
     factors, order = _draw_color(recipe, uniform)
@@ -94,6 +108,8 @@ def draw_params(
     sigma = low + (high - low) * uniform[:, _SIGMA]
     return AugmentParams(
         recipe=recipe,
+        height=height,
+        width=width,
         top=top,
         left=left,
         crop_height=crop_height,
@@ -107,10 +123,33 @@ def draw_params(
     )
 
 
+def whole_images(recipe: AugmentRecipe, num_samples: int, height: int, width: int) -> AugmentParams:
+    """Parameters by which each image is resized as a whole and normalised, and nothing else."""
+    zeros = torch.zeros(num_samples, dtype=torch.int64)
+    return AugmentParams(
+        recipe=recipe,
+        height=height,
+        width=width,
+        top=zeros,
+        left=zeros,
+        crop_height=zeros + height,
+        crop_width=zeros + width,
+        color_factors=torch.tensor(_NEUTRAL, dtype=torch.float32).repeat(num_samples, 1),
+        color_order=torch.arange(4).repeat(num_samples, 1),
+        grayscale=zeros.bool(),
+        blur_sigma=zeros.float(),
+        flip=zeros.bool(),
+        downsample=zeros,
+    )
+
+
 def _uniform(run_seed: int, sample_ids: Tensor, echoes: Tensor | int, views: Tensor | int) -> Tensor:
     """float64 `[B, 4 * _NUM_BLOCKS]` in (0, 1). Counter: id low, id high, echo, view with number of block."""
+    if not isinstance(sample_ids, Tensor):
+        raise TypeError(f"sample_ids must be a tensor, int64 [B], got {type(sample_ids).__name__}")
     if sample_ids.dtype != torch.int64 or sample_ids.ndim != 1:
         raise ValueError(f"sample_ids must be int64 [B], got {sample_ids.dtype} {list(sample_ids.shape)}")
+    _require_int("run_seed", run_seed)
     if not 0 <= run_seed < 2**64:
         raise ValueError(f"run_seed must lie in 0 .. 2**64 - 1, got {run_seed}")
     sample_ids = sample_ids.cpu()
@@ -127,11 +166,24 @@ def _uniform(run_seed: int, sample_ids: Tensor, echoes: Tensor | int, views: Ten
 
 
 def _column(name: str, value: Tensor | int, num_samples: int, bits: int) -> Tensor:
-    column = torch.as_tensor(value, dtype=torch.int64, device="cpu").expand(num_samples)[:, None]
-    outside = column[(column < 0) | (column >= 1 << bits)]
-    if len(outside):
-        raise ValueError(f"{name} must lie in 0 .. 2**{bits} - 1, got {int(outside[0])}")
-    return column
+    """int64 `[B, 1]` or `[1, 1]` on the host."""
+    if isinstance(value, Tensor):
+        if value.dtype != torch.int64 or value.shape != (num_samples,):
+            raise ValueError(f"{name} must be an int or int64 [{num_samples}], got {value.dtype} {list(value.shape)}")
+        numbers = value.tolist()
+    else:
+        _require_int(name, value)
+        numbers = [value]
+    for number in numbers:
+        if not 0 <= number < 1 << bits:
+            raise ValueError(f"{name} must lie in 0 .. 2**{bits} - 1, got {number}")
+    return torch.tensor(numbers, dtype=torch.int64)[:, None]
+
+
+def _require_int(name: str, value: int) -> None:
+    """A bool is an int to Python, a float is one to torch; neither is meant by a caller who knows."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
 
 
 def _draw_crop(recipe: AugmentRecipe, uniform: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
@@ -179,7 +231,7 @@ def _draw_color(recipe: AugmentRecipe, uniform: Tensor) -> tuple[Tensor, Tensor]
     """`color_factors`, neutral for samples that are not jittered, and `color_order`."""
     ranges = [(max(0.0, 1 - b), 1 + b) for b in (recipe.brightness, recipe.contrast, recipe.saturation)]
     low, high = torch.tensor([*ranges, (-recipe.hue, recipe.hue)], dtype=torch.float64).unbind(1)
-    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    neutral = torch.tensor(_NEUTRAL, dtype=torch.float64)
     drawn = low + (high - low) * uniform[:, _FACTORS]
     jittered = uniform[:, _JITTER, None] < recipe.jitter_probability
     # The ranks of four independent numbers are a uniformly drawn permutation.

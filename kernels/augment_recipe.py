@@ -1,5 +1,7 @@
 """What an augmentation does, as plain numbers. Free of torch, so that a configuration can hold one."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,7 +37,8 @@ class AugmentRecipe:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the Gaussian's standard deviation in output pixels; 2 pixels of 224 are little, of 32 much."""
     blur_kernel_size: int = 23
-    """Taps of the Gaussian, odd. The reference blurs without a cut; 23 holds more than 5 sigma at sigma 2."""
+    """Taps of the Gaussian, odd; 23 holds more than 5 sigma at sigma 2. StableRep's code calls PIL's GaussianBlur,
+    which approximates the Gaussian by repeated box means; this is the Gaussian itself."""
     flip_probability: float = 0.5
     """Share mirrored left to right; 0 where the side matters, as in handwriting."""
     downsample_probability: float = 0.0
@@ -65,30 +68,42 @@ class AugmentRecipe:
         )
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be >= 1, got {self.size}")
+        if not _is_int(self.size) or self.size < 1:
+            raise ValueError(f"size must be an int >= 1, got {self.size}")
         for step in ("jitter", "grayscale", "blur", "flip", "downsample"):
             _require_between(f"{step}_probability", getattr(self, f"{step}_probability"), 0.0, 1.0)
-        if not self.downsample_sizes or min(self.downsample_sizes) < 1:
-            raise ValueError(f"downsample_sizes must be some numbers >= 1, got {self.downsample_sizes}")
+        if not self.downsample_sizes or not all(_is_int(side) and side >= 1 for side in self.downsample_sizes):
+            raise ValueError(f"downsample_sizes must be some ints >= 1, got {self.downsample_sizes}")
         for name in ("brightness", "contrast", "saturation"):
-            _require_between(name, getattr(self, name), 0.0, float("inf"))
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
         _require_between("hue", self.hue, 0.0, 0.5)
-        for name, limit in (("crop_scale", 1.0), ("crop_ratio", float("inf")), ("blur_sigma", float("inf"))):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= limit:
-                raise ValueError(f"{name} must hold 0 < low <= high <= {limit:g}, got ({low}, {high})")
-        if self.blur_kernel_size < 1 or self.blur_kernel_size % 2 == 0:
-            raise ValueError(f"blur_kernel_size must be odd and >= 1, got {self.blur_kernel_size}")
+        for name, highest in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("blur_sigma", math.inf)):
+            _require_range(name, getattr(self, name), highest)
+        if not _is_int(self.blur_kernel_size) or self.blur_kernel_size < 1 or self.blur_kernel_size % 2 == 0:
+            raise ValueError(f"blur_kernel_size must be an odd int >= 1, got {self.blur_kernel_size}")
         if self.blur_probability > 0 and self.blur_kernel_size // 2 >= self.size:
             raise ValueError(
                 f"blur_kernel_size must be < 2 * size ({2 * self.size}), as edges are mirrored once, "
                 f"got {self.blur_kernel_size}"
             )
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be > 0, got {self.std}")
+        for name, rule, low in (("mean", "finite numbers", -math.inf), ("std", "finite numbers > 0", 0.0)):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(low < value < math.inf for value in values):
+                raise ValueError(f"{name} must hold three {rule}, got {values}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in {low:g} .. {high:g}, got {value}")
+
+
+def _require_range(name: str, values: Sequence[float], highest: float) -> None:
+    """`highest` itself is allowed where it is finite."""
+    if len(values) != 2 or not (0 < values[0] <= values[1] <= highest and values[1] < math.inf):
+        limit = f"<= {highest:g}" if highest < math.inf else "< inf"
+        raise ValueError(f"{name} must hold 0 < low <= high {limit}, got {tuple(values)}")

@@ -5,36 +5,34 @@ antialiased bilinear resize, brightness, contrast, saturation and hue in each sa
 after each, greyscale, Gaussian blur with mirrored edges, flip, normalise.
 
 Resizing and blurring are linear along each axis, so each is a product with one matrix per sample and axis; a
-flip only turns the order of the rows of a matrix. Colour is done on planes `[3, B, S, S]`, where a channel is
-contiguous.
+flip only turns the order of the rows of a matrix. These products are in float64, all else is in float32. Colour
+is done on planes `[3, B, S, S]`, where a channel is contiguous.
 """
 
 import torch
 from torch import Tensor
 
-from penstock.kernels.augment_matrices import blur_matrix, resample_matrix, there_and_back_matrices
-from penstock.kernels.augment_params import AugmentParams
+from penstock.kernels.augment_matrices import blur_matrix, matrix, small_sides, there_and_back_matrix, view_taps
+from penstock.kernels.augment_params import CONTRAST, HUE, SATURATION, AugmentParams
 from penstock.kernels.augment_recipe import AugmentRecipe
 
-_CONTRAST, _SATURATION, _HUE = 1, 2, 3  # 0 is brightness
-_LUMA = (0.2989, 0.587, 0.114)
+LUMA = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in grey: ITU-R 601 as torchvision rounds it."""
 
 
 def augment_reference(images: Tensor, params: AugmentParams, dtype: torch.dtype = torch.float32) -> Tensor:
-    """`augment` on the whole batch at once; checks nothing. All arithmetic is in float32, whatever `dtype`.
+    """`augment` on the whole batch at once; checks nothing. No arithmetic is below float32, whatever `dtype`.
 
     `images` uint8 `[B, H, W, 3]`; returns `dtype` `[B, 3, S, S]` on the same device.
     """
     size = params.recipe.size
     output = torch.empty(len(images), 3, size, size, dtype=dtype, device=images.device)
-    device = images.device
-    _, height, width, _ = images.shape
     planes = planes_of(images)
-    downsample_(planes, params.downsample)
-    upright = torch.zeros_like(params.flip)
-    rows = resample_matrix(params.top, params.crop_height, upright, height, size).to(device)
-    columns = resample_matrix(params.left, params.crop_width, params.flip, width, size).to(device)
-    planes = _transform(rows, planes, columns)
+    _downsample_(planes, params.downsample)
+    first_row, of_rows, first_column, of_columns = view_taps(params, images.device)
+    planes = _transform(
+        matrix(first_row, of_rows, params.height), planes, matrix(first_column, of_columns, params.width)
+    )
     jitter_(planes, params)
     grayscale_(planes, params)
     _blur_(planes, params)
@@ -47,32 +45,31 @@ def planes_of(images: Tensor) -> Tensor:
     return images.permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def downsample_(planes: Tensor, shorter_sides: Tensor) -> None:
+def _downsample_(planes: Tensor, shorter_sides: Tensor) -> None:
     """Resizes those of `planes [3, B, H, W]` whose `shorter_sides [B]`, on the host, is not 0, there and back."""
     _, _, height, width = planes.shape
     for shorter_side in shorter_sides.unique().tolist():
         if shorter_side:
-            rows, columns = (m.to(planes.device) for m in there_and_back_matrices(height, width, shorter_side))
+            small_height, small_width = small_sides(height, width, shorter_side)
+            rows = there_and_back_matrix(height, small_height, planes.device)
+            columns = there_and_back_matrix(width, small_width, planes.device)
             index = (shorter_sides == shorter_side).nonzero().squeeze(1).to(planes.device)
-            planes[:, index] = rows @ planes[:, index] @ columns.T
+            planes[:, index] = _transform(rows[None], planes[:, index], columns[None])
 
 
 def _transform(rows: Tensor, planes: Tensor, columns: Tensor) -> Tensor:
-    """`rows[b] @ planes[c, b] @ columns[b].T`; by channel, as a broadcast product would copy the matrices."""
-    output = planes.new_empty(len(planes), len(rows), rows.shape[1], columns.shape[1])
-    for source, target in zip(planes, output, strict=True):
-        torch.bmm(torch.bmm(rows, source), columns.mT, out=target)
-    return output
+    """float32 `rows[b] @ planes[c, b] @ columns[b].T`; by channel, as a broadcast product would copy the matrices."""
+    return torch.stack([(rows @ source.double() @ columns.mT).float() for source in planes])
 
 
 def jitter_(planes: Tensor, params: AugmentParams) -> None:
     """Brightness, contrast, saturation and hue of `planes [3, B, S, S]`, in each sample's own order."""
     for step in params.color_order.unbind(1):
         factor = params.color_factors.gather(1, step[:, None]).squeeze(1)
-        blended = factor.where(step != _HUE, 1.0)
+        blended = factor.where(step != HUE, 1.0)
         if (blended != 1).any():
             _blend_(planes, step, blended)
-        turned = ((step == _HUE) & (factor != 0)).nonzero().squeeze(1)
+        turned = ((step == HUE) & (factor != 0)).nonzero().squeeze(1)
         if len(turned):
             # All samples are a view of themselves; an index copies.
             index = turned.to(planes.device) if len(turned) < len(step) else slice(None)
@@ -88,16 +85,18 @@ def _blend_(planes: Tensor, step: Tensor, factor: Tensor) -> None:
     rest = 1 - factor
     keep, to_mean, to_gray = (
         part.to(planes.device)[:, None, None]
-        for part in (factor, rest * (step == _CONTRAST), rest * (step == _SATURATION))
+        for part in (factor, rest * (step == CONTRAST), rest * (step == SATURATION))
     )
     gray = _luma(planes)
-    base = (gray.mean(dim=(1, 2), keepdim=True) * to_mean).addcmul(gray, to_gray)
+    # By rows first: the sum of a whole plane would be split among as many threads as there are, and round otherwise.
+    mean = gray.mean(dim=2).mean(dim=1)[:, None, None]
+    base = (mean * to_mean).addcmul(gray, to_gray)
     planes.mul_(keep).add_(base).clamp_(0, 1)
 
 
 def _luma(planes: Tensor) -> Tensor:
-    """`[B, S, S]` grey of `[3, B, S, S]`, by ITU-R 601 as torchvision rounds it."""
-    return (planes[0] * _LUMA[0]).add_(planes[1], alpha=_LUMA[1]).add_(planes[2], alpha=_LUMA[2])
+    """`[B, S, S]` grey of `[3, B, S, S]`."""
+    return (planes[0] * LUMA[0]).add_(planes[1], alpha=LUMA[1]).add_(planes[2], alpha=LUMA[2])
 
 
 def _turn_hue(planes: Tensor, turn: Tensor) -> Tensor:
@@ -135,9 +134,9 @@ def grayscale_(planes: Tensor, params: AugmentParams) -> None:
 def _blur_(planes: Tensor, params: AugmentParams) -> None:
     index = params.blur_sigma.nonzero().squeeze(1)
     if len(index):
-        matrix = blur_matrix(params.blur_sigma[index], params.recipe.blur_kernel_size, planes.shape[-1])
-        matrix, index = matrix.to(planes.device), index.to(planes.device)
-        planes[:, index] = _transform(matrix, planes[:, index], matrix)
+        sigma, index = params.blur_sigma[index].to(planes.device), index.to(planes.device)
+        blur = blur_matrix(sigma, params.recipe.blur_kernel_size, planes.shape[-1])
+        planes[:, index] = _transform(blur, planes[:, index], blur)
 
 
 def normalise_into(output: Tensor, planes: Tensor, recipe: AugmentRecipe) -> None:

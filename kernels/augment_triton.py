@@ -1,31 +1,31 @@
 """The augmentation by Triton kernels, for CUDA: what `augment(backend="triton")` runs.
 
-Three kernels (`augment_kernels.py`), after the plan that the traffic dictates (256 x 256 x 3 bytes in, 224 x 224 x 3
+Four kernels (`augment_kernels.py`), after the plan that the traffic dictates (256 x 256 x 3 bytes in, 224 x 224 x 3
 numbers out):
 
-    mean_kernel    resample and the jitter before the contrast step: sums of grey by tile, added up by torch
-                   in a fixed order; only for samples whose contrast changes
+    mean_kernel    resample and the jitter before the contrast step: sums of grey by tile; only for samples whose
+                   contrast changes
+    total_kernel   the mean grey of those
     view_kernel    resample, flip, jitter in the sample's own order, grey, normalise
     blur_kernel    one axis of the Gaussian; only for blurred samples, which `view_kernel` leaves in float32
 
 Resampling twice is cheaper than a float32 image written and read again. Blurring comes after normalising here:
-its weights add up to 1, so the two commute. No atomics: the same bits every time.
+its weights add up to 1, so the two commute. No atomics, no sum whose order another sample decides: the same bits every
+time, whatever else the batch holds. Few samples are downsampled; that is done in plain torch before.
 """
 
 import torch
 import triton
 from torch import Tensor
 
-from penstock.kernels.augment_chunked import BLUR_REACH
-from penstock.kernels.augment_kernels import blur_kernel, mean_kernel, view_kernel
-from penstock.kernels.augment_matrices import blur_taps, resample_taps
-from penstock.kernels.augment_params import AugmentParams
-from penstock.kernels.augment_reference import downsample_, planes_of
+from penstock.kernels.augment_chunked import downsample_
+from penstock.kernels.augment_kernels import blur_kernel, mean_kernel, total_kernel, view_kernel
+from penstock.kernels.augment_matrices import cut_blur_taps, view_taps
+from penstock.kernels.augment_params import CONTRAST, AugmentParams
+from penstock.kernels.augment_reference import planes_of
 
 BLOCK = 256
-"""Pixels a program, 2 for each of its threads: 80 registers a thread on sm_90, where 4 pixels take 160."""
-
-_CONTRAST = 1
+"""Pixels a program, 2 for each of its 128 threads: at most 48 registers on sm_90 at any reduction; 4 pixels take 64."""
 
 
 def augment_triton(images: Tensor, params: AugmentParams, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -34,34 +34,36 @@ def augment_triton(images: Tensor, params: AugmentParams, dtype: torch.dtype = t
     `images` uint8 `[B, H, W, 3]` on a CUDA device (or on the host under TRITON_INTERPRET=1, where a bfloat16
     result is not to be trusted); returns `dtype` `[B, 3, S, S]` there.
     """
-    with torch.cuda.device_of(images):  # else Triton launches on the current device
-        return _views(images, params, dtype)
+    # Triton launches on the current device, which need not be the images'.
+    with torch.cuda.device_of(images):
+        return _launch(images.contiguous(), params, dtype)
 
 
-def _views(images: Tensor, params: AugmentParams, dtype: torch.dtype) -> Tensor:
-    images = images.contiguous()
+def _launch(images: Tensor, params: AugmentParams, dtype: torch.dtype) -> Tensor:
     (num, height, width, _), size, device = images.shape, params.recipe.size, images.device
     output = torch.empty(num, 3, size, size, dtype=dtype, device=device)
     blurred = params.blur_sigma.nonzero().squeeze(1)
-    unblurred = torch.empty(len(blurred), 3, size, size, device=device)
+    unblurred = torch.empty(len(blurred), 3, size, size, dtype=torch.float32, device=device)
     slots = torch.full((num,), -1).scatter_(0, blurred, torch.arange(len(blurred))).to(device)
     grid_y = triton.cdiv(size * size, BLOCK)
-    sums = torch.zeros(num, grid_y, device=device)
-    rows, row_taps, columns, column_taps = _taps(params, height, width, device)
+    sums = torch.empty(num, grid_y, dtype=torch.float32, device=device)
+    means = torch.zeros(num, dtype=torch.float32, device=device)
+    rows, row_taps, columns, column_taps = (taps.contiguous() for taps in view_taps(params, device))
+    rows, columns = rows.int(), columns.int()
     order, factors = params.color_order.int().to(device), params.color_factors.to(device)
     grayscale = params.grayscale.int().to(device)
     common = {"ROW_TAPS": row_taps.shape[2], "COLUMN_TAPS": column_taps.shape[2], "BLOCK": BLOCK}
     resample = (rows, row_taps, columns, column_taps, order, factors)
 
     sources = list(_sources(images, params))
-    contrast = params.color_factors[:, _CONTRAST] != 1
+    contrast = params.color_factors[:, CONTRAST] != 1
     for source, positions, samples, scale in sources:
         chosen = contrast[samples]
         if chosen.any():
             index = (positions[chosen].to(device), samples[chosen].to(device))
             grid = (len(index[0]), grid_y)
             mean_kernel[grid](source, *index, sums, *resample, scale, height, width, size, grid_y, **common)
-    means = sums.sum(dim=1) / size**2
+            total_kernel[(len(index[1]),)](sums, means, index[1], grid_y, size**2, TILES=triton.next_power_of_2(grid_y))
     for source, positions, samples, scale in sources:
         if len(samples):
             view_kernel[(len(samples), grid_y)](
@@ -88,20 +90,10 @@ def _sources(images: Tensor, params: AugmentParams) -> list[tuple[Tensor, Tensor
     return found
 
 
-def _taps(params: AugmentParams, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
-    """First pixel int32 `[B, S]` and weights float32 `[B, S, T]`, for rows and for columns, formed on the device."""
-    crop = torch.stack([params.top, params.crop_height, params.left, params.crop_width, params.flip.long()]).to(device)
-    top, crop_height, left, crop_width, flip = crop
-    rows, row_taps = resample_taps(top, crop_height, torch.zeros_like(flip).bool(), height, params.recipe.size)
-    columns, column_taps = resample_taps(left, crop_width, flip.bool(), width, params.recipe.size)
-    return rows.int(), row_taps.contiguous(), columns.int(), column_taps.contiguous()
-
-
 def _blur(unblurred: Tensor, output: Tensor, params: AugmentParams, samples: Tensor) -> None:
     device, size, num_taps = output.device, params.recipe.size, params.recipe.blur_kernel_size
-    sigma = params.blur_sigma[samples]
-    taps = blur_taps(sigma, num_taps).to(device)
-    reach = (sigma * BLUR_REACH).ceil().clamp(max=num_taps // 2).int().to(device)
+    taps, reach = cut_blur_taps(params.blur_sigma[samples], num_taps)
+    taps, reach = taps.to(device), reach.int().to(device)
     half = torch.empty_like(unblurred)
     grid = (3 * len(samples), triton.cdiv(size * size, BLOCK))
     slots = torch.arange(len(samples), device=device)

@@ -2,8 +2,9 @@
 
 Images lie on the card, the views come out there. `triton` and `reference` have parameters drawn before; with them drawn
 within the time they are `triton_with_drawing`: on the host, one thread of it, as in training, where it happens while
-the card works on the step before. kornia's batched modules and torchvision v2's transforms draw their own; v2 gives
-all images of a batch the same parameters, so it runs image by image.
+the card works on the step before. `reference` multiplies in float64: it is an oracle, not a rival. kornia's batched
+modules and torchvision v2's transforms draw their own; v2 gives all images of a batch the same parameters, so it runs
+image by image.
 """
 
 from collections.abc import Callable

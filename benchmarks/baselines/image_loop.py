@@ -1,7 +1,8 @@
 """torchvision v2's float operations one image after the other, by torchvision's own formulas in plain torch.
 
 torchvision cannot be imported beside PyTorch's CPU wheel everywhere, so its arithmetic is written out here, as its
-`transforms/v2/functional` has it; `tests/benchmarks` holds it to the views that torchvision made.
+`transforms/v2/functional` has it; `tests/benchmarks/test_augment.py` holds it to views that torchvision made. Like
+torchvision's, its blur is one two-dimensional convolution, of 23 x 23 taps by default.
 """
 
 import torch

@@ -8,9 +8,10 @@ from penstock.kernels.augment_recipe import AugmentRecipe
 
 
 def chain(recipe: AugmentRecipe) -> nn.Module:
-    """Float `[B, 3, H, W]` in 0 .. 1 to normalised `[B, 3, S, S]`, every sample with its own parameters.
+    """Float `[B, 3, H, W]` in 0 .. 1 to normalised `[B, 3, S, S]`.
 
-    Leaves out what the comparison leaves out: antialiasing, which kornia's crop lacks, and the downsample.
+    Every sample has its own parameters but one: kornia draws the order of the jitter's steps once a batch. Leaves out
+    what the comparison leaves out: antialiasing, which kornia's crop lacks, and the downsample.
     """
     blur_size = (recipe.blur_kernel_size, recipe.blur_kernel_size)
     jitter = (recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)

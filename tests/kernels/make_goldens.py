@@ -6,7 +6,11 @@
 
 Nothing of Penstock is used. Each group of cases has its parameters as arrays that bear the names of
 `AugmentParams`, and `expected` float32 `[n, 3, S, S]`. The functions are torchvision's own, called in the order of
-StableRep's published chain; `test_augment_goldens.py` reads the file.
+StableRep's published chain; `goldens.py` reads the file.
+
+The small groups are what torchvision makes of float32 images. `full_size`, 256² to 224², is what it makes of float64
+ones, at every `STRIDE`-th pixel: in float32 its resize places pixels by float32 numbers, and at this size that alone
+moves its views further than ours may differ. `full_size/float32_error` is by how much, for a photo and for noise.
 """
 
 import itertools
@@ -25,6 +29,7 @@ import torchvision  # noqa: E402
 from torchvision.transforms.v2 import functional as F  # noqa: E402
 
 SIZE, HEIGHT, WIDTH, KERNEL_SIZE = 16, 40, 48, 23
+FULL_SIZE, FULL_SIDE, STRIDE = 224, 256, 9
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 IDENTITY = {
     "top": 0, "left": 0, "crop_height": HEIGHT, "crop_width": WIDTH, "color_factors": (1.0, 1.0, 1.0, 0.0),
@@ -69,13 +74,33 @@ def groups() -> dict[str, list[Case]]:
     }
 
 
-def by_torchvision(image: torch.Tensor, case: Case, *, normalise: bool) -> torch.Tensor:
-    """uint8 `[H, W, 3]` to float32 `[3, S, S]`."""
-    x = image.permute(2, 0, 1).float() / 255
+def full_size_group() -> list[Case]:
+    """Of a photo and of noise, in turn: a resize, a crop, the chain over a small crop and over a large one."""
+    factors, small, large = (1.3, 0.7, 1.35, 0.08), crop(37, 101, 90, 77), crop(3, 11, 251, 240)
+    chain = {"color_factors": factors, "blur_sigma": 0.6, "flip": True}
+    changes = [crop(0, 0, FULL_SIDE, FULL_SIDE), large, small | chain, large | chain | {"downsample": 64}]
+    return [IDENTITY | change for change in changes for _ in ("photo", "noise")]
+
+
+def full_size_images() -> np.ndarray:
+    """uint8 `[2, 256, 256, 3]`: a photo with detail 5 pixels wide, and noise; each repeats 32 rows, to zip well."""
+    random, rows = np.random.default_rng(6), 32
+    coarse = torch.from_numpy(random.random((1, 3, 6, 48), dtype=np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, (rows, FULL_SIDE), mode="bicubic").permute(0, 2, 3, 1)
+    photo = np.clip(255 * smooth[0].numpy(), 0, 255).round()
+    noise = random.integers(0, 256, (rows, FULL_SIDE, 3))
+    return np.tile(np.stack([photo, noise]).astype(np.uint8), (1, FULL_SIDE // rows, 1, 1))
+
+
+def by_torchvision(
+    image: torch.Tensor, case: Case, *, normalise: bool, size: int = SIZE, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """uint8 `[H, W, 3]` to `[3, S, S]`, computed in `dtype`."""
+    x = image.permute(2, 0, 1).to(dtype) / 255
     if case["downsample"]:
         x = F.resize(F.resize(x, [case["downsample"]], antialias=True), list(image.shape[:2]), antialias=True)
     x = F.resized_crop(
-        x, case["top"], case["left"], case["crop_height"], case["crop_width"], [SIZE, SIZE], antialias=True
+        x, case["top"], case["left"], case["crop_height"], case["crop_width"], [size, size], antialias=True
     )
     steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for step in case["color_order"]:
@@ -88,6 +113,29 @@ def by_torchvision(image: torch.Tensor, case: Case, *, normalise: bool) -> torch
     if case["flip"]:
         x = F.horizontal_flip(x)
     return F.normalize(x, MEAN, STD) if normalise else x
+
+
+def full_size_arrays() -> dict[str, np.ndarray]:
+    """The arrays of the group `full_size`."""
+    images, cases = full_size_images(), full_size_group()
+    index = np.arange(len(cases)) % len(images)
+    single, double = (
+        torch.stack(
+            [
+                by_torchvision(torch.from_numpy(images[i]), case, normalise=True, size=FULL_SIZE, dtype=dtype).double()
+                for i, case in zip(index, cases, strict=True)
+            ]
+        )
+        for dtype in (torch.float32, torch.float64)
+    )
+    error = (single - double).abs().amax(dim=(1, 2, 3)).view(-1, len(images)).amax(dim=0)
+    arrays = {name: np.array([case[name] for case in cases]) for name in IDENTITY}
+    arrays |= {
+        "image": index,
+        "expected": double[:, :, ::STRIDE, ::STRIDE].float().numpy(),
+        "float32_error": error.numpy(),
+    }
+    return {"full_size_images": images} | {f"full_size/{name}": array for name, array in arrays.items()}
 
 
 def main() -> None:
@@ -110,6 +158,7 @@ def main() -> None:
             for i, case in zip(index, cases, strict=True)
         ]
         arrays[f"{group}/expected"] = torch.stack(views).numpy()
+    arrays |= full_size_arrays()
     np.savez_compressed(Path(__file__).with_name("augment_goldens.npz"), **arrays)
 
 

@@ -1,49 +1,35 @@
-"""The augmentation against what torchvision v2 did to the same float images (`make_goldens.py` made the file)."""
+"""The augmentation against what torchvision v2 did to the same images (`make_goldens.py` made the file)."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from penstock.kernels.augment import AugmentParams, AugmentRecipe, augment
+from penstock.kernels.augment import augment
 from penstock.kernels.backends import Backend
+from tests.kernels.goldens import ARRAYS, NUM_FULL_SIZE, SMALL, STRIDE, golden
 
 torch.set_num_threads(1)
 
-ARRAYS = np.load(Path(__file__).with_name("augment_goldens.npz"), allow_pickle=False)
-GROUPS = {
-    "crop_and_resize": 7,
-    "jitter_alone": 9,
-    "jitter_in_every_order": 24,
-    "grayscale": 1,
-    "blur": 5,
-    "flip": 2,
-    "downsample": 3,
-    "chain": 7,
-}
-
-
-def golden(group: str) -> tuple[Tensor, AugmentParams, Tensor]:
-    """Images, parameters and torchvision's views of a group."""
-    arrays = {name.partition("/")[2]: ARRAYS[name] for name in ARRAYS.files if name.startswith(f"{group}/")}
-    images = torch.from_numpy(ARRAYS["images"][arrays.pop("image")])
-    expected = torch.from_numpy(arrays.pop("expected"))
-    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if group != "chain" else {}
-    recipe = AugmentRecipe(size=expected.shape[-1], **plain)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    for name in ("color_factors", "blur_sigma"):
-        tensors[name] = tensors[name].float()
-    return images, AugmentParams(recipe=recipe, **tensors), expected
-
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
-@pytest.mark.parametrize(("group", "num"), GROUPS.items())
+@pytest.mark.parametrize(("group", "num"), SMALL.items())
 def test_equals_torchvision(group: str, num: int, backend: Backend) -> None:
     images, params, expected = golden(group)
     assert len(expected) == num
     torch.testing.assert_close(augment(images, params, backend=backend), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+def test_equals_torchvision_in_float64_at_full_size(backend: Backend) -> None:
+    images, params, expected = golden("full_size")
+    assert len(expected) == NUM_FULL_SIZE
+    views = augment(images, params, backend=backend)[:, :, ::STRIDE, ::STRIDE]
+    torch.testing.assert_close(views, expected, rtol=0, atol=2e-5)
+
+
+def test_torchvisions_own_float32_is_no_measure_at_full_size() -> None:
+    photo, noise = ARRAYS["full_size/float32_error"]
+    assert photo > 2e-5
+    assert noise > 2e-5
 
 
 def test_the_goldens_hold_every_order_of_the_jitter() -> None:
@@ -55,8 +41,11 @@ def test_the_goldens_hold_every_order_of_the_jitter() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("group", [*SMALL, "full_size"])
+@pytest.mark.parametrize("backend", ["reference", "chunked", "triton"])
 def test_equals_torchvision_on_the_gpu(group: str, backend: Backend) -> None:
     images, params, expected = golden(group)
-    torch.testing.assert_close(augment(images.cuda(), params, backend=backend).cpu(), expected, rtol=0, atol=2e-5)
+    views = augment(images.cuda(), params, backend=backend).cpu()
+    if group == "full_size":
+        views = views[:, :, ::STRIDE, ::STRIDE]
+    torch.testing.assert_close(views, expected, rtol=0, atol=2e-5)
