@@ -45,10 +45,10 @@ demo: setup  ## the whole way of the data on this machine, in minutes; results i
 	@.venv/bin/penstock demo --overwrite
 
 test: setup  ## all tests that need no GPU, the quick half of the faults among them; about five minutes
-	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=900
+	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=1500
 
 faults: setup  ## every fault on real processes, and the table of what was seen; at most fifteen minutes
-	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=900
+	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=1500
 
 lint: setup  ## style, format and types
 	@.venv/bin/ruff check .

@@ -5,10 +5,10 @@
 All sides make groups of 8 images of 32², guidance 2.5, 6 steps, and call the denoiser with as many rows at a time as
 diffusers does for a batch of 32 guided images: 64. Prompts are new in every batch. The engine runs on each of its
 backends; at the top of the figures stands the fastest, against the call as it is. Whoever compiles the pipeline's
-networks by hand, as its documentation says, is compared with the compiled backend. The service is the producing program's own loop with its threads
-and sockets, and a rank in another process; its overhead is what it is slower than the same engine called in a bare
-loop. All sides run in turn in every round. A rate is the median over the rounds, a ratio the median of the rounds' own
-ratios.
+networks by hand, as its documentation says, is compared with the compiled backend. The service is the producing
+program's own loop with its threads and sockets, and a rank in another process; its overhead is what it is slower than
+the same engine called in a bare loop. All sides run in turn in every round. A rate is the median over the rounds, a
+ratio the median of the rounds' own ratios.
 """
 
 import statistics

@@ -5,6 +5,7 @@ found out before any image is begun: the whole schedule runs once over a single 
 """
 
 import inspect
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +37,12 @@ def scheduler_class(name: str, default: Any) -> Any:
     return kind
 
 
+@lru_cache
+def _parameters(function: Callable[..., object]) -> frozenset[str]:
+    """The names of what a function takes."""
+    return frozenset(inspect.signature(function).parameters)
+
+
 class Schedule:
     """One run through a scheduler's steps, for rows that walk together.
 
@@ -46,12 +53,13 @@ class Schedule:
 
     def __init__(self, scheduler: Any, num_steps: int) -> None:
         self._scheduler = scheduler
-        self._num_steps = num_steps
         # On the host: a scheduler that looks a step up on a GPU waits for it every time.
         self._timesteps: Tensor = scheduler.timesteps
-        parameters = inspect.signature(scheduler.step).parameters
+        parameters = _parameters(type(scheduler).step)
         self._takes_generator = "generator" in parameters
         self._options = {"eta": 0.0} if "eta" in parameters else {}
+        self.steps = self._steps_of_calls(num_steps)
+        """Of every call the step that it belongs to, from 0 to the number of steps less 1."""
 
     @property
     def num_calls(self) -> int:
@@ -63,9 +71,7 @@ class Schedule:
         """The timestep of every call, as the denoiser takes it."""
         return [float(timestep) for timestep in self._timesteps]
 
-    @property
-    def steps(self) -> list[int]:
-        """Of every call the step that it belongs to, from 0 to the number of steps less 1."""
+    def _steps_of_calls(self, num_steps: int) -> list[int]:
         num_calls, order = self.num_calls, int(getattr(self._scheduler, "order", 1))
         prk = getattr(self._scheduler, "prk_timesteps", None)
         num_prk = 0 if prk is None else len(prk)
@@ -75,7 +81,7 @@ class Schedule:
         if order > 1:
             return [call // order for call in range(num_calls)]
         # As many as steps, or one more: PNDM's first step takes two.
-        extra = num_calls - self._num_steps
+        extra = num_calls - num_steps
         return [max(0, call - extra) for call in range(num_calls)]
 
     @property

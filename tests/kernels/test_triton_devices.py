@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from penstock.kernels.augment import AugmentRecipe, draw_params
-
 pytest.importorskip("triton", reason="triton is not installed (pip install triton)")
 
 
@@ -32,16 +30,12 @@ class Launches:
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
-    from penstock.kernels import augment_triton, contrast_triton
+    from penstock.kernels import contrast_triton
 
     launches = Launches()
     monkeypatch.setattr(torch.cuda, "device_of", launches.device_of)
-    for module, kernels in (
-        (contrast_triton, ("lse_kernel", "weighted_keys_kernel")),
-        (augment_triton, ("mean_kernel", "view_kernel", "blur_kernel")),
-    ):
-        for kernel in kernels:
-            monkeypatch.setattr(module, kernel, launches)
+    for kernel in ("lse_kernel", "weighted_keys_kernel"):
+        monkeypatch.setattr(contrast_triton, kernel, launches)
     return launches
 
 
@@ -52,12 +46,3 @@ def test_losses_launch_on_the_device_of_the_rows(launches: Launches) -> None:
     TritonKernels().lse(queries, keys, inverse_temperature, None)
     TritonKernels().weighted_keys(queries, keys, torch.ones(3), torch.ones(5), inverse_temperature, None)
     assert [tensor is queries for tensor in launches.of] == [True, True]
-
-
-def test_views_launch_on_the_device_of_the_images(launches: Launches) -> None:
-    from penstock.kernels.augment_triton import augment_triton
-
-    images = torch.zeros(16, 16, 16, 3, dtype=torch.uint8)
-    augment_triton(images, draw_params(AugmentRecipe.strong(16), 0, torch.arange(16), 0, 0, 16, 16))
-    assert len(launches.of) == 4, "means, views, and two for the blur"
-    assert all(tensor is images for tensor in launches.of)
