@@ -38,6 +38,10 @@ class ProduceConfig:
     """Backend `tensorrt`: 0 to 5. Higher tries more kernels: longer to compile, perhaps faster to run."""
     tensorrt_float32_sums: bool = True
     """Backend `tensorrt`: matrix products of float16 are summed in float32. Off may be faster and is less exact."""
+    tensorrt_cuda_graphs: bool = True
+    """Backend `tensorrt`: calls are recorded as CUDA graphs and replayed. Off where a card or driver refuses it."""
+    tensorrt_offload: bool = False
+    """Backend `tensorrt`: weights wait on the host while it compiles, for GPUs that cannot hold both."""
     tensorrt_fp8: bool = False
     """Backend `tensorrt`: weights and activations in 8 bits, by ModelOpt. Look at the images before you trust them."""
     paced_images_per_s: float = 1.25

@@ -4,6 +4,7 @@ A diffusers scheduler keeps state from step to step, so every batch gets its own
 found out before any image is begun: the whole schedule runs once over a single pixel of noise.
 """
 
+import copy
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
@@ -115,6 +116,7 @@ class Schedules:
     def __init__(self, default: Any, channels: int) -> None:
         self._default = default
         self._channels = channels
+        self._prepared = lru_cache(maxsize=16)(self._prepare)
         self.check = lru_cache(maxsize=256)(self._check)
         """Why this model cannot go `num_steps` steps with the scheduler `name`, or None. Tried once for each."""
 
@@ -123,11 +125,15 @@ class Schedules:
 
         Raises ModelError where diffusers has none of that name.
         """
+        return Schedule(copy.deepcopy(self._prepared(name, num_steps)), num_steps)
+
+    def _prepare(self, name: str, num_steps: int) -> Any:
+        """A scheduler whose timesteps are set and which nobody has stepped."""
         scheduler = scheduler_class(name, self._default).from_config(self._default.config)
         scheduler.set_timesteps(num_steps)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
-        return Schedule(scheduler, num_steps)
+        return scheduler
 
     def _check(self, name: str, num_steps: int) -> ModelError | None:
         try:

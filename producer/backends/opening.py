@@ -41,6 +41,8 @@ def open_backend(config: ProduceConfig, device: torch.device, calibration: Calib
             options = TensorRTOptions(
                 optimization_level=config.tensorrt_level,
                 use_fp32_acc=config.tensorrt_float32_sums,
+                offload_module_to_cpu=config.tensorrt_offload,
+                cuda_graphs=config.tensorrt_cuda_graphs,
                 fp8=config.tensorrt_fp8,
             )
             return TensorRTBackend(options, calibration=calibration)
