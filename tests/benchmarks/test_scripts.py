@@ -94,3 +94,16 @@ def test_loss_measures_the_same_function_on_all_sides(tmp_path: Path) -> None:
     # The public arithmetic must keep at least its two masks and its probabilities, float32 [N, N].
     assert result["rows"][1]["sides"]["public"]["peak_bytes"] > 3 * 4 * 2048**2
     assert result["rows"][1]["peak_memory_ratio"] < 1
+
+
+@pytest.mark.slow
+def test_generate_compares_the_engine_with_the_call_and_the_service_with_the_engine(tmp_path: Path) -> None:
+    options = ("--backends", "eager", "--rounds", "1", "--seconds", "0.2")
+    result = _run("generate", tmp_path / "figures.json", *options)
+    assert result["backend"] == "eager"
+    rounds = {name: values[0] for name, values in result["rounds"].items()}
+    assert result["images_per_s"] == rounds["eager"] > 0
+    assert result["ratio_to_diffusers_pipeline"] == pytest.approx(rounds["eager"] / rounds["diffusers"])
+    assert result["service_overhead"] == pytest.approx(1 - rounds["service"] / rounds["bare"])
+    # A busy machine may be slower, but a service that made nothing would have no rate.
+    assert rounds["service"] > rounds["bare"] / 5
