@@ -15,8 +15,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
-from pathlib import Path
+from typing import Any
 
 import harness
 import torch
@@ -42,10 +43,14 @@ BARS = {"ratio_to_diffusers_pipeline": 1.3, "service_overhead": 0.03}
 PACKAGES = ("torch", "diffusers", "transformers", "pyzmq")
 
 
-def config(backend: str) -> ProduceConfig:
+def config(backend: Any) -> ProduceConfig:
     """An engine's settings."""
-    settings = {"model": "tiny", "device": "cpu", "batch_images": ROWS, "decode_images": 32, "threads": 1}
-    return ProduceConfig(backend=backend, **settings)  # type: ignore[arg-type]
+    return ProduceConfig(model="tiny", backend=backend, device="cpu", batch_images=ROWS, decode_images=32, threads=1)
+
+
+def by_engine(engine: Engine, num_groups: int, start: int) -> object:
+    """The groups from index `start` on."""
+    return make(engine, ASKED.tickets(start, num_groups, engine.manifest.model_digest))
 
 
 def open_sides(backends: list[str]) -> tuple[dict[str, Callable[[int], object]], dict[str, Engine]]:
@@ -69,9 +74,7 @@ def open_sides(backends: list[str]) -> tuple[dict[str, Callable[[int], object]],
     for backend, engine in engines.items():
         print(f"loading the engine with backend {backend}", file=sys.stderr)
         engine.load()
-        sides[backend] = lambda start, engine=engine: make(  # type: ignore[misc]
-            engine, ASKED.tickets(start, GROUPS, digest)
-        )
+        sides[backend] = partial(by_engine, engine, GROUPS)
     return sides, engines
 
 
@@ -89,9 +92,8 @@ def measure(backends: list[str], rounds: int, seconds: float) -> dict[str, list[
     """Images per second of every side in every round, after one round that warms up."""
     sides, engines = open_sides(backends)
     served = backends[0]
-    engine, digest = engines[served], engines[served].manifest.model_digest
-    per_batch = ROWS // ASKED.images_per_group
-    bare = lambda start: make(engine, ASKED.tickets(start, per_batch, digest))  # noqa: E731
+    engine, per_batch = engines[served], ROWS // ASKED.images_per_group
+    bare = partial(by_engine, engine, per_batch)
     rates: dict[str, list[float]] = {name: [] for name in (*sides, "bare", "service")}
     starts = count(0, 1000)
     for number in range(rounds + 1):
@@ -108,7 +110,7 @@ def measure(backends: list[str], rounds: int, seconds: float) -> dict[str, list[
     return rates
 
 
-def summarise(rates: dict[str, list[float]], backends: list[str]) -> dict[str, object]:
+def summarise(rates: dict[str, list[float]], backends: list[str]) -> dict[str, Any]:
     """Medians; the ratio of each backend to diffusers' call; the service's overhead over the bare engine."""
     ratios = {
         backend: statistics.median(
@@ -140,7 +142,7 @@ def _against_compiled(rates: dict[str, list[float]]) -> dict[str, float]:
     return {"ratio_to_compiled_pipeline": statistics.median(mine / theirs for mine, theirs in pairs)}
 
 
-def print_table(result: dict[str, object], rates: dict[str, list[float]], backends: list[str]) -> None:
+def print_table(result: dict[str, Any], rates: dict[str, list[float]], backends: list[str]) -> None:
     """A row for each side."""
     table = Table(title="The tiny model on one thread, groups of 8 images of 32², guidance 2.5, 6 steps")
     for column in ("", "images/s", "times diffusers' call"):
@@ -151,7 +153,7 @@ def print_table(result: dict[str, object], rates: dict[str, list[float]], backen
         ratio = statistics.median(a / b for a, b in zip(rates[COMPILED], rates["diffusers"], strict=True))
         table.add_row("diffusers' pipe(...), compiled by hand", f"{stock:.0f}", f"{ratio:.2f}")
     for backend in backends:
-        ratio = dict(result["ratios"])[backend]  # type: ignore[call-overload]
+        ratio = result["ratios"][backend]
         table.add_row(f"Penstock, {backend}", f"{statistics.median(rates[backend]):.0f}", f"{ratio:.2f}")
     Console().print(table)
     Console().print(f"The whole service is {result['service_overhead']:.1%} slower than the bare engine.")
@@ -174,9 +176,7 @@ def main() -> int:
     rates = measure(backends, options.rounds, options.seconds)
     result = summarise(rates, backends)
     print_table(result, rates, backends)
-    harness.write_json(
-        Path(options.json) if options.json else None, {**result, "cpu_taken_by_others": usage.others()}, PACKAGES
-    )
+    harness.write_json(options.json, {**result, "cpu_taken_by_others": usage.others()}, PACKAGES)
     return 0
 
 

@@ -15,7 +15,7 @@ from penstock.protocol.limits import (
     MAX_INFERENCE_STEPS,
     MAX_NAME_LENGTH,
 )
-from penstock.protocol.tickets import is_digest
+from penstock.protocol.tickets import check_guidance, check_native_size, is_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +65,17 @@ class GeneratorConfig:
             f"images_per_group must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.images_per_group,
         )
-        self._check_guidance()
+        check_guidance(self.guidance_scale, self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
             self.num_inference_steps,
         )
         require(1 <= len(self.scheduler) <= MAX_NAME_LENGTH, "scheduler must be a class name", self.scheduler)
-        self._check_sizes()
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            require(8 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [8, {MAX_IMAGE_SIDE}]", side)
+        check_native_size(self.native_height, self.native_width, require)
         require(
             self.group_bytes <= MAX_GROUP_BYTES, f"a group must have at most {MAX_GROUP_BYTES} bytes", self.group_bytes
         )
@@ -81,23 +84,6 @@ class GeneratorConfig:
             "model_digest must be `first` or hexadecimal digits",
             self.model_digest,
         )
-
-    def _check_guidance(self) -> None:
-        start, stop = self.guidance_start, self.guidance_stop
-        require(0 <= self.guidance_scale < inf, "guidance_scale must be a finite number >= 0", self.guidance_scale)
-        require(0 <= self.guidance_rescale <= 1, "guidance_rescale must be in [0, 1]", self.guidance_rescale)
-        require(0 <= start <= 1, "guidance_start must be in [0, 1]", start)
-        require(start <= stop <= 1, f"guidance_stop must be in [guidance_start ({start}), 1]", stop)
-
-    def _check_sizes(self) -> None:
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            require(8 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [8, {MAX_IMAGE_SIDE}]", side)
-        for name in ("native_height", "native_width"):
-            side = getattr(self, name)
-            require(side == 0 or 8 <= side <= MAX_IMAGE_SIDE, f"{name} must be 0 or in [8, {MAX_IMAGE_SIDE}]", side)
-        native = (self.native_height, self.native_width)
-        require(all(native) or not any(native), "native_height and native_width must be 0 both or neither", native)
 
     @property
     def group_bytes(self) -> int:

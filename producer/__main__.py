@@ -38,8 +38,6 @@ def main(argv: Sequence[str]) -> int:
         from penstock.producer.device_list import find_devices
 
         return DeviceFleet(config, argv, find_devices(config.devices)).run()
-    if config.threads:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)
     from penstock.producer.service import ProducerService
 
     engine = open_engine(config)
@@ -58,16 +56,19 @@ def open_engine(config: ProduceConfig) -> Engine:
         from penstock.producer.paced_engine import PacedEngine
 
         return PacedEngine(config)
+    if config.threads:
+        # Before torch is loaded: what it loads reads this once.
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
     import torch
 
     from penstock.producer import model_folder
     from penstock.producer.pipeline_engine import PipelineEngine
-    from penstock.producer.stable_diffusion import PIPELINES, StableDiffusionEngine
+    from penstock.producer.stable_diffusion import StableDiffusionEngine
 
     if config.threads:
         torch.set_num_threads(config.threads)
     kind = model_folder.pipeline_class(model_folder.find(config.model))
-    return StableDiffusionEngine(config) if kind in PIPELINES else PipelineEngine(config)
+    return StableDiffusionEngine(config) if kind in model_folder.STABLE_DIFFUSION else PipelineEngine(config)
 
 
 if __name__ == "__main__":

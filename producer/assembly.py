@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,8 @@ class Assembly:
         self._decode_images = decode_images
         self._device = device
         self._dtype = dtype
+        self._building: tuple[Part, Callable[[Call], Denoiser]] | None = None
+        """The denoiser of the size that is being built, and its loop."""
         self._built: OrderedDict[tuple[int, int], Networks] = OrderedDict()
 
     def networks(self, native_height: int, native_width: int) -> Networks:
@@ -80,7 +83,7 @@ class Assembly:
 
         Raises ModelError where the model cannot generate at that size, or where the backend fails.
         """
-        size = self.latent_size(native_height, native_width)
+        size = self._latent_size(native_height, native_width)
         if size not in self._built:
             self._built[size] = self._build(*size)
             while len(self._built) > _MAX_SIZES:
@@ -88,7 +91,7 @@ class Assembly:
         self._built.move_to_end(size)
         return self._built[size]
 
-    def latent_size(self, native_height: int, native_width: int) -> tuple[int, int]:
+    def _latent_size(self, native_height: int, native_width: int) -> tuple[int, int]:
         """(h, w) of the latents for images of a size; 0 is the model's own. Raises ModelError where there are none."""
         factor, own = self._pipeline.vae_scale_factor, self._pipeline.unet.config.sample_size
         if not native_height:
@@ -113,18 +116,19 @@ class Assembly:
         latents = torch.randn((self._decode_images, *shape), dtype=decoder_dtype, device=self._device)
         denoiser_flops, decoder_flops = count_flops(denoiser, inputs), count_flops(decoder, (latents,))
         part = Part("denoiser", denoiser, inputs)
-        self._calibrate_with = (part, time_ids, guidance_width)
+        loop = partial(
+            Denoiser,
+            schedules=self._schedules,
+            slots=self._slots,
+            latent_shape=shape,
+            device=self._device,
+            dtype=self._dtype,
+            time_ids=time_ids,
+            guidance_width=guidance_width,
+        )
+        self._building = (part, loop)
         return Networks(
-            Denoiser(
-                self._backend.build(part),
-                self._schedules,
-                slots=self._slots,
-                latent_shape=shape,
-                device=self._device,
-                dtype=self._dtype,
-                time_ids=time_ids,
-                guidance_width=guidance_width,
-            ),
+            loop(self._backend.build(part)),
             self._backend.build(Part("decoder", decoder, (latents,))),
             decoder_dtype,
             denoiser_flops,
@@ -132,8 +136,9 @@ class Assembly:
         )
 
     def _calibrate(self, part: Part) -> Iterable[tuple[Tensor, ...]]:
-        denoiser, time_ids, guidance_width = self._calibrate_with
-        return calibration_inputs(part, self._prompts, self._schedules, denoiser, time_ids, guidance_width)
+        if self._building is None:
+            raise ModelError("nothing is being built that could be calibrated")
+        return calibration_inputs(part, self._prompts, *self._building)
 
     def _time_ids(self, height: int, width: int, pooled: Tensor) -> Tensor:
         """What XL is told of sizes and crops, for latents of a size: float [6]."""

@@ -1,14 +1,13 @@
 """Inputs as generation gives them, from which eight-bit arithmetic learns its ranges: noise would teach wrong ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from penstock.producer.backends.part import Part
+from penstock.producer.backends.part import Call, Part
 from penstock.producer.denoising import Denoiser, Row
 from penstock.producer.guidance import Guidance
-from penstock.producer.schedules import Schedules
 from penstock.producer.text import PromptEncoder
 
 PROMPTS = (
@@ -26,24 +25,16 @@ _SCALE = 7.5
 
 
 def calibration_inputs(
-    part: Part,
-    prompts: PromptEncoder,
-    schedules: Schedules,
-    denoiser: Part,
-    time_ids: Tensor | None,
-    guidance_width: int,
+    part: Part, prompts: PromptEncoder, denoiser: Part, loop: Callable[[Call], Denoiser]
 ) -> Iterator[tuple[Tensor, ...]]:
     """The inputs that `part` gets while its eager networks make an image of each of `PROMPTS`.
 
     Args:
         part: the denoiser itself, or the decoder.
         prompts: encodes.
-        schedules: of the pipeline.
-        denoiser: its eager network and the shapes of its calls.
-        time_ids: as for `Denoiser`.
-        guidance_width: likewise.
+        denoiser: the eager network.
+        loop: the loop around a call of it.
     """
-    sample = denoiser.inputs[0]
     seen: list[tuple[Tensor, ...]] = []
 
     def watched(*inputs: Tensor) -> Tensor:
@@ -51,20 +42,10 @@ def calibration_inputs(
         answer: Tensor = denoiser.module(*inputs)
         return answer
 
-    loop = Denoiser(
-        watched,
-        schedules,
-        slots=len(sample),
-        latent_shape=(sample.shape[1], sample.shape[2], sample.shape[3]),
-        device=sample.device,
-        dtype=sample.dtype,
-        time_ids=time_ids,
-        guidance_width=guidance_width,
-    )
     texts, places = prompts.table(PROMPTS)
     rows = [Row(seed, text, Guidance(_SCALE), "default", _STEPS) for seed, text in enumerate(places)]
     with torch.inference_mode():
-        latents = loop.denoise(rows, texts)
+        latents = loop(watched).denoise(rows, texts)
     if part.name == denoiser.name:
         yield from seen
         return

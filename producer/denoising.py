@@ -155,7 +155,8 @@ class Denoiser:
             padded = _padded(places[here], self._slots)
             told = torch.tensor(_padded(prompts[here], self._slots), device=self._device)
             calls.append(torch.tensor(padded, device=self._device))
-            conditions.append(self._conditions([active[place] for place in padded], told, texts))
+            scales = [active[place].guidance.scale for place in padded]
+            conditions.append(_conditions(texts, told, self._time_ids, scales, self._guidance_width, self._dtype))
         return _Plan(
             calls,
             conditions,
@@ -164,18 +165,6 @@ class Denoiser:
             len(active),
             len(without),
         )
-
-    def _conditions(self, rows: Sequence[Row], told: Tensor, texts: Text) -> tuple[Tensor, ...]:
-        conditions = [texts.states[told].to(self._dtype)]
-        if texts.pooled is not None and self._time_ids is not None:
-            conditions += [
-                texts.pooled[told].to(self._dtype),
-                self._time_ids.to(self._dtype).expand(len(rows), -1).contiguous(),
-            ]
-        if self._guidance_width:
-            scales = torch.tensor([row.guidance.scale for row in rows], device=self._device)
-            conditions.append(guidance_embedding(scales, self._guidance_width).to(self._dtype))
-        return tuple(conditions)
 
     def _predict(self, walking: Sequence[_Walk], number: int, plan: _Plan) -> Tensor:
         """What the denoiser says, float32 [jobs, C, h, w]; padding stands last."""
@@ -228,16 +217,25 @@ def example_inputs(
         dtype: of all but the timesteps.
     """
     device = texts.states.device
-    inputs = [
-        torch.randn((slots, *latent_shape), generator=torch.Generator().manual_seed(0)).to(device, dtype),
+    noise = torch.randn((slots, *latent_shape), generator=torch.Generator().manual_seed(0))
+    told = torch.full((slots,), EMPTY, device=device)
+    return (
+        noise.to(device, dtype),
         torch.linspace(1, 999, slots, device=device),
-        texts.states[[EMPTY] * slots].to(dtype),
-    ]
+        *_conditions(texts, told, time_ids, [5.0] * slots, guidance_width, dtype),
+    )
+
+
+def _conditions(
+    texts: Text, told: Tensor, time_ids: Tensor | None, scales: Sequence[float], guidance_width: int, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """What the denoiser is told beside sample and timestep, for rows whose texts stand at `told`, int64 [n]."""
+    conditions = [texts.states[told].to(dtype)]
     if texts.pooled is not None and time_ids is not None:
-        inputs += [texts.pooled[[EMPTY] * slots].to(dtype), time_ids.to(dtype).expand(slots, -1).contiguous()]
+        conditions += [texts.pooled[told].to(dtype), time_ids.to(dtype).expand(len(told), -1).contiguous()]
     if guidance_width:
-        inputs.append(guidance_embedding(torch.full((slots,), 5.0, device=device), guidance_width).to(dtype))
-    return tuple(inputs)
+        conditions.append(guidance_embedding(torch.tensor(scales, device=told.device), guidance_width).to(dtype))
+    return tuple(conditions)
 
 
 def guidance_embedding(scales: Tensor, width: int) -> Tensor:

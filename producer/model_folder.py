@@ -15,6 +15,9 @@ from penstock.protocol.errors import ModelError
 TINY = Path(__file__).parent / "tiny_sd"
 """The model that comes with Penstock."""
 
+STABLE_DIFFUSION = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline"})
+"""Pipelines whose denoising loop is ours."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PART_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")

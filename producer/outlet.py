@@ -44,10 +44,12 @@ class Outlet:
             blocks: their images, one after another: [n_i, 3, h, w] each; 0 is black, 1 is white.
         """
         height, width = recipes[0].height, recipes[0].width
+        shades = [block.clamp(0, 1) for block in blocks]
         wait = self._copy(
-            [to_uint8(block.clamp(0, 1), height, width) for block in blocks],
+            [to_uint8(block, height, width) for block in shades],
+            # Of what was made: clamped, an infinity would pass for white.
             [block.isfinite().flatten(1).all(1) for block in blocks],
-            [self._features(block.clamp(0, 1)) for block in blocks],
+            [self._features(block) for block in shades],
         )
 
         def groups() -> list[Made]:

@@ -32,12 +32,9 @@ from penstock.protocol.errors import ModelError
 from penstock.protocol.producer_machine import same_recipe
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 
-_PAD_TEXTS = frozenset(
-    {
-        *("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline"),
-        *("StableDiffusion3Pipeline", "FluxPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
-    }
-)
+_PAD_TEXTS = model_folder.STABLE_DIFFUSION | {
+    *("StableDiffusion3Pipeline", "FluxPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline")
+}
 """Pipelines that pad every text to one length. Others pad to the longest of the batch, and so a neighbour's prompt
 would change the shapes that an image is computed in."""
 

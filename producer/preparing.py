@@ -1,7 +1,6 @@
 """`penstock compile`: build a backend's networks ahead, so that a producer that starts later only loads them."""
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from penstock.config.rules import require
 from penstock.producer.__main__ import PRESETS, open_engine
 from penstock.producer.config import ProduceConfig
 from penstock.protocol.errors import ConfigError
-from penstock.protocol.limits import MAX_IMAGE_SIDE
+from penstock.protocol.tickets import check_native_size
 
 _log = logging.getLogger("penstock.compile")
 
@@ -29,9 +28,7 @@ class CompileConfig(ProduceConfig):
     def __post_init__(self) -> None:
         # Not by super(): a dataclass with slots is another class than the one that its methods know.
         ProduceConfig.__post_init__(self)
-        sides = (self.native_height, self.native_width)
-        are_fine = sides == (0, 0) or all(8 <= side <= MAX_IMAGE_SIDE for side in sides)
-        require(are_fine, f"native_height and native_width must both be 0 or in [8, {MAX_IMAGE_SIDE}]", sides)
+        check_native_size(self.native_height, self.native_width, require)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,8 +43,6 @@ def main(argv: Sequence[str]) -> int:
     configure_logging("compile")
     if config.backend not in ("inductor", "tensorrt"):
         raise ConfigError(f"backend {config.backend} compiles nothing; give --backend inductor or --backend tensorrt")
-    if config.threads:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)
     begun = time.monotonic()
     engine = open_engine(config)
     engine.load()

@@ -20,7 +20,16 @@ _UNSEEDED = frozenset({"DPMSolverSDEScheduler", "CosineDPMSolverMultistepSchedul
 """They draw noise from a generator of their own, so a ticket would not say what it makes."""
 _TRIED_CALLS = 50
 """Calls of a schedule that are tried: what does not suit shows in the first of them."""
-TROUBLES = (AttributeError, IndexError, ImportError, KeyError, NotImplementedError, TypeError, ValueError, RuntimeError)
+_TROUBLES = (
+    AttributeError,
+    IndexError,
+    ImportError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+)
 """What a scheduler raises that does not suit the model depends on the scheduler."""
 
 
@@ -145,6 +154,6 @@ class Schedules:
                 latents = schedule.step(seen, call, latents, generators)
         except ModelError as error:
             return error
-        except TROUBLES as error:
+        except _TROUBLES as error:
             return ModelError(f"scheduler {name!r} with {num_steps} steps does not suit this model: {error!r:.200}")
         return None

@@ -33,8 +33,6 @@ from penstock.producer.text import PromptEncoder
 from penstock.producer.work import Work
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 
-PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline"})
-"""The pipelines whose loop this is."""
 _LOOP = "stable-diffusion 1"
 """Changes whenever the same ticket would give other bits than before."""
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 
@@ -70,6 +71,27 @@ def is_digest(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{1,64}", text) is not None
 
 
+Require = Callable[[bool, str, object], None]
+"""Raises unless the first is true, with a rule and the value that breaks it. A recipe and a configuration that writes
+recipes have the same rules, and errors of their own."""
+
+
+def check_guidance(scale: float, rescale: float, start: float, stop: float, require: Require) -> None:
+    """The rules of how images are guided."""
+    require(isfinite(scale) and scale >= 0, "guidance_scale must be a finite number >= 0", scale)
+    require(0 <= rescale <= 1, "guidance_rescale must be in [0, 1]", rescale)
+    require(0 <= start <= 1, "guidance_start must be in [0, 1]", start)
+    require(start <= stop <= 1, f"guidance_stop must be in [guidance_start ({start}), 1]", stop)
+
+
+def check_native_size(height: int, width: int, require: Require) -> None:
+    """The rules of the size at which a model generates, in pixels."""
+    for name, side in (("native_height", height), ("native_width", width)):
+        require(side == 0 or 8 <= side <= MAX_IMAGE_SIDE, f"{name} must be 0 or in [8, {MAX_IMAGE_SIDE}]", side)
+    native = (height, width)
+    require(all(native) or not any(native), "native_height and native_width must be 0 both or neither", native)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All that determines a group's pixels. Raises ValueError where a value breaks its rule."""
@@ -114,7 +136,7 @@ class Recipe:
             f"num_images must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.num_images,
         )
-        self._check_guidance()
+        check_guidance(self.guidance_scale, self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
@@ -122,24 +144,10 @@ class Recipe:
         )
         require(is_digest(self.model_digest), "model_digest must be 1 to 64 hexadecimal digits", self.model_digest[:80])
         require_name("scheduler", self.scheduler, MAX_NAME_LENGTH)
-        self._check_sizes()
-
-    def _check_guidance(self) -> None:
-        scale, start, stop = self.guidance_scale, self.guidance_start, self.guidance_stop
-        require(isfinite(scale) and scale >= 0, "guidance_scale must be a finite number >= 0", scale)
-        require(0 <= self.guidance_rescale <= 1, "guidance_rescale must be in [0, 1]", self.guidance_rescale)
-        require(0 <= start <= 1, "guidance_start must be in [0, 1]", start)
-        require(start <= stop <= 1, f"guidance_stop must be in [guidance_start ({start}), 1]", stop)
-
-    def _check_sizes(self) -> None:
         for name in ("height", "width"):
             side = getattr(self, name)
             require(1 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [1, {MAX_IMAGE_SIDE}]", side)
-        for name in ("native_height", "native_width"):
-            side = getattr(self, name)
-            require(side == 0 or 8 <= side <= MAX_IMAGE_SIDE, f"{name} must be 0 or in [8, {MAX_IMAGE_SIDE}]", side)
-        native = (self.native_height, self.native_width)
-        require(all(native) or not any(native), "native_height and native_width must be 0 both or neither", native)
+        check_native_size(self.native_height, self.native_width, require)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -16,7 +16,8 @@ torch.set_num_threads(1)
 def test_a_denoiser_sees_every_step_of_every_prompt(tmp_path: Path) -> None:
     engine = StableDiffusionEngine(config(folders.make_xl(tmp_path)))
     engine.load()
-    part, _, _ = engine._assembly._calibrate_with
+    assert engine._assembly._building is not None
+    part, _ = engine._assembly._building
     seen = list(engine._assembly._calibrate(part))
     # Eight guided images have 16 rows a step.
     assert len(seen) == 20 * 2 * len(PROMPTS) // BATCH

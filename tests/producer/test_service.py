@@ -332,7 +332,11 @@ def test_an_error_in_what_waits_for_the_device_ends_the_service_and_names_its_ti
     assert "the device is gone" in rank.quarantined[0].reason
 
 
-def test_a_device_that_hangs_holds_a_drain_up_no_longer_than_its_bound(open_rank: OpenRank) -> None:
+def test_a_device_that_hangs_holds_a_drain_up_no_longer_than_its_bound(
+    open_rank: OpenRank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unheard: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", unheard.append)
     rank, engine = open_rank(), SlowToFinish()
     rank.plan(*range(2 * GROUPS_PER_BATCH))
     running = RunningService(rank.socket.endpoint, engine, drain_timeout_s=1.0, batch_wait_s=0.0)
@@ -342,7 +346,13 @@ def test_a_device_that_hangs_holds_a_drain_up_no_longer_than_its_bound(open_rank
     rank.run_until(running.ended)
     assert time.monotonic() - begun < WAIT_S / 2, "the gate of the device never opens"
     assert running.end() is None
+    # It wakes up when all is closed: nobody wants what it has made, and nothing breaks.
     engine.finish_gate.set()
+    for thread in threading.enumerate():
+        if thread.name == "penstock-finish":
+            thread.join(WAIT_S)
+            assert not thread.is_alive()
+    assert not unheard
 
 
 class SlowToFinish(StubEngine):

@@ -142,10 +142,17 @@ def test_compile_refuses_what_compiles_nothing() -> None:
         prepare(["--model", "tiny"])
 
 
-@pytest.mark.parametrize("sides", [("0", "64"), ("64", "0"), ("4", "4")])
-def test_compile_refuses_half_a_size(sides: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="native_height and native_width must both be 0 or in"):
-        prepare(["--backend", "inductor", "--native-height", sides[0], "--native-width", sides[1]])
+@pytest.mark.parametrize(
+    ("height", "width", "rule"),
+    [
+        ("0", "64", r"native_height and native_width must be 0 both or neither, got \(0, 64\)"),
+        ("64", "0", r"native_height and native_width must be 0 both or neither, got \(64, 0\)"),
+        ("4", "4", r"native_height must be 0 or in \[8, 8192\], got 4"),
+    ],
+)
+def test_compile_refuses_half_a_size(height: str, width: str, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        prepare(["--backend", "inductor", "--native-height", height, "--native-width", width])
 
 
 def test_compile_builds_the_models_own_size_and_the_one_that_is_asked_for(
