@@ -219,17 +219,12 @@ class ProducerService:
         with self._changed:
             for held in batch:
                 self._act(self._machine.fail(held, reason))
-            self._wake()
+        self._sockets.waker.wake()
 
     def _deliver(self, held: HeldTicket, coded: CodedImages, checksum: int, seconds: float) -> None:
         with self._changed:
             self._act(self._machine.finish(held, coded, checksum, seconds, time.monotonic()))
-            self._wake()
-
-    def _wake(self) -> None:
-        """Under the lock: a device that wakes up when this producer has given it up finds the sockets closed."""
-        if not self._stopping:
-            self._sockets.waker.wake()
+        self._sockets.waker.wake()
 
     def _break(self, error: BaseException) -> None:
         """Another thread has ended by an error, which the main thread raises."""
