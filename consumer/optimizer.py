@@ -28,8 +28,11 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def build_optimizer(
     model: nn.Module, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.98)
 ) -> torch.optim.AdamW:
-    """AdamW over `decay_groups`, with a learning rate of 0 until `CosineSchedule.apply` sets one."""
-    return torch.optim.AdamW(decay_groups(model, weight_decay), lr=0.0, betas=betas)
+    """AdamW over `decay_groups`, with a learning rate of 0 until `CosineSchedule.apply` sets one.
+
+    It is the fused one, which leaves everything as it is where its `found_inf` is 1.
+    """
+    return torch.optim.AdamW(decay_groups(model, weight_decay), lr=0.0, betas=betas, fused=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

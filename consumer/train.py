@@ -1,5 +1,6 @@
 """The trainer: one rank's way from the first HELLO to the exported encoder."""
 
+import logging
 import math
 import os
 import re
@@ -12,11 +13,10 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
-from torch import Tensor
-from transformers import ViTModel
 from transformers.utils import logging as transformers_logging
 
 from penstock.consumer import checkpoint, run_folder
+from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation import ToyWorldEvaluation
@@ -24,24 +24,21 @@ from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.meter import Meter, Totals
-from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder
-from penstock.consumer.objectives import StableRep
 from penstock.consumer.opening import Opening
-from penstock.consumer.optimizer import CosineSchedule, build_optimizer
 from penstock.consumer.outcome import leave_behind
-from penstock.consumer.positions import start_from_sincos
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.stream import GroupStream
+from penstock.consumer.training_step import StepLog, TrainingStep
 from penstock.consumer.watch import ProgressWatch
-from penstock.kernels.augment import augment
-from penstock.kernels.augment_params import draw_params
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.rank_machine import Expectation
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress, Snapshot
 from penstock.telemetry.summary import box
+
+_log = logging.getLogger(__name__)
 
 _REPORT_EVERY_STEPS = 10
 """Steps between two looks at loss and counts. Each look waits for the device and for the other ranks."""
@@ -104,36 +101,6 @@ def precision(name: str) -> str:
     return "bf16" if has_bfloat16 else "no"
 
 
-def build_model(config: TrainConfig) -> ContrastiveModel:
-    """Encoder and projection head as `config` says, with random weights."""
-    model = config.model
-    encoder = build_encoder(
-        config.augment.size,
-        model.patch_size,
-        model.hidden_size,
-        model.num_layers,
-        model.num_heads,
-        initializer_range=model.initializer_range,
-        attention=model.attention,
-    )
-    if model.positions == "sincos":
-        start_from_sincos(encoder)
-    head = ProjectionHead(
-        model.hidden_size, model.head_hidden_size, model.head_out_size, norm_output=model.head_norm_output
-    )
-    return ContrastiveModel(encoder, head)
-
-
-def build_schedule(config: TrainConfig) -> CosineSchedule:
-    """The learning rate of every step of a run."""
-    return CosineSchedule(
-        base_lr=config.optimizer.base_lr,
-        images_per_step=config.groups_per_step * config.images_per_use,
-        warmup_steps=min(config.optimizer.warmup_steps, config.max_steps // 5),
-        max_steps=config.max_steps,
-    )
-
-
 class Trainer:
     """One rank of a run.
 
@@ -152,6 +119,7 @@ class Trainer:
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._images_per_step = config.groups_per_step * config.images_per_use
+        self._skipped = 0
         self._prompts, self._socket, self._fleet = opening.prompts, opening.socket, opening.fleet
         accelerator.wait_for_everyone()
         self._folder = run_folder.read(config.run_dir)
@@ -159,12 +127,12 @@ class Trainer:
         self._record = self._resume.record if self._resume else Record()
         self._stream = self._open_stream()
         set_seed(config.seed)
-        model = build_model(config)
-        optimizer = build_optimizer(model, weight_decay=config.optimizer.weight_decay, betas=config.optimizer.betas)
-        self._model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._tokenizer = build_tokenizer(config, self._prompts)
+        network = build_network(config, self._prompts, self._tokenizer)
+        model, optimizer = accelerator.prepare(network, build_adamw(config, network))
+        self._network = network
+        self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config))
         checkpoint.make_portable(accelerator)
-        self._schedule = build_schedule(config)
-        self._objective = StableRep(temperature=config.objective.temperature)
         self._evaluation = self._open_evaluation()
 
     # --- setting up ---------------------------------------------------------------------------------------------------
@@ -237,6 +205,7 @@ class Trainer:
             range(first_step, self._config.max_steps),
             self._accelerator.device,
             keeps_state=self._saves_after,
+            tokenize=self._tokenizer,
         )
         return self._stack.enter_context(batches)
 
@@ -270,20 +239,20 @@ class Trainer:
         )
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
-            self._record.knn_before = self._evaluation.test(self._encoder)
+            self._record.knn_before = self._evaluation.test(self._network.exported)
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
         meter.begin()
         for step in range(first_step, self._config.max_steps):
-            loss = self._step(batches, step)
+            log = self._step(batches, step)
             meter.step()
             watch.done(step)
             done = step + 1
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                self._record.knn.append((done, self._evaluation.validation(self._encoder)))
+                self._record.knn.append((done, self._evaluation.validation(self._network.exported)))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 # Before the save: weights that are no numbers must not replace a good checkpoint.
-                self._report(done, loss, meter.totals(), progress)
+                self._report(done, log, meter.totals(), progress)
             if saves:
                 ledger.sync()
                 self._save(done, digests, batches.state)
@@ -297,7 +266,13 @@ class Trainer:
             seconds = earlier_s + time.perf_counter() - self._started
             self._record.totals = replace(self._record.totals, seconds=seconds)
             summary = leave_behind(
-                self._folder, self._config, self._encoder, self._evaluation, self._record, batches, self._world_size
+                self._folder,
+                self._config,
+                self._network.exported,
+                self._evaluation,
+                self._record,
+                batches,
+                self._world_size,
             )
             print(box(summary))
 
@@ -306,34 +281,18 @@ class Trainer:
         state = Checkpoint(done, *digests, self._prompts.digest, self._record, feed)
         checkpoint.save(self._accelerator, self._folder, self._config, state)
 
-    def _step(self, batches: Prefetcher, step: int) -> Tensor:
-        """One optimizer step; returns its loss, on the device."""
+    def _step(self, batches: Prefetcher, step: int) -> StepLog:
+        """One optimizer step."""
         if self._fleet:
             self._fleet.check()
-        batch = batches.take(step)
-        _, height, width, _ = batch.images.shape
-        params = draw_params(self._config.augment, self._config.seed, batch.sample_ids, batch.echoes, 0, height, width)
-        views = augment(batch.images, params)
-        embeddings = self._model(views, self._config.images_per_use)
-        loss = self._objective(embeddings, batch.prompt_ids)
-        self._schedule.apply(self._optimizer, step)
-        self._accelerator.backward(loss)
-        if self._config.optimizer.max_grad_norm:
-            self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.optimizer.max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return loss.detach()
+        return self._train_on(batches.take(step), step)
 
-    @property
-    def _encoder(self) -> ViTModel:
-        encoder: ViTModel = self._accelerator.unwrap_model(self._model).encoder
-        return encoder
-
-    def _report(self, step: int, loss: Tensor, totals: Totals, progress: Progress | None) -> None:
-        value = float(loss)
-        if not math.isfinite(value):
-            raise RunError(f"the loss is {value} at step {step}; lower optimizer.base_lr or set --mixed-precision no")
-        self._record.loss.append((step, value))
+    def _report(self, step: int, log: StepLog, totals: Totals, progress: Progress | None) -> None:
+        """Tell the record and the user where the run stands; here the device is waited for."""
+        value = float(log.losses["loss"])
+        self._look_at_skipped(step, value)
+        if math.isfinite(value):
+            self._record.loss.append((step, value))
         self._record.totals = totals
         if progress is None:
             return
@@ -352,3 +311,19 @@ class Trainer:
                 data_wait=totals.data_wait,
             )
         )
+
+    def _look_at_skipped(self, step: int, loss: float) -> None:
+        """Say how many steps changed nothing since the last look. Raises RunError where too many did in succession."""
+        skipped, last = int(self._train_on.num_skipped), int(self._train_on.num_skipped_last)
+        if last > self._config.optimizer.max_skipped_steps:
+            raise RunError(
+                f"the gradients of the last {last} steps were no finite numbers (loss {loss} at step {step}); lower "
+                "optimizer.base_lr, set optimizer.max_grad_norm, or set --mixed-precision no"
+            )
+        if skipped > self._skipped:
+            _log.warning(
+                "step %d: %d of the last steps skipped, as their gradients were no finite numbers (%d in this life)",
+                *(step, skipped - self._skipped, skipped),
+            )
+            self._record.steps_skipped += skipped - self._skipped
+            self._skipped = skipped
