@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
             "penstock.toyworld",
             "penstock.kernels",
         ),
-        *("torch", "accelerate", "transformers", "numpy", "safetensors"),
+        *("torch", "accelerate", "transformers", "tokenizers", "numpy", "safetensors"),
     },
 }
 """Beside the standard library and the room itself. `deploy` may import everything, lazily."""
