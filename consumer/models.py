@@ -1,19 +1,12 @@
-"""The trained network: a ViT from `transformers`, and StableRep's projection head on its CLS token.
-
-Only the encoder is what a user keeps; `save_encoder` writes it as an ordinary Hugging Face folder.
-"""
+"""The encoder: a ViT from `transformers`, which `save_encoder` writes as an ordinary Hugging Face folder."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from penstock.consumer.projection_head import ProjectionHead
 from penstock.kernels.augment_recipe import AugmentRecipe
-
-__all__ = ["ContrastiveModel", "ProjectionHead", "build_encoder", "save_encoder"]
 
 
 def build_encoder(
@@ -77,18 +70,3 @@ def save_encoder(encoder: ViTModel, path: Path, recipe: AugmentRecipe) -> None:
         "image_std": list(recipe.std),
     }
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
-
-
-class ContrastiveModel(nn.Module):
-    """Encoder and head as one module, so that DistributedDataParallel wraps a single forward pass."""
-
-    def __init__(self, encoder: ViTModel, head: ProjectionHead) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-
-    def forward(self, pixel_values: Tensor, num_views: int) -> Tensor:
-        """Pixels `[groups * num_views, 3, S, S]`, group after group, to `[groups * num_views, out_dim]`."""
-        features = self.encoder(pixel_values=pixel_values).last_hidden_state[:, 0]
-        projected: Tensor = self.head(features, num_views)
-        return projected
