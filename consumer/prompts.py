@@ -96,10 +96,10 @@ class TextFilePrompts:
 
     def concept(self, prompt: str) -> int:
         """The place of the concept that stands before the caption; -1 where none does."""
-        return self._place[self._concept_of[prompt]] if self._concept_of else -1
+        return self._place[self._concept_of[prompt_id(prompt)]] if self._concept_of else -1
 
-    def _read_concepts(self, path: Path) -> dict[str, str]:
-        """Take the concepts off the captions; by caption, empty where there are none."""
+    def _read_concepts(self, path: Path) -> dict[int, str]:
+        """Take the concepts off the captions; by `prompt_id`, empty where there are none."""
         parts = [prompt.split("\t", 1) for prompt in self._prompts]
         num_tagged = sum(len(part) == 2 for part in parts)
         if not num_tagged:
@@ -110,12 +110,13 @@ class TextFilePrompts:
                 f"prompts.source: {path}: {num_tagged} of {len(parts)} lines are CONCEPT<tab>CAPTION, "
                 f"{bare[:40]!r} is not; give all captions a concept, or none"
             )
-        found: dict[str, str] = {}
+        found: dict[int, str] = {}
         for concept, caption in ((concept.strip(), caption.strip()) for concept, caption in parts):
-            if not concept or not caption or found.setdefault(caption, concept) != concept:
+            # Spellings that share an id are one prompt to the losses, and so have one concept.
+            first = found.setdefault(prompt_id(caption), concept)
+            if first != concept:
                 raise ConfigError(
-                    f"prompts.source: {path}: {caption[:40]!r} must have one concept, got {concept!r}"
-                    + (f" and {found[caption]!r}" if caption in found else "")
+                    f"prompts.source: {path}: {caption[:40]!r} must have one concept, got {concept!r} and {first!r}"
                 )
         self._prompts = [caption.strip() for _, caption in parts]
         return found
