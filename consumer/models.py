@@ -1,19 +1,14 @@
 """The trained network: a ViT from `transformers`, and StableRep's projection head on its CLS token.
 
-Only the encoder is what a user keeps; `save_encoder` writes it as an ordinary Hugging Face folder.
+Only the encoder is what a user keeps; `penstock.consumer.export` writes it as an ordinary Hugging Face folder.
 """
-
-import json
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from penstock.consumer.projection_head import ProjectionHead
-from penstock.kernels.augment_recipe import AugmentRecipe
 
-__all__ = ["ContrastiveModel", "ProjectionHead", "build_encoder", "save_encoder"]
+__all__ = ["ContrastiveModel", "ProjectionHead", "build_encoder"]
 
 
 def build_encoder(
@@ -56,27 +51,6 @@ def build_encoder(
         attn_implementation=attention,
     )
     return ViTModel(config, add_pooling_layer=False)
-
-
-def save_encoder(encoder: ViTModel, path: Path, recipe: AugmentRecipe) -> None:
-    """Write `encoder` so that `AutoModel.from_pretrained(path)` loads it, with its preprocessing beside it.
-
-    `AutoImageProcessor.from_pretrained(path)` then normalises as `prepare` does. The file is written here
-    because making the processor itself would need torchvision or Pillow.
-    """
-    encoder.save_pretrained(path)
-    preprocessing: dict[str, Any] = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": recipe.size, "width": recipe.size},
-        "resample": 2,  # bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(recipe.mean),
-        "image_std": list(recipe.std),
-    }
-    (path / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
 
 
 class ContrastiveModel(nn.Module):
