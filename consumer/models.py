@@ -1,12 +1,6 @@
-"""The encoder: a ViT from `transformers`, which `save_encoder` writes as an ordinary Hugging Face folder."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""The encoder: a ViT from `transformers`. `export.py` writes it as an ordinary Hugging Face folder."""
 
 from transformers import ViTConfig, ViTModel
-
-from penstock.kernels.augment_recipe import AugmentRecipe
 
 
 def build_encoder(
@@ -49,24 +43,3 @@ def build_encoder(
         attn_implementation=attention,
     )
     return ViTModel(config, add_pooling_layer=False)
-
-
-def save_encoder(encoder: ViTModel, path: Path, recipe: AugmentRecipe) -> None:
-    """Write `encoder` so that `AutoModel.from_pretrained(path)` loads it, with its preprocessing beside it.
-
-    `AutoImageProcessor.from_pretrained(path)` then normalises as `prepare` does. The file is written here
-    because making the processor itself would need torchvision or Pillow.
-    """
-    encoder.save_pretrained(path)
-    preprocessing: dict[str, Any] = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": recipe.size, "width": recipe.size},
-        "resample": 2,  # bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(recipe.mean),
-        "image_std": list(recipe.std),
-    }
-    (path / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")

@@ -90,7 +90,7 @@ class Network(nn.Module):
         return losses
 
     def after_step(self, progress: float) -> None:
-        """What follows an optimizer step; `progress` is the share of the run that is done, 0 .. 1."""
+        """What follows an optimizer step; `progress` is the share of the run that was done before."""
         self.objective.after_step(progress)
         for average in (self.teacher, self.average):
             if average is not None:

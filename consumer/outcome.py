@@ -4,7 +4,7 @@ from transformers import ViTModel
 
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation import ToyWorldEvaluation
-from penstock.consumer.models import save_encoder
+from penstock.consumer.export import save_encoder
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
