@@ -68,7 +68,7 @@ def train(plan: dict[str, Any]) -> None:
     from accelerate.utils import set_seed
 
     from baselines.disk import loader
-    from penstock.consumer.evaluation import ToyWorldEvaluation
+    from penstock.consumer.evaluation.online import ToyWorldEvaluation
     from penstock.consumer.objectives import StableRep
     from penstock.consumer.optimizer import build_optimizer
     from penstock.consumer.train import build_model, build_schedule, precision
