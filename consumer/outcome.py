@@ -3,7 +3,7 @@
 from transformers import ViTModel
 
 from penstock.consumer.config import TrainConfig
-from penstock.consumer.evaluation import ToyWorldEvaluation
+from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.export import save_encoder
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.record import Record
@@ -63,6 +63,7 @@ def leave_behind(
             k=config.evaluation.k,
             temperature=config.evaluation.temperature,
         ),
+        rankme=record.rankme[-1][1] if record.rankme else None,
     )
     summary.write(folder.summary)
     groups = [(group.ticket.recipe.prompt, group.images) for group in batches.newest(_PICTURED_GROUPS)]

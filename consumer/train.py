@@ -19,7 +19,7 @@ from penstock.consumer import checkpoint, run_folder
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
-from penstock.consumer.evaluation import ToyWorldEvaluation
+from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
@@ -248,7 +248,9 @@ class Trainer:
             watch.done(step)
             done = step + 1
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                self._record.knn.append((done, self._evaluation.validation(self._network.exported)))
+                look = self._evaluation.look(done, self._network.exported)
+                self._record.knn.append((done, look.knn))
+                self._record.rankme.append((done, look.spread.rankme))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 # Before the save: weights that are no numbers must not replace a good checkpoint.

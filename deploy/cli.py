@@ -17,6 +17,7 @@ verbs:
   produce   make images for a run: connects to its trainer and works on the tickets it gives
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
+  evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
@@ -48,6 +49,12 @@ def _train(argv: Sequence[str]) -> int:
     return train(argv)
 
 
+def _evaluate(argv: Sequence[str]) -> int:
+    from penstock.consumer.evaluation.command import main as evaluate
+
+    return evaluate(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from penstock.deploy import doctor
 
@@ -59,6 +66,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "produce": _produce,
     "compile": _compile,
     "train": _train,
+    "evaluate": _evaluate,
     "doctor": _doctor,
 }
 
