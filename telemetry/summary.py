@@ -80,7 +80,7 @@ class Summary:
     tickets_quarantined: int
     """Tickets that no producer could make; the ledger names their stand-ins."""
     image_bytes_written: int
-    """Bytes of image files in the run folder, the one picture apart: 0, or something is wrong."""
+    """Bytes of image files in the run folder, the one picture and trackers' files apart: 0, or something is wrong."""
     knn: Knn
     rankme: float | None = None
     """RankMe of the encoder's features of validation scans, at the last look during training; None where there was none.
