@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from penstock.consumer.average import Average
 from penstock.consumer.objectives import Objective
-from penstock.consumer.terms import Features, Targets
-from penstock.consumer.text_tower import encode_text
+from penstock.consumer.terms import Features, LanguageContrast, Targets
+from penstock.consumer.text_tower import LanguageHead, encode_text
 
 
 class Network(nn.Module):
@@ -95,6 +95,12 @@ class Network(nn.Module):
         for average in (self.teacher, self.average):
             if average is not None:
                 average.follow(self.encoder, progress)
+
+    @property
+    def language(self) -> LanguageHead | None:
+        """What projects images and captions into one space; None without a text tower."""
+        heads = [term.head for term in self.objective.terms.values() if isinstance(term, LanguageContrast)]
+        return heads[0] if heads else None
 
     @property
     def exported(self) -> PreTrainedModel:
