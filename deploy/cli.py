@@ -17,6 +17,7 @@ verbs:
   produce   make images for a run: connects to its trainer and works on the tickets it gives
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
+  sweep     train one arm for each value of a setting, and draw the curve
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
@@ -48,6 +49,12 @@ def _train(argv: Sequence[str]) -> int:
     return train(argv)
 
 
+def _sweep(argv: Sequence[str]) -> int:
+    from penstock.deploy import sweep
+
+    return sweep.main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from penstock.deploy import doctor
 
@@ -59,6 +66,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "produce": _produce,
     "compile": _compile,
     "train": _train,
+    "sweep": _sweep,
     "doctor": _doctor,
 }
 
