@@ -35,12 +35,19 @@ import numpy as np
 import torch
 from torch import nn
 
-CAPTIONS, VIEWS, STEPS, SIDE = 5, 6, 5, 4
+CAPTIONS, VIEWS, STEPS, SIDE = 5, 6, 5, 3
 WIDTH, HIDDEN, OUT, TEXT_WIDTH, WORDS, EMBEDDING = 12, 16, 8, 10, 32, 6
-RECIPE = ["--weight_decay", "0.1", "--beta1", "0.9", "--beta2", "0.98", "--n_img", str(VIEWS)]
+RECIPE = ["--weight_decay", "0.1", "--beta1", "0.9", "--beta2", "0.98"]
 TOY = ["--batch_size", str(CAPTIONS), "--epochs", "1", "--warmup_epochs", "0.4", "--blr", "0.2", "--num_workers", "0",
        "--ssl-mlp-dim", str(HIDDEN), "--ssl-emb-dim", str(OUT), "--device", "cpu", "--print_freq", "1000"]  # fmt: skip
 WORLD_SIZE, BATCH_SIZE = 32, 43
+RUNS = {
+    "stablerep": ["--n_img", str(VIEWS)],
+    "stablerep+": ["--n_img", str(VIEWS), "--add_language"],
+    "simclr": ["--n_img", "1", "--num_crop", "2"],
+    "clip": ["--n_img", "1", "--add_language", "--ssl-w1", "0"],
+}
+"""What else each run is told. With one image a caption and no contrast among images StableRep+ is CLIP."""
 SCHEDULES = {
     "cc12m-1x": (15, 0.5, 7267),
     "cc12m-2x": (31, 1.0, 7267),
@@ -147,10 +154,13 @@ def use(folder: Path) -> None:
 class Pixels(torch.utils.data.Dataset):
     """In the place of the reference's data set; notes which captions are taken, in order."""
 
-    def __init__(self, *, tokenizer: object = None, **settings: Any) -> None:
+    def __init__(
+        self, *, tokenizer: object = None, num_views: int = VIEWS, num_crop: int = 1, **settings: object
+    ) -> None:
         generator = np.random.default_rng(7)
         shape = (CAPTIONS * STEPS, 3 * VIEWS, SIDE, SIDE)
-        self.images = torch.from_numpy(generator.standard_normal(shape).astype(np.float32)).double()
+        images = torch.from_numpy(generator.standard_normal(shape).astype(np.float32)).double()
+        self.images = images[:, : 3 * num_views * num_crop]
         self.words = torch.from_numpy(generator.permutation(WORDS)[: len(self.images), None].copy())
         self.has_text = tokenizer is not None
         self.taken: list[int] = []
@@ -186,7 +196,7 @@ def our_state(model: nn.Module, dtype: type) -> Arrays:
     return arrays
 
 
-def train_stablerep(folder: Path, *, language: bool) -> Arrays:
+def train_stablerep(run: str) -> Arrays:
     """Five steps of the reference's `main`."""
     import main_stablerep as program
     from models.StableRep import VisionEncoder
@@ -196,6 +206,7 @@ def train_stablerep(folder: Path, *, language: bool) -> Arrays:
         def encode_text(self, text: torch.Tensor) -> torch.Tensor:
             return self.token_embedding(text[:, 0])
 
+    language = "--add_language" in RUNS[run]
     made: dict[str, Any] = {}
 
     def build(**settings: Any) -> nn.Module:
@@ -215,7 +226,7 @@ def train_stablerep(folder: Path, *, language: bool) -> Arrays:
     # Averages over processes that the curves do not need, and that are made on a GPU.
     program.misc.MetricLogger.synchronize_between_processes = lambda self: None
     with tempfile.TemporaryDirectory() as output:
-        flags = [*RECIPE, *TOY, "--output_dir", output, "--log_dir", output, *(["--add_language"] * language)]
+        flags = [*RECIPE, *TOY, *RUNS[run], "--output_dir", output, "--log_dir", output]
         program.main(program.get_args_parser().parse_args(flags))
     data: Pixels = made["data"]
     arrays = {"taken": np.array(data.taken).reshape(STEPS, CAPTIONS), "lr": np.array(Writer.curves["lr"])}
@@ -223,7 +234,9 @@ def train_stablerep(folder: Path, *, language: bool) -> Arrays:
     if language:
         arrays["scale"] = np.array(Writer.curves["logit"])
     arrays |= {f"start/{name}": array for name, array in made["start"].items()}
-    return arrays | {f"end/{name}": array for name, array in our_state(made["model"], np.float64).items()}
+    arrays |= {f"end/{name}": array for name, array in our_state(made["model"], np.float64).items()}
+    # CLIP has no head; here its weights only decay.
+    return {name: array for name, array in arrays.items() if run != "clip" or "/head." not in name}
 
 
 def clamped_scale() -> Arrays:
@@ -260,7 +273,18 @@ def schedules() -> Arrays:
     program.v_model_dict = {"base": lambda **settings: nn.Identity()}
     arrays: Arrays = {}
     for name, (epochs, warmup_epochs, steps_per_epoch) in SCHEDULES.items():
-        flags = [*RECIPE, "--batch_size", str(BATCH_SIZE), "--blr", "2.0e-4", "--device", "cpu", "--num_workers", "0"]
+        flags = [
+            *RECIPE,
+            *RUNS["stablerep"],
+            "--batch_size",
+            str(BATCH_SIZE),
+            "--blr",
+            "2.0e-4",
+            "--device",
+            "cpu",
+            "--num_workers",
+            "0",
+        ]
         args = program.get_args_parser().parse_args(
             [*flags, "--epochs", str(epochs), "--warmup_epochs", str(warmup_epochs)]
         )
@@ -381,8 +405,7 @@ def main(repo: Path, out: Path) -> None:
     install_stand_ins()
     with source_of(repo) as (folder, commit):
         use(folder / "StableRep")
-        parts = {"stablerep": train_stablerep(folder, language=False)}
-        parts["stablerep+"] = train_stablerep(folder, language=True)
+        parts = {run: train_stablerep(run) for run in RUNS}
         parts |= {"text": text_features(), "clamp": clamped_scale(), "groups": decay_groups(), "schedule": schedules()}
         use(folder / "SynCLR" / "train_pytorch")
         parts["synclr"] = train_synclr()

@@ -4,10 +4,7 @@ The reference orders a batch's rows by view, Penstock by group; losses, statisti
 """
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,14 +16,12 @@ from penstock.consumer.optimizer import CosineSchedule, build_optimizer, decay_g
 from penstock.consumer.projection_head import ProjectionHead
 from penstock.kernels.multipos_clip_loss import multipos_clip_loss
 from penstock.kernels.multipos_loss import multipos_loss
+from tests.consumer.reference import CAPTIONS, GOLDENS, MAX_LOG_SCALE, STEPS, VIEWS, batches, golden
 
 torch.set_num_threads(1)
 
-GOLDENS = np.load(Path(__file__).with_name("reference_goldens.npz"), allow_pickle=False)
-CAPTIONS, VIEWS, STEPS = 5, 6, 5
 TOY = CosineSchedule(base_lr=0.2, images_per_step=CAPTIONS * VIEWS, warmup_steps=2, max_steps=STEPS)
 """The recorded run's flags: --blr 0.2 --batch_size 5 --n_img 6 --epochs 1 --warmup_epochs 0.4, five steps an epoch."""
-MAX_LOG_SCALE = 4.6052
 
 SCHEDULES = {
     "cc12m-1x": (15, 0.5, 7267),
@@ -39,19 +34,12 @@ SCHEDULES = {
 """The README's --epochs and --warmup_epochs, and the steps of an epoch."""
 
 
-def golden(part: str) -> dict[str, Tensor]:
-    """A part's arrays of numbers; weights in float64."""
-    arrays = {name: GOLDENS[name] for name in GOLDENS.files if name.startswith(f"{part}/")}
-    tensors = {name.removeprefix(f"{part}/"): torch.from_numpy(array) for name, array in arrays.items()}
-    return {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-
-
 class Trained(nn.Module):
     """The recorded runs' network: a linear encoder, Penstock's head and losses, an embedding for the text tower."""
 
     def __init__(self, *, language: bool) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 12), nn.Tanh())
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(27, 12), nn.Tanh())
         self.head = ProjectionHead(12, 16, 8)
         if language:
             self.text = nn.Embedding(32, 10)
@@ -74,14 +62,6 @@ def begun(part: str) -> Trained:
     start = {name.removeprefix("start/"): value for name, value in golden(part).items() if name.startswith("start/")}
     model.load_state_dict(start)
     return model
-
-
-def batches(part: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images of groups side by side, a word a group, prompt ids."""
-    images, words = torch.from_numpy(GOLDENS["images"]).double(), torch.from_numpy(GOLDENS["words"])
-    for taken in golden(part)["taken"]:
-        # Prompt ids are hashes, of any size and sign.
-        yield images[taken].reshape(CAPTIONS * VIEWS, 3, 4, 4), words[taken], taken * -(2**58) + 7
 
 
 def train(part: str) -> tuple[Trained, dict[str, Tensor]]:
