@@ -78,7 +78,10 @@ def build_vit(config: TrainConfig) -> ViTModel:
 
 def build_adamw(config: TrainConfig, network: Network) -> torch.optim.AdamW:
     """The optimizer of the network's weights as `config` says."""
-    return build_optimizer(network, weight_decay=config.optimizer.weight_decay, betas=config.optimizer.betas)
+    settings = config.optimizer
+    return build_optimizer(
+        network, weight_decay=settings.weight_decay, betas=settings.betas, layer_decay=settings.layer_decay
+    )
 
 
 def build_schedule(config: TrainConfig) -> CosineSchedule:
