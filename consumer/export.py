@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from transformers import (
     CLIPTextModel,
+    PreTrainedModel,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
-    ViTModel,
 )
 
+from penstock.consumer.encoders import has_own_pooling
 from penstock.consumer.text_tower import LanguageHead
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.kernels.augment_recipe import AugmentRecipe
 
 
-def save_encoder(encoder: ViTModel, path: Path, recipe: AugmentRecipe) -> None:
+def save_encoder(encoder: PreTrainedModel, path: Path, recipe: AugmentRecipe) -> None:
     """Write `encoder` so that `AutoModel.from_pretrained(path)` loads it, with its preprocessing beside it.
 
     `AutoImageProcessor.from_pretrained(path)` then normalises as `prepare` does.
@@ -28,7 +29,7 @@ def save_encoder(encoder: ViTModel, path: Path, recipe: AugmentRecipe) -> None:
 
 def save_pair(
     path: Path,
-    encoder: ViTModel,
+    encoder: PreTrainedModel,
     text_tower: CLIPTextModel,
     head: LanguageHead,
     tokenizer: CaptionTokenizer,
@@ -42,15 +43,19 @@ def save_pair(
 
     Args:
         path: a folder, made where it is missing.
-        encoder: its CLS token after the last LayerNorm is the image's feature.
+        encoder: `image_feature` reads it.
         text_tower: as `encode_text` reads it.
         head: the projections and the scale.
         tokenizer: writes the text tower's ids.
         recipe: how images are resized and normalised.
     """
-    # The model takes the pooler's output, which an encoder without pooler lacks: one that multiplies by the identity
-    # and adds nothing hands the CLS token on.
-    vision_config = {**encoder.config.to_dict(), "pooler_act": "linear"}
+    vision_config, pooler = encoder.config.to_dict(), {}
+    if not has_own_pooling(encoder):
+        # The model takes the pooler's output, which this encoder lacks: one that multiplies by the identity and adds
+        # nothing hands the CLS token on.
+        width = head.image_projection.in_features
+        vision_config["pooler_act"] = "linear"
+        pooler = {"dense.weight": torch.eye(width), "dense.bias": torch.zeros(width)}
     config = VisionTextDualEncoderConfig(
         vision_config=vision_config,
         text_config=text_tower.config.to_dict(),
@@ -59,11 +64,9 @@ def save_pair(
     # On the meta device nothing is drawn, and the weights are taken in place instead of being copied.
     with torch.device("meta"):
         pair = VisionTextDualEncoderModel(config)
-    width = head.image_projection.in_features
     weights = {
         **{f"vision_model.{name}": weight for name, weight in encoder.state_dict().items()},
-        "vision_model.pooler.dense.weight": torch.eye(width),
-        "vision_model.pooler.dense.bias": torch.zeros(width),
+        **{f"vision_model.pooler.{name}": weight for name, weight in pooler.items()},
         **{f"text_model.{name}": weight for name, weight in text_tower.state_dict().items()},
         "visual_projection.weight": head.image_projection.weight,
         "text_projection.weight": head.text_projection.weight,

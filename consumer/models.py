@@ -2,6 +2,9 @@
 
 from transformers import ViTConfig, ViTModel
 
+from penstock.consumer.drop_path import add_drop_path
+from penstock.consumer.encoders import checkpoint_blocks
+
 
 def build_encoder(
     image_size: int,
@@ -12,6 +15,8 @@ def build_encoder(
     *,
     initializer_range: float = 0.02,
     attention: str = "sdpa",
+    drop_path: float = 0.0,
+    gradient_checkpointing: bool = False,
 ) -> ViTModel:
     """A ViT with random weights, MLPs four times as wide as `hidden_size`, and no pooling layer.
 
@@ -23,9 +28,11 @@ def build_encoder(
             About `hidden_size ** -0.5` keeps the signal's size at any width.
         attention: `sdpa` or `eager`; the same function. A CPU trains short sequences in bfloat16 much faster with
         `eager`.
+        drop_path: rate at which rows skip the last block's branches in training, see `add_drop_path`.
+        gradient_checkpointing: whether to `checkpoint_blocks`.
 
     Raises:
-        ValueError: sizes that do not divide.
+        ValueError: sizes that do not divide; a drop_path outside [0, 1).
     """
     if image_size % patch_size:
         raise ValueError(f"image_size must be a multiple of patch_size, got {image_size} and {patch_size}")
@@ -42,4 +49,9 @@ def build_encoder(
         layer_norm_eps=1e-6,
         attn_implementation=attention,
     )
-    return ViTModel(config, add_pooling_layer=False)
+    encoder = ViTModel(config, add_pooling_layer=False)
+    if drop_path:
+        add_drop_path(encoder, drop_path)
+    if gradient_checkpointing:
+        checkpoint_blocks(encoder)
+    return encoder
