@@ -264,7 +264,7 @@ class TrainConfig:
             self.stream.window_bytes,
         )
         require(
-            self.augment.size % self.model.patch_size == 0,
+            bool(self.model.name) or self.augment.size % self.model.patch_size == 0,
             f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
             self.augment.size,
         )

@@ -129,6 +129,8 @@ class Trainer:
         network = build_network(config, self._prompts, self._tokenizer)
         model, optimizer = accelerator.prepare(network, build_adamw(config, network))
         self._network = network
+        # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
+        set_seed(config.seed, device_specific=True)
         self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config))
         checkpoint.make_portable(accelerator)
         self._evaluation = self._open_evaluation()
