@@ -8,6 +8,7 @@ from typing import Literal
 from penstock.config.rules import require
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.reuse import ReusePolicy
+from penstock.consumer.tracking_config import TrackingConfig
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.limits import (
     MAX_GROUP_BYTES,
@@ -244,6 +245,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
 
     def __post_init__(self) -> None:
@@ -262,7 +264,7 @@ class TrainConfig:
             self.stream.window_bytes,
         )
         require(
-            self.augment.size % self.model.patch_size == 0,
+            bool(self.model.name) or self.augment.size % self.model.patch_size == 0,
             f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
             self.augment.size,
         )

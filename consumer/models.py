@@ -1,12 +1,9 @@
-"""The encoder: a ViT from `transformers`, which `save_encoder` writes as an ordinary Hugging Face folder."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""The encoder: a ViT from `transformers`. `export.py` writes it as an ordinary Hugging Face folder."""
 
 from transformers import ViTConfig, ViTModel
 
-from penstock.kernels.augment_recipe import AugmentRecipe
+from penstock.consumer.drop_path import add_drop_path
+from penstock.consumer.encoders import checkpoint_blocks
 
 
 def build_encoder(
@@ -18,6 +15,8 @@ def build_encoder(
     *,
     initializer_range: float = 0.02,
     attention: str = "sdpa",
+    drop_path: float = 0.0,
+    gradient_checkpointing: bool = False,
 ) -> ViTModel:
     """A ViT with random weights, MLPs four times as wide as `hidden_size`, and no pooling layer.
 
@@ -29,9 +28,11 @@ def build_encoder(
             About `hidden_size ** -0.5` keeps the signal's size at any width.
         attention: `sdpa` or `eager`; the same function. A CPU trains short sequences in bfloat16 much faster with
         `eager`.
+        drop_path: rate at which rows skip the last block's branches in training, see `add_drop_path`.
+        gradient_checkpointing: whether to `checkpoint_blocks`.
 
     Raises:
-        ValueError: sizes that do not divide.
+        ValueError: sizes that do not divide; a drop_path outside [0, 1).
     """
     if image_size % patch_size:
         raise ValueError(f"image_size must be a multiple of patch_size, got {image_size} and {patch_size}")
@@ -48,25 +49,9 @@ def build_encoder(
         layer_norm_eps=1e-6,
         attn_implementation=attention,
     )
-    return ViTModel(config, add_pooling_layer=False)
-
-
-def save_encoder(encoder: ViTModel, path: Path, recipe: AugmentRecipe) -> None:
-    """Write `encoder` so that `AutoModel.from_pretrained(path)` loads it, with its preprocessing beside it.
-
-    `AutoImageProcessor.from_pretrained(path)` then normalises as `prepare` does. The file is written here
-    because making the processor itself would need torchvision or Pillow.
-    """
-    encoder.save_pretrained(path)
-    preprocessing: dict[str, Any] = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": recipe.size, "width": recipe.size},
-        "resample": 2,  # bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(recipe.mean),
-        "image_std": list(recipe.std),
-    }
-    (path / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
+    encoder = ViTModel(config, add_pooling_layer=False)
+    if drop_path:
+        add_drop_path(encoder, drop_path)
+    if gradient_checkpointing:
+        checkpoint_blocks(encoder)
+    return encoder

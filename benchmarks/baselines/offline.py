@@ -69,7 +69,7 @@ def train(plan: dict[str, Any]) -> None:
 
     from baselines.disk import loader
     from penstock.consumer.building import build_adamw, build_network, build_schedule
-    from penstock.consumer.evaluation import ToyWorldEvaluation
+    from penstock.consumer.evaluation.online import ToyWorldEvaluation
     from penstock.consumer.prompts import open_source
     from penstock.consumer.terms import Targets
     from penstock.consumer.train import precision

@@ -101,6 +101,13 @@ def test_what_stands_behind_the_end_changes_nothing() -> None:
     torch.testing.assert_close(masked.pooler_output, feature, rtol=0, atol=1e-12)
 
 
+def test_the_end_token_need_not_have_the_highest_id() -> None:
+    tower = build_text_tower(VOCAB_SIZE, 7, hidden_size=24, num_layers=1, num_heads=4, max_tokens=10)
+    ids = torch.tensor([[0, 30, 20, 7, 7, 38]])
+    last = tower(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(encode_text(tower, ids), last[:, 3])
+
+
 def test_feature_depends_on_every_word_before_the_end() -> None:
     tower = trained(tiny_tower())
     feature = encode_text(tower, captions(6))

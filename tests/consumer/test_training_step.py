@@ -279,7 +279,7 @@ def test_synclrs_teacher_follows_by_half_a_cosine(parts: int) -> None:
     expected = [[p.detach().clone() for p in student.parameters()] for _, student in pairs]
     for step in range(3):
         tiny.train(step)
-        decay = 1 - (1 - 0.6) * (1 + math.cos(math.pi * (step + 1) / 10)) / 2
+        decay = 1 - (1 - 0.6) * (1 + math.cos(math.pi * step / 10)) / 2
         for means, (_, student) in zip(expected, pairs, strict=True):
             for mean, p in zip(means, student.parameters(), strict=True):
                 mean.mul_(decay).add_(p.detach(), alpha=1 - decay)

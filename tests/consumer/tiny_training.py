@@ -72,6 +72,7 @@ def random_batch(config: TrainConfig, step: int) -> Batch:
         sample_ids=1024 * (first + torch.arange(groups))[:, None] + torch.arange(images),
         echoes=integers(3, groups).repeat_interleave(images),
         indices=tuple(range(first, first + groups)),
+        prompts=("a fox",) * groups,
         concepts=concepts,
         token_ids=token_ids if config.objective.reads_text else None,
     )
@@ -89,6 +90,7 @@ def share_of(batch: Batch, rank: int, world_size: int) -> Batch:
         sample_ids=batch.sample_ids[mine],
         echoes=batch.echoes[rows],
         indices=batch.indices[mine],
+        prompts=batch.prompts[mine],
         concepts=batch.concepts[mine],
         token_ids=None if batch.token_ids is None else batch.token_ids[mine],
     )
