@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from tests.consumer.tiny_training import OBJECTIVES, build_tiny, tiny_config
 
 WORLD_SIZE, NUM_STEPS = 2, 2
-PARTS = (1, 2)
+CASES = {"whole": (1, False), "in parts": (2, False), "whole, in ticket order": (1, True)}
+"""Parts of a batch, and whether DDP looks for unused parameters, as the trainer has it in ticket order."""
 
 
 def run(name: str, parts: int, accelerator: Accelerator) -> dict[str, Any]:
@@ -32,9 +34,12 @@ def run(name: str, parts: int, accelerator: Accelerator) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Every case in one process group, as starting one costs seconds."""
     torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == WORLD_SIZE
-    found = {f"{name} {parts}": run(name, parts, accelerator) for name in OBJECTIVES for parts in PARTS}
+    found = {}
+    for case, (parts, looks) in CASES.items():
+        handler = DistributedDataParallelKwargs(find_unused_parameters=looks)
+        accelerator = Accelerator(cpu=True, kwargs_handlers=[handler])
+        assert accelerator.num_processes == WORLD_SIZE
+        found |= {f"{name}, {case}": run(name, parts, accelerator) for name in OBJECTIVES}
     torch.save(found, folder / f"rank{accelerator.process_index}.pt")
     accelerator.end_training()
 

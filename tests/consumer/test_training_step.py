@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
-from tests.consumer.step_rank_program import NUM_STEPS, PARTS, WORLD_SIZE, run
+from tests.consumer.step_rank_program import CASES, NUM_STEPS, WORLD_SIZE, run
 from tests.consumer.tiny_training import OBJECTIVES, Tiny, build_tiny, random_batch, tiny_config
 from tests.faults.scene import free_port
 
@@ -138,6 +139,22 @@ def test_the_second_pass_draws_what_the_first_drew() -> None:
     _Noise(whole, given=[torch.cat(first)])
     assert found.losses["loss"].item() == pytest.approx(whole.train(0).losses["loss"].item(), rel=1e-5)
     close(in_parts.gradients(), whole.gradients(), 1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_blocks_that_are_computed_once_more_skip_the_rows_that_they_skipped(parts: int) -> None:
+    """Stochastic depth, checkpointed blocks and parts together: three passes, one set of draws."""
+    found = []
+    for again in (False, True):
+        config = tiny_config("synclr", groups=5, grad_accum_steps=parts)
+        model = replace(config.model, num_layers=3, drop_path=0.5, gradient_checkpointing=again)
+        tiny = build_tiny(replace(config, model=model), Accelerator(cpu=True))
+        torch.manual_seed(3)
+        found.append((tiny.train(0).losses["loss"].item(), tiny.gradients(), torch.rand(1).item()))
+    plain, checkpointed = found
+    assert checkpointed[0] == pytest.approx(plain[0], rel=1e-6)
+    close(checkpointed[1], plain[1], 1e-6)
+    assert checkpointed[2] == plain[2]
 
 
 # --- steps that are skipped ----------------------------------------------------------------------------------------
@@ -312,11 +329,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD_SIZE)]
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_two_ranks_train_as_one_process(name: str, parts: int, ranks: list[dict[str, Any]]) -> None:
+def test_two_ranks_train_as_one_process(name: str, case: str, ranks: list[dict[str, Any]]) -> None:
     expected = run(name, 1, Accelerator(cpu=True))
-    found = [of_rank[f"{name} {parts}"] for of_rank in ranks]
+    found = [of_rank[f"{name}, {case}"] for of_rank in ranks]
     for step in range(NUM_STEPS):
         for part, loss in expected["losses"][step].items():
             mean = sum(of_rank["losses"][step][part].item() for of_rank in found) / WORLD_SIZE
