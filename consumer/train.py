@@ -262,9 +262,9 @@ class Trainer:
                 reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
-                # Before the save: weights that are no numbers must not replace a good checkpoint.
                 reporter.report(done, log, meter.totals())
-            if saves:
+            # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
+            if saves and (reporter.last_step_counted or done == self._config.max_steps):
                 ledger.sync()
                 self._save(done, digests, batches.state)
         watch.close()
