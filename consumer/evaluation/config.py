@@ -40,7 +40,7 @@ class LinearProbeConfig:
 
     def __post_init__(self) -> None:
         rates = self.learning_rates
-        ascending = len(rates) > 0 and list(rates) == sorted(set(rates)) and 0 < rates[0] and rates[-1] < inf
+        ascending = len(rates) > 0 and list(rates) == sorted(set(rates)) and rates[0] > 0 and rates[-1] < inf
         require(ascending, "learning_rates must be some numbers > 0, ascending", rates)
         require(self.epochs >= 1, "epochs must be >= 1", self.epochs)
         require(self.batch_size >= 2, "batch_size must be >= 2: BatchNorm needs two", self.batch_size)
@@ -96,6 +96,9 @@ class EvaluateConfig:
     """Images that are reported on, and decide nothing."""
     val_share: float = 0.2
     """Share of the training split that is cut off where there is no val_split."""
+    report_on: Literal["test", "val"] = "test"
+    """`val` reports on validation images and opens no test image: for choosing among encoders, prompts or settings. The
+    probe's setting is then chosen on images cut from the training split."""
     limit: int = 0
     """Images of a split at most, drawn by a fixed seed; 0 takes all. For a quick look, not for figures."""
     measures: tuple[Measure, ...] = ("knn", "linear_probe", "few_shot", "zero_shot")

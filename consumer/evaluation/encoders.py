@@ -1,8 +1,8 @@
 """What is evaluated: a run's encoder, a model of Hugging Face's, or one of the two floors that it must beat.
 
-A feature is the CLS token after the last LayerNorm, as StableRep probes it; of a model with two towers it is the image's
-embedding, `get_image_features`, because its text tower speaks of that one. The digest is over the weights and what else
-of the configuration changes features, so that a cache keyed by it cannot serve another model's.
+A feature is the CLS token after the last LayerNorm, as StableRep probes it; of a model with two towers it is the
+image's embedding, `get_image_features`, because its text tower speaks of that one. The digest is over the weights and
+what else of the configuration changes features, so that a cache keyed by it cannot serve another model's.
 """
 
 import hashlib

@@ -28,8 +28,8 @@ class Preprocessing:
     size: int
     """Side of the encoder's square input, pixels."""
     central_share: float | None = None
-    """Side of the central square that is kept, as a share of the image's shorter side; None keeps the whole image, which
-    is then stretched to a square."""
+    """Side of the central square that is kept, as a share of the image's shorter side; None keeps the whole image,
+    which is then stretched to a square."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel in 0 .. 1, before division by `std`."""
     std: tuple[float, float, float] = IMAGENET_STD
