@@ -139,5 +139,5 @@ class LinearProbe:
 
     def _logits(self, inputs_MBD: Tensor) -> Tensor:
         """`[M, B, L, C]`."""
-        logits_MBX = inputs_MBD @ self._weight_MDLC.flatten(2)
-        return logits_MBX.unflatten(2, self._bias_MLC.shape[1:]) + self._bias_MLC[:, None]
+        products = inputs_MBD @ self._weight_MDLC.flatten(2)
+        return products.view(*products.shape[:2], *self._bias_MLC.shape[1:]) + self._bias_MLC[:, None]
