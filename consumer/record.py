@@ -18,6 +18,8 @@ class Record:
     """(step, RankMe of the validation scans' features)."""
     knn_before: float | None = None
     """Accuracy on the test scans before the first step."""
+    steps_skipped: int = 0
+    """Steps that changed nothing, as their gradients were no numbers."""
     totals: Totals = field(default_factory=Totals)
 
     def to_json(self) -> dict[str, Any]:

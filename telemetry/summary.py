@@ -80,8 +80,12 @@ class Summary:
     tickets_quarantined: int
     """Tickets that no producer could make; the ledger names their stand-ins."""
     image_bytes_written: int
-    """Bytes of image files in the run folder, the one picture apart: 0, or something is wrong."""
+    """Bytes of image files in the run folder, the one picture and trackers' files apart: 0, or something is wrong."""
     knn: Knn
+    objective: str = "stablerep"
+    """What was optimised."""
+    steps_skipped: int = 0
+    """Steps that changed nothing, as their gradients were no finite numbers."""
     rankme: float | None = None
     """RankMe of the features of validation scans at the last look during training, from 1 (collapse) to the encoder's
     width; None where there was no look."""

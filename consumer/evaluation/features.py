@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import ViTModel
+from transformers import PreTrainedModel
 
+from penstock.consumer.encoders import image_feature
 from penstock.consumer.evaluation.cache import FeatureCache, cache_key
 from penstock.consumer.evaluation.encoders import Encoder
 from penstock.kernels.augment import prepare
@@ -101,8 +102,8 @@ class SetEncoder:
 
 
 @torch.no_grad()
-def encode(encoder: ViTModel, images: Tensor, recipe: AugmentRecipe, *, batch_size: int = 256) -> Tensor:
-    """CLS features, float32 `[N, hidden]` on the host, of uint8 images `[N, H, W, 3]`.
+def encode(encoder: PreTrainedModel, images: Tensor, recipe: AugmentRecipe, *, batch_size: int = 256) -> Tensor:
+    """Features, float32 `[N, hidden]` on the host, of uint8 images `[N, H, W, 3]`.
 
     Images are resized and normalised as `recipe` says. Runs in evaluation mode and leaves the encoder's mode
     alone.
@@ -110,7 +111,7 @@ def encode(encoder: ViTModel, images: Tensor, recipe: AugmentRecipe, *, batch_si
     was_training = encoder.training
     encoder.eval()
     features = [
-        encoder(pixel_values=prepare(batch.to(encoder.device), recipe)).last_hidden_state[:, 0].float().cpu()
+        image_feature(encoder, prepare(batch.to(encoder.device), recipe)).float().cpu()
         for batch in images.split(batch_size)
     ]
     encoder.train(was_training)
