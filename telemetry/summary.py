@@ -87,8 +87,8 @@ class Summary:
     steps_skipped: int = 0
     """Steps that changed nothing, as their gradients were no finite numbers."""
     rankme: float | None = None
-    """RankMe of the encoder's features of validation scans, at the last look during training; None where there was none.
-    1 is collapse, the encoder's width the most there can be."""
+    """RankMe of the features of validation scans at the last look during training, from 1 (collapse) to the encoder's
+    width; None where there was no look."""
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, whole or not at all.
