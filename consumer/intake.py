@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from penstock.consumer.batch import Reader
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
@@ -96,6 +97,7 @@ def open_batches(
     steps: range,
     device: torch.device,
     keeps_state: Callable[[int], bool] = lambda step: False,
+    tokenize: Callable[[Sequence[str]], torch.Tensor] | None = None,
 ) -> Prefetcher:
     """The batches of `steps` for the rank that `state` names; the first is prepared once the result is entered.
 
@@ -107,6 +109,7 @@ def open_batches(
         model_digest: of the generator that the run uses.
         state: where the rank stands.
         steps, device, keeps_state: as in `Prefetcher`.
+        tokenize: captions to int64 [G, L]; None where nothing reads them.
     """
     share = Share(
         rank=state.rank,
@@ -126,5 +129,6 @@ def open_batches(
         seed=config.seed,
         images_per_use=config.images_per_use,
         pin_memory=device.type == "cuda",
+        reader=Reader(prompts.concept, tokenize),
     )
     return Prefetcher(feed, ledger, device, steps, keeps_state)

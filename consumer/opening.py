@@ -12,6 +12,7 @@ from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts import PromptSource, open_source
+from penstock.consumer.tracking_config import check_installed
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
@@ -41,6 +42,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
         )
+    check_installed(config.tracking.trackers)
     prompts = open_source(config.prompts.source, config.seed)
     # All that can be refused comes before the folder: a port in use must not cost an earlier run.
     socket = RankSocket(

@@ -17,7 +17,7 @@ from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_PROMPT_BYTES
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
-from penstock.toyworld.captions import Captioner
+from penstock.toyworld.captions import DIGIT_WORDS, Captioner, digit_of
 
 _STAND_IN_STRIDE = 1 << 40
 """Indices between a group's recipe and that of its stand-in: more than a run has groups."""
@@ -30,8 +30,15 @@ class PromptSource(Protocol):
     def digest(self) -> str:
         """Changes where the captions do; a run is resumed only with the same."""
 
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names of the classes that the captions belong to; none where they have no concepts."""
+
     def prompt(self, index: int) -> str:
         """The caption at global `index` >= 0: a pure function of the source, the seed and the index."""
+
+    def concept(self, prompt: str) -> int:
+        """The place in `concepts` of a caption of this source; -1 where it has none."""
 
 
 class ToyWorldPrompts:
@@ -40,16 +47,22 @@ class ToyWorldPrompts:
     def __init__(self, seed: int) -> None:
         self._captioner = Captioner(seed)
         self.digest = f"toyworld {seed}"
+        self.concepts = DIGIT_WORDS
 
     def prompt(self, index: int) -> str:
         """The caption at `index`."""
         return self._captioner.prompt(index).text
 
+    def concept(self, prompt: str) -> int:
+        """The digit that the caption names."""
+        return digit_of(prompt)
+
 
 class TextFilePrompts:
-    """Captions of a text file, one a line, in a new order every epoch.
+    """Captions of a text file, one a line, in a new order every epoch. A line may be CONCEPT<tab>CAPTION; then all are.
 
-    Raises ConfigError where the file is missing, not UTF-8, has no caption or one that is too long.
+    Raises ConfigError where the file is missing, not UTF-8, has no caption or one that is too long, or where some lines
+    have a concept and others none, or a caption two.
     """
 
     def __init__(self, path: Path, seed: int) -> None:
@@ -66,9 +79,12 @@ class TextFilePrompts:
                 raise ConfigError(
                     f"prompts.source: {path}:{number}: the caption is longer than {MAX_PROMPT_BYTES} bytes"
                 )
+        self.digest = hashlib.sha256("\n".join(self._prompts).encode()).hexdigest()
+        self._concept_of = self._read_concepts(path)
+        self.concepts = tuple(sorted(set(self._concept_of.values())))
+        self._place = {name: place for place, name in enumerate(self.concepts)}
         if not self._prompts:
             raise ConfigError(f"prompts.source: {path} has no captions; write one a line")
-        self.digest = hashlib.sha256("\n".join(self._prompts).encode()).hexdigest()
         self._seed = seed
         # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
         self._order = lru_cache(maxsize=3)(self._shuffle)
@@ -77,6 +93,32 @@ class TextFilePrompts:
         """The caption at `index`; index // N is the epoch."""
         epoch, position = divmod(index, len(self._prompts))
         return self._prompts[int(self._order(epoch)[position])]
+
+    def concept(self, prompt: str) -> int:
+        """The place of the concept that stands before the caption; -1 where none does."""
+        return self._place[self._concept_of[prompt]] if self._concept_of else -1
+
+    def _read_concepts(self, path: Path) -> dict[str, str]:
+        """Take the concepts off the captions; by caption, empty where there are none."""
+        parts = [prompt.split("\t", 1) for prompt in self._prompts]
+        num_tagged = sum(len(part) == 2 for part in parts)
+        if not num_tagged:
+            return {}
+        if num_tagged < len(parts):
+            bare = next(part[0] for part in parts if len(part) == 1)
+            raise ConfigError(
+                f"prompts.source: {path}: {num_tagged} of {len(parts)} lines are CONCEPT<tab>CAPTION, "
+                f"{bare[:40]!r} is not; give all captions a concept, or none"
+            )
+        found: dict[str, str] = {}
+        for concept, caption in ((concept.strip(), caption.strip()) for concept, caption in parts):
+            if not concept or not caption or found.setdefault(caption, concept) != concept:
+                raise ConfigError(
+                    f"prompts.source: {path}: {caption[:40]!r} must have one concept, got {concept!r}"
+                    + (f" and {found[caption]!r}" if caption in found else "")
+                )
+        self._prompts = [caption.strip() for _, caption in parts]
+        return found
 
     def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
         """The order of an epoch: uint32 [N]."""

@@ -28,7 +28,7 @@ LOCK = "run.lock"
 
 
 _OWN = re.compile(
-    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
+    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
     r"|producer-\d+\.log|tracking"
 )
 """What a run writes; nothing else is ever deleted."""
@@ -56,6 +56,11 @@ class RunFolder:
     def encoder(self) -> Path:
         """The trained encoder, an ordinary Hugging Face folder."""
         return self.path / "encoder"
+
+    @property
+    def pair(self) -> Path:
+        """Encoder and text tower as one zero-shot model, an ordinary Hugging Face folder; only where text was read."""
+        return self.path / "pair"
 
     @property
     def checkpoint(self) -> Path:

@@ -20,9 +20,10 @@ ROOMS: dict[str, set[str]] = {
     "config": {"yaml", "tyro", "rich", "penstock.protocol.errors"},
     "telemetry": {"numpy", "prometheus_client", "rich", "starlette", "matplotlib"},
     "toyworld": {"numpy", "sklearn"},
+    "imagesets": {"numpy", "PIL", "pyarrow", "datasets", "penstock.protocol.errors", "penstock.toyworld"},
     "kernels": {"torch", "triton"},
     "producer": {
-        *("penstock.config", "penstock.protocol", "penstock.telemetry"),
+        *("penstock.config", "penstock.protocol", "penstock.telemetry", "penstock.imagesets"),
         *("torch", "diffusers", "transformers", "tokenizers", "numpy", "safetensors"),
     },
     "consumer": {
@@ -31,9 +32,10 @@ ROOMS: dict[str, set[str]] = {
             "penstock.protocol",
             "penstock.telemetry",
             "penstock.toyworld",
+            "penstock.imagesets",
             "penstock.kernels",
         ),
-        *("torch", "accelerate", "transformers", "numpy", "safetensors"),
+        *("torch", "accelerate", "transformers", "tokenizers", "numpy", "safetensors"),
     },
 }
 """Beside the standard library and the room itself. `deploy` may import everything, lazily."""
@@ -45,6 +47,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
+    "consumer/encoders.py": {"timm"},
     "consumer/paced.py": {"psutil"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
@@ -218,7 +221,7 @@ def test_the_check_lets_pass_what_is_allowed(tmp_path: Path, name: str, source: 
 
 
 REPORT = "import sys; print(*sorted(m for m in {names} if m in sys.modules))"
-HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "sklearn")
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "sklearn", "PIL", "pyarrow", "datasets")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +231,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "skle
         ("from penstock.deploy.cli import dispatch; dispatch(['doctor', '--json'])", HEAVY),
         ("import penstock.consumer.config, penstock.producer.config", HEAVY),
         ("import penstock.deploy.demo", HEAVY),
+        ("import penstock.imagesets.opening, penstock.imagesets.resize", HEAVY),
         ("import penstock.telemetry.summary, penstock.telemetry.progress", HEAVY),
         ("import penstock.protocol.errors", (*HEAVY, "zmq", "tyro", "rich")),
         ("import torch", ()),
