@@ -93,6 +93,13 @@ def test_one_kind_without_room_or_producers_does_not_hold_the_other_back() -> No
     assert given(desk.make(ANN, 3) + desk.make(ANN, 4), ANN) == [(5, 0), (7, 0)]
 
 
+def test_one_kind_that_is_full_in_the_middle_of_the_plan_lets_the_other_pass() -> None:
+    desk = _desk()
+    desk.join(ANN, groups=2)
+    _join(desk, BOB, groups=2)
+    assert given(_plan(desk, "rrrggg")) == [(0, 0), (1, 0), (3, 0), (4, 0)]
+
+
 def test_a_ticket_that_its_only_producer_failed_does_not_go_to_the_other_kind() -> None:
     desk = _desk()
     desk.join(ANN)
