@@ -20,6 +20,7 @@ from penstock.consumer.stream import GroupStream
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket
+from penstock.protocol.tickets import Kind
 
 
 def open_stream(
@@ -28,8 +29,9 @@ def open_stream(
     socket: RankSocket,
     rank: int,
     endpoints: Sequence[str],
-    expects: Expectation,
-    watch: Callable[[], str | None] = lambda: None,
+    expects: Expectation | None,
+    watch: Callable[[Kind], str | None] = lambda kind: None,
+    real: Expectation | None = None,
 ) -> GroupStream:
     """The stream of `rank`, not yet started.
 
@@ -39,7 +41,7 @@ def open_stream(
         socket: bound at `endpoints[rank]`.
         rank: whose.
         endpoints: addresses of all ranks, by rank.
-        expects: what a producer's engine must be.
+        expects, real: as in `RankMachine`.
         watch: as in `GroupStream`.
     """
     stream = config.stream
@@ -49,6 +51,7 @@ def open_stream(
         rank=rank,
         endpoints=tuple(endpoints),
         expects=expects,
+        real=real,
         order=config.order,
         window_groups=max(1, stream.window_groups // len(endpoints)),
         window_bytes=stream.window_bytes,
@@ -61,8 +64,18 @@ def open_stream(
     return GroupStream(socket, machine, stream, watch)
 
 
-def open_ledger(config: TrainConfig, folder: RunFolder, rank: int, world_size: int, model_digest: str) -> Ledger:
-    """The ledger of `rank`, with the line that begins this life."""
+def open_ledger(
+    config: TrainConfig, folder: RunFolder, rank: int, world_size: int, model_digest: str, real_digest: str = ""
+) -> Ledger:
+    """The ledger of `rank`, with the line that begins this life.
+
+    Args:
+        config: the run's settings.
+        folder: says which run and which of its lives it is.
+        rank, world_size: whose.
+        model_digest: of the generator; empty where every group is real.
+        real_digest: of the set of real images; empty where no group is real.
+    """
     generator = config.generator
     life = {
         "life": folder.incarnation,
@@ -83,6 +96,8 @@ def open_ledger(config: TrainConfig, folder: RunFolder, rank: int, world_size: i
         "height": generator.height,
         "width": generator.width,
     }
+    if real_digest:
+        life |= {"real_digest": real_digest, "real_fraction": config.real.fraction}
     return Ledger(folder.ledger(rank), life)
 
 
@@ -96,6 +111,7 @@ def open_batches(
     steps: range,
     device: torch.device,
     keeps_state: Callable[[int], bool] = lambda step: False,
+    real: PromptSource | None = None,
 ) -> Prefetcher:
     """The batches of `steps` for the rank that `state` names; the first is prepared once the result is entered.
 
@@ -107,6 +123,7 @@ def open_batches(
         model_digest: of the generator that the run uses.
         state: where the rank stands.
         steps, device, keeps_state: as in `Prefetcher`.
+        real: as in `TicketWriter`.
     """
     share = Share(
         rank=state.rank,
@@ -118,7 +135,7 @@ def open_batches(
     )
     feed = Feed(
         stream=stream,
-        writer=TicketWriter(prompts, config, model_digest),
+        writer=TicketWriter(prompts, config, model_digest, real),
         order=open_order(config.order, share),
         reservoir=Reservoir(capacity_groups=share.capacity, policy=share.policy),
         state=state,

@@ -5,7 +5,7 @@ producer agree on what stands where. Rank r of w owns the indices ≡ r (mod w).
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.mixture import Mixture
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_PROMPT_BYTES
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
@@ -46,8 +47,34 @@ class ToyWorldPrompts:
         return self._captioner.prompt(index).text
 
 
-class TextFilePrompts:
-    """Captions of a text file, one a line, in a new order every epoch.
+class CaptionList:
+    """N given captions, in a new order every epoch.
+
+    Args:
+        captions: at least one.
+        digest: of them.
+        seed: decides the orders.
+    """
+
+    def __init__(self, captions: Sequence[str], digest: str, seed: int) -> None:
+        self._captions = captions
+        self.digest = digest
+        self._seed = seed
+        # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
+        self._order = lru_cache(maxsize=3)(self._shuffle)
+
+    def prompt(self, index: int) -> str:
+        """The caption at `index`; index // N is the epoch."""
+        epoch, position = divmod(index, len(self._captions))
+        return self._captions[int(self._order(epoch)[position])]
+
+    def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
+        """The order of an epoch: uint32 [N]."""
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._captions)).astype(np.uint32)
+
+
+class TextFilePrompts(CaptionList):
+    """Captions of a text file, one a line.
 
     Raises ConfigError where the file is missing, not UTF-8, has no caption or one that is too long.
     """
@@ -60,27 +87,15 @@ class TextFilePrompts:
             raise ConfigError(f"prompts.source: cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"prompts.source: {path} is not UTF-8 at byte {error.start}") from error
-        self._prompts: list[str] = [line.strip() for line in lines if line.strip()]
+        captions = [line.strip() for line in lines if line.strip()]
         for number, line in enumerate(lines, start=1):
             if len(line.strip().encode()) > MAX_PROMPT_BYTES:
                 raise ConfigError(
                     f"prompts.source: {path}:{number}: the caption is longer than {MAX_PROMPT_BYTES} bytes"
                 )
-        if not self._prompts:
+        if not captions:
             raise ConfigError(f"prompts.source: {path} has no captions; write one a line")
-        self.digest = hashlib.sha256("\n".join(self._prompts).encode()).hexdigest()
-        self._seed = seed
-        # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
-        self._order = lru_cache(maxsize=3)(self._shuffle)
-
-    def prompt(self, index: int) -> str:
-        """The caption at `index`; index // N is the epoch."""
-        epoch, position = divmod(index, len(self._prompts))
-        return self._prompts[int(self._order(epoch)[position])]
-
-    def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
-        """The order of an epoch: uint32 [N]."""
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts)).astype(np.uint32)
+        super().__init__(captions, hashlib.sha256("\n".join(captions).encode()).hexdigest(), seed)
 
 
 def open_source(source: str, seed: int) -> PromptSource:
@@ -89,10 +104,21 @@ def open_source(source: str, seed: int) -> PromptSource:
 
 
 class TicketWriter:
-    """Writes the ticket of any global index."""
+    """Writes the ticket of any global index.
 
-    def __init__(self, source: PromptSource, config: TrainConfig, model_digest: str) -> None:
+    Args:
+        source: captions of what is generated.
+        config: the run's.
+        model_digest: of the generator; empty where every group is real.
+        real: captions of the set of real images, whose digest is theirs; None where no group is real.
+    """
+
+    def __init__(
+        self, source: PromptSource, config: TrainConfig, model_digest: str, real: PromptSource | None = None
+    ) -> None:
         self._source = source
+        self._real = real
+        self._mixture = Mixture(config.real.fraction if real else 0.0, config.seed)
         self._generator: GeneratorConfig = config.generator
         self._seed = config.seed
         self._model_digest = model_digest
@@ -100,8 +126,13 @@ class TicketWriter:
     def write(self, index: int, rank: int, need_by_step: int, stand_in: int = 0) -> Ticket:
         """The ticket for the group at global `index`, asked for by `rank`; its `stand_in`-th stand-in where not 0."""
         # A stand-in has prompt and seed of an index that no run reaches, so that it repeats no other group.
-        source_index = index + stand_in * _STAND_IN_STRIDE
-        prompt = self._source.prompt(source_index)
+        beyond = stand_in * _STAND_IN_STRIDE
+        source_index = index + beyond
+        place = self._mixture.place(index)
+        source, model_digest = self._source, self._model_digest
+        if place.is_real and self._real is not None:
+            source, model_digest = self._real, self._real.digest
+        prompt = source.prompt(place.ordinal + beyond)
         recipe = Recipe(
             prompt=prompt,
             seed=group_seed(self._seed, prompt_id(prompt), source_index),
@@ -116,7 +147,7 @@ class TicketWriter:
             native_width=self._generator.native_width,
             height=self._generator.height,
             width=self._generator.width,
-            model_digest=self._model_digest,
+            model_digest=model_digest,
         )
         return Ticket(index=index, rank=rank, need_by_step=need_by_step, stand_in=stand_in, recipe=recipe)
 

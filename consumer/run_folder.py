@@ -29,7 +29,7 @@ LOCK = "run.lock"
 
 _OWN = re.compile(
     r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
-    r"|producer-\d+\.log"
+    r"|(image-)?producer-\d+\.log"
 )
 """What a run writes; nothing else is ever deleted."""
 
@@ -69,6 +69,10 @@ class RunFolder:
     def producer_log(self, number: int) -> Path:
         """Output of a producer that the run started itself."""
         return self.path / f"producer-{number}.log"
+
+    def image_producer_log(self, number: int) -> Path:
+        """Output of a producer of real images that the run started itself."""
+        return self.path / f"image-producer-{number}.log"
 
     def image_bytes(self) -> int:
         """Bytes of image files in the folder, the one picture apart."""

@@ -6,7 +6,7 @@ import re
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import ViTModel
 from transformers.utils import logging as transformers_logging
 
-from penstock.consumer import checkpoint, run_folder
+from penstock.consumer import checkpoint, engines, run_folder
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
+from penstock.consumer.engines import Engines
 from penstock.consumer.evaluation import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
@@ -38,7 +39,6 @@ from penstock.consumer.watch import ProgressWatch
 from penstock.kernels.augment import augment
 from penstock.kernels.augment_params import draw_params
 from penstock.protocol.errors import ConfigError, RunError
-from penstock.protocol.rank_machine import Expectation
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress, Snapshot
 from penstock.telemetry.summary import box
@@ -152,7 +152,8 @@ class Trainer:
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._images_per_step = config.groups_per_step * config.images_per_use
-        self._prompts, self._socket, self._fleet = opening.prompts, opening.socket, opening.fleet
+        self._prompts, self._real = opening.prompts, opening.real
+        self._socket, self._fleet = opening.socket, opening.fleet
         accelerator.wait_for_everyone()
         self._folder = run_folder.read(config.run_dir)
         self._resume = self._read_checkpoint() if config.resume else None
@@ -182,19 +183,9 @@ class Trainer:
         """Answer producers from now on, on rank 0; the others first learn which engine the run uses."""
         config = self._config
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
-        wanted = None if config.generator.model_digest == "first" else config.generator.model_digest
-        if self._resume and wanted not in (None, self._resume.model_digest):
-            raise RunError(
-                f"the run was begun with the generator {self._resume.model_digest[:12]}, generator.model_digest says "
-                f"{config.generator.model_digest[:12]}; resume with the same, or begin a new run"
-            )
-        expects = Expectation(
-            model_digest=self._resume.model_digest if self._resume else wanted,
-            manifest_digest=self._resume.manifest_digest if self._resume else None,
-            same_engine=config.same_engine,
-        )
-        watch = self._fleet.check if self._fleet else lambda: None
-        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch)
+        expects, real = engines.expected(config, self._real, self._resume)
+        watch = self._fleet.check if self._fleet else lambda kind: None
+        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real)
 
         def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
             stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
@@ -209,22 +200,6 @@ class Trainer:
             return None
         return ToyWorldEvaluation(self._config.evaluation, self._config.augment)
 
-    def _agree_on_engine(self) -> tuple[str, str]:
-        """Digests of the model and of the manifest of the first producer, for which rank 0 waits.
-
-        The other ranks start their streams here, and accept only engines like that one.
-        """
-        digests = ""
-        if self._accelerator.is_main_process:
-            manifest = self._stream.wait_for_engine()
-            digests = f"{manifest.model_digest} {manifest.digest}"
-        model, manifest_digest = gather_strings(self._accelerator, digests)[0].split()
-        if not self._accelerator.is_main_process:
-            same = self._config.same_engine
-            self._stream.expect(Expectation(model_digest=model, manifest_digest=manifest_digest, same_engine=same))
-            self._stream.start()
-        return model, manifest_digest
-
     def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
         batches = open_batches(
@@ -237,6 +212,7 @@ class Trainer:
             range(first_step, self._config.max_steps),
             self._accelerator.device,
             keeps_state=self._saves_after,
+            real=self._real.prompts if self._real else None,
         )
         return self._stack.enter_context(batches)
 
@@ -255,10 +231,12 @@ class Trainer:
         stall_report_s = self._config.stream.stall_report_s
         watch = ProgressWatch(self._rank, stall_report_s, first_step, self._stream.waiting)
         self._stack.enter_context(watch)
-        digests = model_digest, _ = self._agree_on_engine()
-        ledger = open_ledger(self._config, self._folder, self._rank, self._world_size, model_digest)
+        agreed = engines.agree(self._accelerator, self._stream, self._config, self._real)
+        ledger = open_ledger(
+            self._config, self._folder, self._rank, self._world_size, agreed.model_digest, agreed.real_digest
+        )
         self._stack.enter_context(ledger)
-        batches = self._open_batches(ledger, model_digest, first_step)
+        batches = self._open_batches(ledger, agreed.model_digest, first_step)
         meter = Meter(
             self._accelerator,
             self._stream,
@@ -286,7 +264,7 @@ class Trainer:
                 self._report(done, loss, meter.totals(), progress)
             if saves:
                 ledger.sync()
-                self._save(done, digests, batches.state)
+                self._save(done, agreed, batches.state)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()
@@ -301,9 +279,11 @@ class Trainer:
             )
             print(box(summary))
 
-    def _save(self, done: int, digests: tuple[str, str], feed: FeedState) -> None:
+    def _save(self, done: int, agreed: Engines, feed: FeedState) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""
-        state = Checkpoint(done, *digests, self._prompts.digest, self._record, feed)
+        state = Checkpoint(
+            step=done, prompts_digest=self._prompts.digest, record=self._record, feed=feed, **asdict(agreed)
+        )
         checkpoint.save(self._accelerator, self._folder, self._config, state)
 
     def _step(self, batches: Prefetcher, step: int) -> Tensor:

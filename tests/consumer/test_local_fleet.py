@@ -48,8 +48,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartFlee
 
     yield start_fleet
     for fleet in fleets:
-        for process in fleet._processes:
-            process.kill()
+        for local in fleet._locals:
+            local.process.kill()
         fleet.close()
 
 
@@ -69,7 +69,7 @@ def test_producers_end_with_the_fleet(start: StartFleet, tmp_path: Path) -> None
     with start(GOOD, 2) as fleet:
         _until(lambda: _up(tmp_path, 2))
         fleet.check()
-        processes = fleet._processes
+        processes = [local.process for local in fleet._locals]
         begun = time.monotonic()
     assert time.monotonic() - begun < 3
     assert [process.returncode for process in processes] == [0, 0]
@@ -82,7 +82,7 @@ def test_producers_that_do_not_listen_are_killed_within_five_seconds(start: Star
     begun = time.monotonic()
     fleet.close()
     assert time.monotonic() - begun < 5
-    assert all(process.returncode == -9 for process in fleet._processes)
+    assert all(local.process.returncode == -9 for local in fleet._locals)
 
 
 def test_the_end_of_one_producer_is_logged_with_its_last_words(
@@ -90,8 +90,8 @@ def test_the_end_of_one_producer_is_logged_with_its_last_words(
 ) -> None:
     fleet = start(GOOD, 2)
     _until(lambda: _up(tmp_path, 2))
-    fleet._processes[1].kill()
-    fleet._processes[1].wait()
+    fleet._locals[1].process.kill()
+    fleet._locals[1].process.wait()
     assert fleet.check() is None, "another is left"
     assert fleet.check() is None
     warnings = [record.getMessage() for record in caplog.records if "local-1" in record.getMessage()]
@@ -102,8 +102,8 @@ def test_the_end_of_one_producer_is_logged_with_its_last_words(
 
 def test_the_end_of_all_producers_ends_the_run_with_their_last_words(start: StartFleet) -> None:
     fleet = start(DEAD, 2)
-    for process in fleet._processes:
-        process.wait(WAIT_S)
+    for local in fleet._locals:
+        local.process.wait(WAIT_S)
     why = fleet.check()
     assert why is not None
     assert "every local producer has ended" in why

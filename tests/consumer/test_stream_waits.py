@@ -63,7 +63,7 @@ def test_producers_that_have_left_are_missed(bench: StreamBench) -> None:
 
 
 def test_a_watch_that_knows_of_no_hope_ends_the_wait_in_its_words(bench: StreamBench) -> None:
-    stream = bench.start(watch=lambda: "all local producers have crashed")
+    stream = bench.start(watch=lambda kind: "all local producers have crashed")
     begun = time.monotonic()
     with pytest.raises(StarvedError, match="all local producers have crashed"):
         stream.get()
@@ -71,7 +71,7 @@ def test_a_watch_that_knows_of_no_hope_ends_the_wait_in_its_words(bench: StreamB
 
 
 def test_a_watch_is_not_asked_while_a_producer_is_there(bench: StreamBench) -> None:
-    stream = bench.start(watch=lambda: "all local producers have crashed")
+    stream = bench.start(watch=lambda kind: "all local producers have crashed")
     producer = bench.join(stream)
     until(lambda: stream.stats.producers == 1)
     maker = threading.Thread(target=producer.make)
