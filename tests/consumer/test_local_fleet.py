@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from penstock.consumer import run_folder
-from penstock.consumer.config import FleetConfig
+from penstock.consumer.config import FleetConfig, RealConfig
 from penstock.consumer.local_fleet import LocalFleet
+from penstock.protocol.tickets import Kind
 
 WAIT_S = 20.0
 GOOD = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -109,6 +110,35 @@ def test_the_end_of_all_producers_ends_the_run_with_their_last_words(start: Star
     assert "every local producer has ended" in why
     assert "error: no such folder" in why
     assert fleet.check() == why
+
+
+def test_producers_of_real_images_serve_the_run_s_set_and_are_missed_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commands: list[list[str]] = []
+    real = LocalFleet._start
+
+    def start_stub(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return real([sys.executable, "-c", DEAD if "--images" in command else GOOD], output)
+
+    monkeypatch.setattr(LocalFleet, "_start", staticmethod(start_stub))
+    folder = run_folder.prepare(tmp_path / "run", overwrite=False, resume=False)
+    config = FleetConfig(local_producers=1, local_image_producers=1)
+    source = RealConfig(source="my photos", split="train", fraction=0.5)
+    with LocalFleet(config, "tcp://127.0.0.1:1", folder, source) as fleet:
+        _, serving = commands
+        assert " ".join(serving[3:]) == (
+            "--images my photos --images-split train --connect tcp://127.0.0.1:1 --name local-images-0"
+        )
+        _until(lambda: fleet.check(Kind.REAL) is not None)
+        why = fleet.check(Kind.REAL)
+        assert why is not None
+        assert "every local producer of real images has ended" in why
+        assert "image-producer-0.log: error: no such folder" in why
+        assert fleet.check() is None, "the other kind's live on"
+    assert len([text for text in caplog.messages if "local-images-0 ended" in text]) == 1
+    run_folder.check(tmp_path / "run", overwrite=True, resume=False)
 
 
 def test_a_fleet_closes_twice(start: StartFleet, tmp_path: Path) -> None:
