@@ -26,7 +26,19 @@ from penstock.protocol.errors import RunError
 
 _log = logging.getLogger(__name__)
 
-_FIXED = ("seed", "order", "groups_per_step", "generator", "real", "reservoir", "model", "augment.size")
+_FIXED = (
+    "seed",
+    "order",
+    "groups_per_step",
+    "generator",
+    "real",
+    "reservoir",
+    "model",
+    "text",
+    "objective.name",
+    "optimizer.ema_decay",
+    "augment.size",
+)
 """Settings, or sections of them, that decide what stands where in the stream and which weights fit; no later life may
 change them."""
 _NOTED = ("max_steps", "mixed_precision", "augment", "objective", "optimizer")

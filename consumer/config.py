@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from penstock.config.rules import require
+from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.reuse import ReusePolicy
+from penstock.consumer.tracking_config import TrackingConfig
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.limits import (
     MAX_GROUP_BYTES,
@@ -23,7 +25,8 @@ class PromptsConfig:
     """Where the captions come from."""
 
     source: str = "toyworld"
-    """`toyworld`: captions of handwritten digits; or the path of a text file with one caption a line."""
+    """`toyworld`: captions of handwritten digits; or the path of a text file with one caption a line, which a concept
+    and a tab may precede."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,83 +200,6 @@ class ReservoirConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """The encoder, a Vision Transformer, and the projection head behind it."""
-
-    patch_size: int = 16
-    """Pixels of a patch's side. Smaller sees more and costs more."""
-    hidden_size: int = 768
-    """Width of the encoder."""
-    num_layers: int = 12
-    """Depth of the encoder."""
-    num_heads: int = 12
-    """Attention heads; divides hidden_size."""
-    initializer_range: float = 0.02
-    """Standard deviation of the initial weights. Narrow encoders want more, about hidden_size ** -0.5."""
-    positions: Literal["random", "sincos"] = "random"
-    """Where the position embeddings start: `sincos` knows the grid from the first step."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """How attention is computed; `eager` is faster for short sequences in bfloat16 on a CPU."""
-    head_hidden_size: int = 4096
-    """Width of the projection head's two hidden layers."""
-    head_out_size: int = 256
-    """Dimensions in which the loss compares images."""
-    head_norm_output: bool = False
-    """BatchNorm behind the head, as in MoCo v3. Narrow encoders start faster with it; StableRep has none."""
-
-    def __post_init__(self) -> None:
-        for name in ("patch_size", "hidden_size", "num_layers", "num_heads", "head_hidden_size", "head_out_size"):
-            require(getattr(self, name) >= 1, f"{name} must be >= 1", getattr(self, name))
-        require(
-            self.hidden_size % self.num_heads == 0,
-            f"hidden_size must be a multiple of num_heads ({self.num_heads})",
-            self.hidden_size,
-        )
-        require(self.initializer_range > 0, "initializer_range must be > 0", self.initializer_range)
-        require(
-            self.positions == "random" or self.hidden_size % 4 == 0,
-            "positions sincos needs a hidden_size that is a multiple of 4",
-            self.hidden_size,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectiveConfig:
-    """What is optimised."""
-
-    name: Literal["stablerep"] = "stablerep"
-    """`stablerep`: multi-positive contrastive loss over images of the same prompt."""
-    temperature: float = 0.1
-    """Of the softmax over similarities. Lower weighs the nearest images more."""
-
-    def __post_init__(self) -> None:
-        require(0 < self.temperature < inf, "temperature must be > 0", self.temperature)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW as StableRep uses it."""
-
-    base_lr: float = 2e-4
-    """Learning rate for 512 images a step; the rate used is base_lr · images / 512."""
-    weight_decay: float = 0.1
-    """Not applied to biases and norms."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's moments."""
-    warmup_steps: int = 1000
-    """Steps of linear warm-up, at most a fifth of the run; the rest is cosine decay to zero."""
-    max_grad_norm: float = 0.0
-    """Gradients are clipped to this norm; 0 leaves them as they are."""
-
-    def __post_init__(self) -> None:
-        require(0 < self.base_lr < inf, "base_lr must be > 0", self.base_lr)
-        require(0 <= self.weight_decay < inf, "weight_decay must be >= 0", self.weight_decay)
-        require(all(0 <= beta < 1 for beta in self.betas), "betas must be in [0, 1)", self.betas)
-        require(self.warmup_steps >= 0, "warmup_steps must be >= 0", self.warmup_steps)
-        require(self.max_grad_norm >= 0, "max_grad_norm must be >= 0", self.max_grad_norm)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationConfig:
     """The online evaluation on real images."""
 
@@ -338,9 +264,11 @@ class TrainConfig:
     reservoir: ReservoirConfig = field(default_factory=ReservoirConfig)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
 
     def __post_init__(self) -> None:
@@ -364,7 +292,7 @@ class TrainConfig:
             self.stream.window_bytes,
         )
         require(
-            self.augment.size % self.model.patch_size == 0,
+            bool(self.model.name) or self.augment.size % self.model.patch_size == 0,
             f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
             self.augment.size,
         )
@@ -373,6 +301,13 @@ class TrainConfig:
             self.augment.downsample_probability == 0 or max(self.augment.downsample_sizes) < shorter_side,
             f"augment.downsample_sizes must be smaller than the images' shorter side ({shorter_side})",
             self.augment.downsample_sizes,
+        )
+
+        require(
+            self.images_per_use * self.objective.num_views >= 2 or not self.objective.contrasts_images,
+            f"objective {self.objective.name} contrasts the images of a prompt: it needs two of them, in "
+            "generator.images_per_group (and reservoir.images_per_use), or objective.views_per_image",
+            self.images_per_use * self.objective.num_views,
         )
 
     def _check_reservoir(self) -> None:
@@ -406,6 +341,11 @@ class TrainConfig:
     def images_per_use(self) -> int:
         """Images of a group that a step trains on."""
         return self.reservoir.images_per_use or self.generator.images_per_group
+
+    @property
+    def rows_per_step(self) -> int:
+        """Views that all ranks together train on in one optimizer step: what the learning rate is scaled by."""
+        return self.groups_per_step * self.images_per_use * self.objective.num_views
 
     @property
     def capacity_groups(self) -> int:

@@ -9,7 +9,7 @@ what the ledger and the checkpoint must say once its step takes it.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from penstock.consumer.batch import Batch, collate
+from penstock.consumer.batch import NO_READER, Batch, Reader, collate
 from penstock.consumer.feed_state import Entered, FeedState, Kept
 from penstock.consumer.prompts import TicketWriter
 from penstock.consumer.reservoir import Reservoir
@@ -48,6 +48,7 @@ class Feed:
         seed: the run's; chooses the images of a use.
         images_per_use: images that a step takes of each of its groups; 0 takes all.
         pin_memory: whether batches go to a GPU.
+        reader: what batches say of their captions.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Feed:
         seed: int,
         images_per_use: int,
         pin_memory: bool,
+        reader: Reader = NO_READER,
     ) -> None:
         self._stream = stream
         self._writer = writer
@@ -71,6 +73,7 @@ class Feed:
         self._seed = seed
         self._images_per_use = images_per_use
         self._pin_memory = pin_memory
+        self._reader = reader
         self._entered = Entered(state.rank, state.world_size, state.cursor, state.entered)
         self._returning = {kept.index: kept for kept in state.kept}
         self._new_tickets = self._tickets_after(state, step)
@@ -100,7 +103,7 @@ class Feed:
         images = [self._images(use.group, use.echo) for use in uses]
         return Prepared(
             step=step,
-            batch=collate(uses, images, pin_memory=self._pin_memory),
+            batch=collate(uses, images, pin_memory=self._pin_memory, reader=self._reader),
             uses=tuple(use.echo for use in uses),
             entered=tuple(self._came),
             num_new=self._num_new,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from penstock.consumer.batch import Reader
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
@@ -111,7 +112,7 @@ def open_batches(
     steps: range,
     device: torch.device,
     keeps_state: Callable[[int], bool] = lambda step: False,
-    real: PromptSource | None = None,
+    tokenize: Callable[[Sequence[str]], torch.Tensor] | None = None,
 ) -> Prefetcher:
     """The batches of `steps` for the rank that `state` names; the first is prepared once the result is entered.
 
@@ -123,7 +124,7 @@ def open_batches(
         model_digest: of the generator that the run uses.
         state: where the rank stands.
         steps, device, keeps_state: as in `Prefetcher`.
-        real: as in `TicketWriter`.
+        tokenize: captions to int64 [G, L]; None where nothing reads them.
     """
     share = Share(
         rank=state.rank,
@@ -135,7 +136,7 @@ def open_batches(
     )
     feed = Feed(
         stream=stream,
-        writer=TicketWriter(prompts, config, model_digest, real),
+        writer=TicketWriter(prompts, config, model_digest),
         order=open_order(config.order, share),
         reservoir=Reservoir(capacity_groups=share.capacity, policy=share.policy),
         state=state,
@@ -143,5 +144,6 @@ def open_batches(
         seed=config.seed,
         images_per_use=config.images_per_use,
         pin_memory=device.type == "cuda",
+        reader=Reader(prompts.concept, tokenize),
     )
     return Prefetcher(feed, ledger, device, steps, keeps_state)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
-from penstock.consumer.prompts import PromptSource, open_source
+from penstock.consumer.prompts import MixedPrompts, PromptSource, open_source
 from penstock.consumer.real_images import RealImages, open_real_images
+from penstock.consumer.tracking_config import check_installed
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
@@ -24,6 +25,7 @@ class Opening:
     """What `open_run` has opened."""
 
     prompts: PromptSource
+    """Of all groups, generated and real."""
     real: RealImages | None
     """The set of real images; None where the run uses none."""
     socket: RankSocket
@@ -45,8 +47,11 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
         )
+    check_installed(config.tracking.trackers)
     prompts = open_source(config.prompts.source, config.seed)
     real = open_real_images(config)
+    if real is not None:
+        prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
     # All that can be refused comes before the folder: a port in use must not cost an earlier run.
     socket = RankSocket(
         next_endpoint(config.stream.endpoint, rank),

@@ -161,5 +161,6 @@ def _hand_over(batch: Batch, copied: "torch.cuda.Event") -> None:
     """Let the training stream wait for the copy, and the allocator know that it reads what another stream wrote."""
     stream = torch.cuda.current_stream(batch.images.device)
     stream.wait_event(copied)
-    for tensor in (batch.images, batch.prompt_ids):
-        tensor.record_stream(stream)
+    for tensor in (batch.images, batch.prompt_ids, batch.concepts, batch.token_ids):
+        if tensor is not None:
+            tensor.record_stream(stream)

@@ -1,4 +1,4 @@
-"""StableRep's projection head, with BatchNorm whose statistics are taken per view and over all ranks.
+"""Projection heads: StableRep's, with BatchNorm whose statistics are taken per view and over all ranks, and SynCLR's.
 
 A batch is groups of m images, the images of one prompt side by side: `[G * m, C]`. The k-th images of all
 groups form view k, and each view is normalised by its own mean and variance over the G groups of every rank.
@@ -14,6 +14,7 @@ the common mean; backward makes one.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,32 +27,77 @@ from torch.distributed import ProcessGroup
 from penstock.kernels.collectives import default_group
 
 
+class LayerNormHead(nn.Module):
+    """SynCLR's head: Linear, LayerNorm, GELU, as often as there are hidden layers, and a Linear without bias.
+
+    From google-research/syn-rep-learn, SynCLR/train_pytorch/models/head.py. Rows do not know of each other.
+
+    Args:
+        in_dim, hidden_dim, out_dim: widths.
+        num_layers: of the Linears: 3 for the projector, 2 for the predictor.
+        norm_output: a LayerNorm without weights behind the last layer.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int, out_dim: int, *, num_layers: int = 3, norm_output: bool = True
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for layer in range(num_layers - 1):
+            layers += [nn.Linear(hidden_dim if layer else in_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.GELU()]
+        layers.append(nn.Linear(hidden_dim, out_dim, bias=False))
+        layers += [nn.LayerNorm(out_dim, elementwise_affine=False)] if norm_output else []
+        self.layers = nn.Sequential(*layers)
+        for module in self.layers:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor, num_views: int) -> Tensor:
+        """`[n, in_dim]` to `[n, out_dim]`; `num_views` changes nothing."""
+        projected: Tensor = self.layers(features)
+        return projected
+
+
 class ProjectionHead(nn.Module):
-    """StableRep's head: Linear, BatchNorm, ReLU, Linear, BatchNorm, ReLU, Linear.
+    """StableRep's head: Linear, BatchNorm, ReLU, as often as there are hidden layers, and a Linear.
 
     BatchNorm takes its statistics view by view (see `ViewBatchNorm`) and over all ranks.
 
     Args:
         in_dim, hidden_dim, out_dim: widths.
+        num_layers: of the Linears; StableRep's are 3.
         norm_output: a further BatchNorm behind the last layer, as in MoCo v3's head (arXiv 2104.02057). StableRep has
             none; with it a narrow encoder leaves the loss of a constant output at once, not after hundreds of steps.
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, norm_output: bool = False) -> None:
+    def __init__(
+        self, in_dim: int, hidden_dim: int, out_dim: int, *, num_layers: int = 3, norm_output: bool = False
+    ) -> None:
         super().__init__()
-        self.layer1 = nn.Linear(in_dim, hidden_dim)
-        self.bn1 = ViewBatchNorm(hidden_dim)
-        self.layer2 = nn.Linear(hidden_dim, hidden_dim)
-        self.bn2 = ViewBatchNorm(hidden_dim)
-        self.layer3 = nn.Linear(hidden_dim, out_dim)
-        self.bn3 = ViewBatchNorm(out_dim) if norm_output else None
+        self.num_layers = num_layers
+        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        # The names are the reference's.
+        for number, (wide, narrow) in enumerate(pairwise(widths), start=1):
+            has_norm = number < num_layers or norm_output
+            self.add_module(f"layer{number}", nn.Linear(wide, narrow))
+            self.add_module(f"bn{number}", ViewBatchNorm(narrow) if has_norm else None)
 
     def forward(self, features: Tensor, num_views: int) -> Tensor:
         """`[groups * num_views, in_dim]`, group after group, to `[groups * num_views, out_dim]`."""
-        hidden = F.relu(self.bn1(self.layer1(features), num_views))
-        hidden = F.relu(self.bn2(self.layer2(hidden), num_views))
-        projected: Tensor = self.layer3(hidden)
-        return projected if self.bn3 is None else self.bn3(projected, num_views)
+        rows = features
+        for number in range(1, self.num_layers + 1):
+            rows = getattr(self, f"layer{number}")(rows)
+            if (norm := getattr(self, f"bn{number}")) is not None:
+                rows = norm(rows, num_views)
+            if number < self.num_layers:
+                rows = F.relu(rows)
+        return rows
+
+
+Head = ProjectionHead | LayerNormHead
+"""What projects features into the space of a loss."""
 
 
 class ViewBatchNorm(nn.Module):
@@ -101,8 +147,9 @@ class ViewBatchNorm(nn.Module):
         """`means` and `variances` are `[m, C]`, of `count` rows each."""
         unbiased = variances * (count / (count - 1).clamp(min=1))
         for mean, variance in zip(means, unbiased, strict=True):
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+            # What is no number would stay in them for ever, though the step that met it is skipped.
+            self.running_mean.lerp_(_finite_or(mean, self.running_mean), self.momentum)
+            self.running_var.lerp_(_finite_or(variance, self.running_var), self.momentum)
 
 
 class _ViewBatchNorm(torch.autograd.Function):
@@ -135,6 +182,10 @@ class _ViewBatchNorm(torch.autograd.Function):
         mean_grad, mean_grad_xhat = _all_reduce(local_sums, ctx.group) / count
         grad_x = (grad - mean_grad - xhat * mean_grad_xhat).mul_(weight * inverse_std)
         return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None
+
+
+def _finite_or(new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(new.isfinite(), new.to(old.dtype), old)
 
 
 def _all_reduce(tensor: Tensor, group: ProcessGroup | None) -> Tensor:

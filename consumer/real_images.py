@@ -5,11 +5,13 @@ What a producer must have to serve them, and what there is to say where none doe
 
 import logging
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.consumer.config import RealConfig, TrainConfig
 from penstock.consumer.local_fleet import real_arguments
 from penstock.consumer.prompts import CaptionList
+from penstock.imagesets.imageset import ImageSet
 from penstock.imagesets.opening import open_imageset
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_PROMPT_BYTES
@@ -43,13 +45,26 @@ def open_real_images(config: TrainConfig) -> RealImages | None:
     if real.fraction == 0:
         return None
     images = open_imageset(real.source, real.split)
-    captions = [caption for caption in images.captions if _can_be_asked(caption)]
+    rows = [row for row, caption in enumerate(images.captions) if _can_be_asked(caption)]
+    captions = [images.captions[row] for row in rows]
     if not captions:
         raise ConfigError(f"real.source: none of the {len(images)} images of {images.name} has a caption or a class")
     if len(captions) < len(images):
         left_out = len(images) - len(captions)
         _log.warning("%s: %d images have no caption, or one that is too long, and are left out", images.name, left_out)
-    return RealImages(CaptionList(captions, images.digest, config.seed), _lack(real))
+    return RealImages(CaptionList(captions, images.digest, config.seed, _concepts(images, rows)), _lack(real))
+
+
+def _concepts(images: ImageSet, rows: Sequence[int]) -> dict[str, str]:
+    """The class of every caption; none where images have no classes, or where a caption stands in two."""
+    if images.labels is None:
+        return {}
+    found: dict[str, str] = {}
+    for row in rows:
+        name = images.classes[images.labels[row]]
+        if found.setdefault(images.captions[row], name) != name:
+            return {}
+    return found
 
 
 def lack_of_generator(config: TrainConfig) -> str:

@@ -14,8 +14,12 @@ class Record:
     """(step, loss)."""
     knn: list[tuple[int, float]] = field(default_factory=list)
     """(step, accuracy on the validation scans)."""
+    rankme: list[tuple[int, float]] = field(default_factory=list)
+    """(step, RankMe of the validation scans' features)."""
     knn_before: float | None = None
     """Accuracy on the test scans before the first step."""
+    steps_skipped: int = 0
+    """Steps that changed nothing, as their gradients were no numbers."""
     totals: Totals = field(default_factory=Totals)
 
     def to_json(self) -> dict[str, Any]:
@@ -24,7 +28,8 @@ class Record:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Record":
-        """From `to_json`. Raises TypeError or KeyError where that is not what it is."""
-        curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn")}
+        """From `to_json`, or from what it was before there was `rankme`. Raises TypeError or KeyError for anything else."""
+        value = {"rankme": [], **value}
+        curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn", "rankme")}
         totals = Totals(**{**value["totals"], "groups_by_uses": tuple(value["totals"]["groups_by_uses"])})
         return cls(**{**value, **curves, "totals": totals})

@@ -1,6 +1,5 @@
 """The trainer: one rank's way from the first HELLO to the exported encoder."""
 
-import math
 import os
 import re
 import time
@@ -12,35 +11,31 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
-from torch import Tensor
-from transformers import ViTModel
 from transformers.utils import logging as transformers_logging
 
 from penstock.consumer import checkpoint, engines, run_folder
+from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.engines import Engines
-from penstock.consumer.evaluation import ToyWorldEvaluation
+from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
-from penstock.consumer.meter import Meter, Totals
-from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder
-from penstock.consumer.objectives import StableRep
+from penstock.consumer.meter import Meter
 from penstock.consumer.opening import Opening
-from penstock.consumer.optimizer import CosineSchedule, build_optimizer
-from penstock.consumer.outcome import leave_behind
-from penstock.consumer.positions import start_from_sincos
+from penstock.consumer.outcome import export, leave_behind
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
+from penstock.consumer.reporter import Reporter
 from penstock.consumer.stream import GroupStream
+from penstock.consumer.tracking import Tracking, accelerator_arguments
+from penstock.consumer.training_step import TrainingStep
 from penstock.consumer.watch import ProgressWatch
-from penstock.kernels.augment import augment
-from penstock.kernels.augment_params import draw_params
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
-from penstock.telemetry.progress import Progress, Snapshot
+from penstock.telemetry.progress import Progress
 from penstock.telemetry.summary import box
 
 _REPORT_EVERY_STEPS = 10
@@ -80,6 +75,7 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
                 # a sum in another order has other last bits.
                 DistributedDataParallelKwargs(find_unused_parameters=config.order == "ticket"),
             ],
+            **accelerator_arguments(config.tracking, config.run_dir),
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {config.mixed_precision} is not possible here: {error}") from error
@@ -102,36 +98,6 @@ def precision(name: str) -> str:
         return name
     has_bfloat16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool(bf16_instructions())
     return "bf16" if has_bfloat16 else "no"
-
-
-def build_model(config: TrainConfig) -> ContrastiveModel:
-    """Encoder and projection head as `config` says, with random weights."""
-    model = config.model
-    encoder = build_encoder(
-        config.augment.size,
-        model.patch_size,
-        model.hidden_size,
-        model.num_layers,
-        model.num_heads,
-        initializer_range=model.initializer_range,
-        attention=model.attention,
-    )
-    if model.positions == "sincos":
-        start_from_sincos(encoder)
-    head = ProjectionHead(
-        model.hidden_size, model.head_hidden_size, model.head_out_size, norm_output=model.head_norm_output
-    )
-    return ContrastiveModel(encoder, head)
-
-
-def build_schedule(config: TrainConfig) -> CosineSchedule:
-    """The learning rate of every step of a run."""
-    return CosineSchedule(
-        base_lr=config.optimizer.base_lr,
-        images_per_step=config.groups_per_step * config.images_per_use,
-        warmup_steps=min(config.optimizer.warmup_steps, config.max_steps // 5),
-        max_steps=config.max_steps,
-    )
 
 
 class Trainer:
@@ -160,12 +126,14 @@ class Trainer:
         self._record = self._resume.record if self._resume else Record()
         self._stream = self._open_stream()
         set_seed(config.seed)
-        model = build_model(config)
-        optimizer = build_optimizer(model, weight_decay=config.optimizer.weight_decay, betas=config.optimizer.betas)
-        self._model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._tokenizer = build_tokenizer(config, self._prompts)
+        network = build_network(config, self._prompts, self._tokenizer)
+        model, optimizer = accelerator.prepare(network, build_adamw(config, network))
+        self._network = network
+        # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
+        set_seed(config.seed, device_specific=True)
+        self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config))
         checkpoint.make_portable(accelerator)
-        self._schedule = build_schedule(config)
-        self._objective = StableRep(temperature=config.objective.temperature)
         self._evaluation = self._open_evaluation()
 
     # --- setting up ---------------------------------------------------------------------------------------------------
@@ -200,6 +168,13 @@ class Trainer:
             return None
         return ToyWorldEvaluation(self._config.evaluation, self._config.augment)
 
+    def _open_reporter(self, first_step: int) -> Reporter:
+        config = self._config
+        tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
+        self._stack.enter_context(tracking)
+        progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
+        return Reporter(config, self._train_on, self._record, tracking, progress)
+
     def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
         batches = open_batches(
@@ -212,7 +187,7 @@ class Trainer:
             range(first_step, self._config.max_steps),
             self._accelerator.device,
             keeps_state=self._saves_after,
-            real=self._real.prompts if self._real else None,
+            tokenize=self._tokenizer,
         )
         return self._stack.enter_context(batches)
 
@@ -248,20 +223,24 @@ class Trainer:
         )
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
-            self._record.knn_before = self._evaluation.test(self._encoder)
-        progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
+            self._record.knn_before = self._evaluation.test(self._network.exported)
+        reporter = self._stack.enter_context(self._open_reporter(first_step))
         meter.begin()
         for step in range(first_step, self._config.max_steps):
-            loss = self._step(batches, step)
+            if self._fleet:
+                self._fleet.check()
+            batch = batches.take(step)
+            log = self._train_on(batch, step)
             meter.step()
             watch.done(step)
             done = step + 1
+            reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                self._record.knn.append((done, self._evaluation.validation(self._encoder)))
+                reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 # Before the save: weights that are no numbers must not replace a good checkpoint.
-                self._report(done, loss, meter.totals(), progress)
+                reporter.report(done, log, meter.totals())
             if saves:
                 ledger.sync()
                 self._save(done, agreed, batches.state)
@@ -269,13 +248,19 @@ class Trainer:
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()
         self._stream.close("the run is over")
-        if progress:
-            progress.close()
+        reporter.close()
         if self._accelerator.is_main_process:
             seconds = earlier_s + time.perf_counter() - self._started
             self._record.totals = replace(self._record.totals, seconds=seconds)
+            export(self._folder, self._config, self._network, self._tokenizer)
             summary = leave_behind(
-                self._folder, self._config, self._encoder, self._evaluation, self._record, batches, self._world_size
+                self._folder,
+                self._config,
+                self._network.exported,
+                self._evaluation,
+                self._record,
+                batches,
+                self._world_size,
             )
             print(box(summary))
 
@@ -285,50 +270,3 @@ class Trainer:
             step=done, prompts_digest=self._prompts.digest, record=self._record, feed=feed, **asdict(agreed)
         )
         checkpoint.save(self._accelerator, self._folder, self._config, state)
-
-    def _step(self, batches: Prefetcher, step: int) -> Tensor:
-        """One optimizer step; returns its loss, on the device."""
-        if self._fleet:
-            self._fleet.check()
-        batch = batches.take(step)
-        _, height, width, _ = batch.images.shape
-        params = draw_params(self._config.augment, self._config.seed, batch.sample_ids, batch.echoes, 0, height, width)
-        views = augment(batch.images, params)
-        embeddings = self._model(views, self._config.images_per_use)
-        loss = self._objective(embeddings, batch.prompt_ids)
-        self._schedule.apply(self._optimizer, step)
-        self._accelerator.backward(loss)
-        if self._config.optimizer.max_grad_norm:
-            self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.optimizer.max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return loss.detach()
-
-    @property
-    def _encoder(self) -> ViTModel:
-        encoder: ViTModel = self._accelerator.unwrap_model(self._model).encoder
-        return encoder
-
-    def _report(self, step: int, loss: Tensor, totals: Totals, progress: Progress | None) -> None:
-        value = float(loss)
-        if not math.isfinite(value):
-            raise RunError(f"the loss is {value} at step {step}; lower optimizer.base_lr or set --mixed-precision no")
-        self._record.loss.append((step, value))
-        self._record.totals = totals
-        if progress is None:
-            return
-        progress.update(
-            Snapshot(
-                step=step,
-                max_steps=self._config.max_steps,
-                images_made=totals.images_made,
-                images_trained=totals.images_trained,
-                made_per_s=totals.made_per_s,
-                trained_per_s=totals.trained_per_s,
-                reuse=totals.reuse,
-                loss=value,
-                knn=self._record.knn[-1][1] if self._record.knn else None,
-                producers=totals.producers,
-                data_wait=totals.data_wait,
-            )
-        )

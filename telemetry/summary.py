@@ -80,8 +80,15 @@ class Summary:
     tickets_quarantined: int
     """Tickets that no producer could make; the ledger names their stand-ins."""
     image_bytes_written: int
-    """Bytes of image files in the run folder, the one picture apart: 0, or something is wrong."""
+    """Bytes of image files in the run folder, the one picture and trackers' files apart: 0, or something is wrong."""
     knn: Knn
+    objective: str = "stablerep"
+    """What was optimised."""
+    steps_skipped: int = 0
+    """Steps that changed nothing, as their gradients were no finite numbers."""
+    rankme: float | None = None
+    """RankMe of the encoder's features of validation scans, at the last look during training; None where there was none.
+    1 is collapse, the encoder's width the most there can be."""
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, whole or not at all.

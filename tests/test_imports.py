@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
             "penstock.imagesets",
             "penstock.kernels",
         ),
-        *("torch", "accelerate", "transformers", "numpy", "safetensors"),
+        *("torch", "accelerate", "transformers", "tokenizers", "numpy", "safetensors"),
     },
 }
 """Beside the standard library and the room itself. `deploy` may import everything, lazily."""
@@ -48,6 +48,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
+    "consumer/encoders.py": {"timm"},
     "consumer/paced.py": {"psutil"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model

@@ -45,6 +45,14 @@ def caption(digit: int, ink: str | None = None, paper: str | None = None) -> str
     )
 
 
+def digit_of(text: str) -> int:
+    """The digit that a caption of the toy world names. Raises ValueError where it names none."""
+    for word in text.split():
+        if word in DIGIT_WORDS:
+            return DIGIT_WORDS.index(word)
+    raise ValueError(f"a caption of the toy world must name a digit, got {text!r}")
+
+
 #: Every word that a caption can hold, in alphabetical order.
 VOCABULARY: tuple[str, ...] = tuple(
     sorted({word for text in ("a handwritten in ink on paper", *DIGIT_WORDS, *INKS, *PAPERS) for word in text.split()})

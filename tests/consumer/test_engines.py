@@ -14,7 +14,7 @@ from penstock.consumer.record import Record
 from penstock.protocol.errors import RunError
 from penstock.protocol.rank_machine import Expectation
 
-PHOTOS = RealImages(CaptionList(["a fox"], "d2", 0), "no photos")
+PHOTOS = RealImages(CaptionList(["a fox"], "d2", 0, {}), "no photos")
 
 
 def _config(fraction: float, **changes: Any) -> TrainConfig:

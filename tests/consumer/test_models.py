@@ -1,16 +1,12 @@
 """Encoder and head. Statistics across ranks: tests/kernels/test_ranks.py."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModel, ViTModel
+from transformers import ViTModel
 
-from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder, save_encoder
+from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder
 from penstock.consumer.projection_head import ViewBatchNorm
-from penstock.kernels.augment import prepare
-from penstock.kernels.augment_recipe import AugmentRecipe
 
 torch.set_num_threads(1)
 
@@ -40,28 +36,6 @@ def test_initializer_range_sets_the_spread_of_the_weights() -> None:
     assert weights
     for weight in weights:
         assert weight.std().item() == pytest.approx(0.1, rel=0.05)
-
-
-def test_saved_encoder_reloads_as_an_ordinary_automodel(tmp_path: Path) -> None:
-    encoder, images = tiny_encoder().eval(), normal(2, 3, 16, 16, dtype=torch.float32)
-    save_encoder(encoder, tmp_path / "encoder", AugmentRecipe.weak(16))
-    loaded = AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False).eval()
-    assert isinstance(loaded, ViTModel)
-    with torch.no_grad():
-        ours, theirs = (model(pixel_values=images).last_hidden_state for model in (encoder, loaded))
-    assert torch.equal(ours, theirs)
-    plain = AutoModel.from_pretrained(tmp_path / "encoder").eval()  # brings its own pooler, which nobody reads
-    with torch.no_grad():
-        assert torch.equal(plain(pixel_values=images).last_hidden_state, ours)
-
-
-def test_saved_preprocessing_equals_prepare(tmp_path: Path) -> None:
-    recipe = AugmentRecipe.weak(16)
-    save_encoder(tiny_encoder(), tmp_path, recipe)
-    images = torch.randint(0, 256, (2, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    processor = AutoImageProcessor.from_pretrained(tmp_path)
-    theirs = processor(list(images.numpy()), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(prepare(images, recipe), theirs, rtol=0, atol=1e-5)
 
 
 def test_encoder_rejects_sizes_that_do_not_divide() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from penstock.consumer.config import RealConfig, TrainConfig
-from penstock.consumer.prompts import TicketWriter, ToyWorldPrompts
+from penstock.consumer.prompts import MixedPrompts, PromptSource, TicketWriter, ToyWorldPrompts
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.imagesets.opening import open_imageset
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.tickets import group_seed, prompt_id
+from penstock.toyworld.captions import DIGIT_WORDS
 from tests.imagesets.files import write
 
 CAPTIONS = [f"photo number {number}" for number in range(10)]
@@ -38,8 +39,13 @@ def _open(config: TrainConfig) -> RealImages:
     return real
 
 
+def _prompts(config: TrainConfig) -> PromptSource:
+    generated, real = ToyWorldPrompts(config.seed), open_real_images(config)
+    return MixedPrompts(generated, real.prompts, config.real.fraction, config.seed) if real else generated
+
+
 def _writer(config: TrainConfig) -> TicketWriter:
-    return TicketWriter(ToyWorldPrompts(config.seed), config, GENERATOR, _open(config).prompts)
+    return TicketWriter(_prompts(config), config, GENERATOR)
 
 
 def test_a_run_without_real_images_opens_no_set() -> None:
@@ -75,11 +81,32 @@ def test_a_stand_in_is_of_the_kind_of_its_ticket(photos: Path) -> None:
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (1.0, 64)])
 def test_none_and_all_are_exact(photos: Path, fraction: float, expected: int) -> None:
-    config = _config(photos, fraction)
-    real = open_real_images(config)
-    writer = TicketWriter(ToyWorldPrompts(3), config, GENERATOR, real.prompts if real else None)
+    writer = _writer(_config(photos, fraction))
     digests = Counter(writer.write(index, 0, 0).recipe.model_digest for index in range(64))
     assert 64 - digests[GENERATOR] == expected
+
+
+def test_classes_of_a_set_are_the_concepts_of_its_captions(tmp_path: Path) -> None:
+    for name in ("nine", "fox"):
+        write(tmp_path / f"set/{name}/a.png", 1)
+    config = _config(tmp_path / "set", 1.0)
+    assert _prompts(config).concepts == ("fox", "nine")
+    assert [_prompts(config).concept(name) for name in ("fox", "nine")] == [0, 1]
+    mixed = _prompts(_config(tmp_path / "set", 0.5))
+    assert mixed.concepts == tuple(sorted({*DIGIT_WORDS, "fox"})), "equal names are one concept"
+    for prompt, concept in (("fox", "fox"), ("nine", "nine"), ("a handwritten nine", "nine")):
+        assert mixed.concepts[mixed.concept(prompt)] == concept
+
+
+def test_without_concepts_of_either_kind_there_are_none(photos: Path) -> None:
+    mixed = _prompts(_config(photos, 0.5))
+    assert mixed.concepts == ()
+    assert mixed.concept(CAPTIONS[0]) == mixed.concept("a handwritten nine") == -1
+
+
+def test_a_caption_of_two_classes_is_no_concept(photos: Path) -> None:
+    (photos / "metadata.csv").write_text("file_name,text,label\n0.png,a pet,cat\n1.png,a pet,dog\n")
+    assert _open(_config(photos, 1.0)).prompts.concepts == ()
 
 
 def test_captions_that_no_ticket_can_carry_are_left_out_with_a_warning(

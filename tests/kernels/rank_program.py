@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from penstock.consumer.objectives import StableRep
 from penstock.consumer.projection_head import ProjectionHead, ViewBatchNorm
 from penstock.kernels.backends import Backend
 from penstock.kernels.collectives import default_group, gather_counts, gather_rows
@@ -161,15 +160,12 @@ def batch_norm(x: Tensor, weights: Tensor) -> dict[str, Tensor]:
 
 def train(network: nn.Module, x: Tensor, prompt_ids: Tensor) -> dict[str, Any]:
     """Three steps of SGD; the first step's gradients, every loss, and the weights and buffers at the end."""
-    optimizer, objective, losses = (
-        torch.optim.SGD(network.parameters(), lr=0.5),
-        StableRep(temperature=0.3),
-        [],
-    )
+    optimizer, losses = torch.optim.SGD(network.parameters(), lr=0.5), []
+    labels = prompt_ids.repeat_interleave(NUM_VIEWS)
     gradients: list[Tensor] = []
     for _ in range(3):
         optimizer.zero_grad()
-        loss = objective(network(x), prompt_ids)
+        loss = multipos_loss(network(x), labels, temperature=0.3, group=default_group())
         loss.backward()
         gradients = gradients or [p.grad.clone() for p in network.parameters() if p.grad is not None]
         optimizer.step()
