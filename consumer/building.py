@@ -75,7 +75,7 @@ def build_vit(config: TrainConfig) -> PreTrainedModel:
     own = EncoderSizes(model.hidden_size, model.num_layers, model.num_heads, model.patch_size)
     sizes = encoder_sizes(model.name) if model.name else own
     if size % sizes.patch_size:
-        raise ConfigError(f"augment.size must be a multiple of {model.name}'s patches ({sizes.patch_size}), got {size}")
+        raise ConfigError(f"augment.size must be a multiple of {model.name}'s patch ({sizes.patch_size}), got {size}")
     encoder = build_encoder(
         size,
         sizes.patch_size,
