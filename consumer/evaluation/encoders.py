@@ -1,8 +1,8 @@
 """What is evaluated: a run's encoder, a model of Hugging Face's, or one of the two floors that it must beat.
 
-A feature is the CLS token after the last LayerNorm, as StableRep probes it; of a model with two towers it is the image's
-embedding, `get_image_features`, because its text tower speaks of that one. The digest is over the weights and what else
-of the configuration changes features, so that a cache keyed by it cannot serve another model's.
+A feature is what the trainer's `image_feature` reads, the CLS token after the last LayerNorm, as StableRep probes it;
+of a model with two towers it is the image's embedding, `get_image_features`, of which its text tower speaks. The digest is over the weights and
+what else of the configuration changes features, so that a cache keyed by it cannot serve another model's.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
+from penstock.consumer.encoders import image_feature
 from penstock.consumer.evaluation.preprocessing import Preprocessing, read_preprocessing
 from penstock.protocol.errors import ConfigError
 
@@ -25,10 +26,14 @@ RANDOM = "random:"
 PIXELS = "pixels"
 _PIXELS_SIZE = 32
 
-_CLS_MODELS = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_msn")
-"""Models whose `last_hidden_state[:, 0]` is a CLS token behind the last LayerNorm."""
+_CLS = "CLS token after the last LayerNorm"
+_READ = {
+    **dict.fromkeys(("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_msn"), _CLS),
+    "timm_wrapper": "the model's own pooling",
+}
+"""Models whose feature `image_feature` reads, and what it is."""
 _POOLED_MODELS = ("clip_vision_model",)
-"""Models that apply that LayerNorm to the CLS token alone and call it `pooler_output`."""
+"""Models that apply the last LayerNorm to the CLS token alone and call it `pooler_output`."""
 _PADDED_MODELS = ("siglip", "siglip2")
 """Models whose text tower was trained on texts padded to their full length."""
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
@@ -174,17 +179,13 @@ def _width(
 
 def _image_embedder(model: Any, place: str) -> tuple[Callable[[Tensor], Tensor], str]:
     model_type = model.config.model_type
-
     if hasattr(model, "get_image_features"):
         return lambda pixels: _embedding(model.get_image_features(pixel_values=pixels)), "image embedding"
     if model_type in _POOLED_MODELS:
-        return lambda pixels: model(pixel_values=pixels).pooler_output.float(), "CLS token after the last LayerNorm"
-    if model_type in _CLS_MODELS:
-        return (
-            lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0].float(),
-            "CLS token after the last LayerNorm",
-        )
-    known = ", ".join((*_CLS_MODELS, *_POOLED_MODELS))
+        return lambda pixels: model(pixel_values=pixels).pooler_output.float(), _CLS
+    if model_type in _READ:
+        return lambda pixels: image_feature(model, pixels).float(), _READ[model_type]
+    known = ", ".join((*_READ, *_POOLED_MODELS))
     raise ConfigError(f"{place} is a {model_type}, whose feature is not known; known are {known} and two-tower models")
 
 

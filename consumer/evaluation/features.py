@@ -1,4 +1,4 @@
-"""Features of images: of a whole labelled set by a frozen encoder, and of a batch by the encoder that is being trained."""
+"""Features of images: of a whole set by a frozen encoder, of images in memory by the encoder that is being trained."""
 
 import hashlib
 import logging
@@ -144,5 +144,5 @@ def _decoded(images: Images, rows: Tensor, batch_size: int) -> Iterator[list[NDA
 def _content(image: NDArray[np.uint8]) -> int:
     """63 bits that are the same for the same pixels."""
     digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(image.tobytes())
     return int.from_bytes(digest.digest(), "little") >> 1

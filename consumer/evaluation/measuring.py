@@ -1,4 +1,4 @@
-"""One task, from features to figures. Test images are looked at once by every measure, when nothing is left to choose."""
+"""One task, from features to figures. Every measure looks at the test images once, when nothing is left to choose."""
 
 from dataclasses import dataclass, replace
 
