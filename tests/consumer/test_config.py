@@ -53,6 +53,9 @@ def load(*argv: str) -> TrainConfig:
             "0.1",
             "downsample_sizes must be smaller than the images' shorter side (32)",
         ),
+        ("--real.fraction", "0.5", "real.source must name a set beside real.fraction"),
+        ("--real.fraction", "nan", "real.fraction must be in [0, 1]"),
+        ("--fleet.local-image-producers", "1", "fleet.local_image_producers needs real images"),
         ("--optimizer.base-lr", "0", "base_lr must be > 0"),
     ],
 )
