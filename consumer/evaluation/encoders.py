@@ -1,9 +1,9 @@
 """What is evaluated: a run's encoder, a model of Hugging Face's, or one of the two floors that it must beat.
 
-A feature is what the trainer's `image_feature` reads: the CLS token after the last LayerNorm, as StableRep probes it; of
-a model with two towers that of its vision tower, before the projection. Only zero-shot reads the projected embedding,
-`get_image_features`, because texts lie in its space. The digest is over the weights and what else of the configuration
-changes features, so that a cache keyed by it cannot serve another model's.
+A feature is what the trainer's `image_feature` reads: the CLS token after the last LayerNorm, as StableRep probes it;
+of a model with two towers that of its vision tower, before the projection. Only zero-shot reads the projected
+embedding, `get_image_features`, because texts lie in its space. The digest is over the weights and what else of the
+configuration changes features, so that a cache keyed by it cannot serve another model's.
 """
 
 import hashlib
