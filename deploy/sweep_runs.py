@@ -31,8 +31,8 @@ class Child(Protocol):
     def ask_to_end(self) -> None:
         """Begin its orderly end."""
 
-    def end(self) -> None:
-        """Wait for its end, and for that of all that it started; bounded."""
+    def end(self, grace_s: float) -> None:
+        """See to it that it and all that it started have ended; what lives `grace_s` seconds from now is killed."""
 
 
 Launch = Callable[[Sequence[str], Path], Child]
@@ -61,9 +61,9 @@ class TrainerChild:
         """See `Child`."""
         self._process.terminate()
 
-    def end(self) -> None:
+    def end(self, grace_s: float) -> None:
         """See `Child`."""
-        end_group(self._process, GRACE_S)
+        end_group(self._process, grace_s)
 
 
 def todo(arm: Arm, recorded: Mapping[str, str], *, overwrite: bool) -> Todo:
@@ -127,16 +127,17 @@ def run_arms(
                 running[arm.name] = arm, launch(arguments(arm, what), log_of(arm))
             for arm, child in list(running.values()):
                 if (code := child.poll()) is not None:
-                    child.end()
+                    child.end(GRACE_S)
                     del running[arm.name]
                     ended(arm, code, last_line(log_of(arm)))
             if running:
                 time.sleep(POLL_S)
     finally:
         for _, child in running.values():
-            child.ask_to_end()  # all of them first, so that they end side by side
+            child.ask_to_end()
+        deadline = time.monotonic() + GRACE_S  # one for all: they end side by side
         for _, child in running.values():
-            child.end()
+            child.end(max(0.0, deadline - time.monotonic()))
 
 
 def log_of(arm: Arm) -> Path:

@@ -80,7 +80,7 @@ def draw_sweep(path: Path, curve: SweepCurve) -> None:
     _draw_floors(axes, curve.floors)
     if curve.best is not None:
         _mark(axes, places, curve)
-    axes.set_xlabel(curve.name, fontsize=10, color=INK)
+    axes.set_xlabel(curve.name, fontsize=10, color=INK, parse_math=False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     figure.savefig(path)
 
@@ -96,7 +96,7 @@ def _place(axes: Axes, curve: SweepCurve) -> list[float]:
     else:
         margin = (high - low) * (0.06 if curve.numbers else 0.2) or 1
         axes.set_xlim(low - margin, high + margin)
-    axes.set_xticks(places, labels=[point.value for point in curve.points])
+    axes.set_xticks(places, labels=[point.value for point in curve.points], parse_math=False)
     axes.xaxis.set_minor_locator(NullLocator())
     return places
 

@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
 EXCEPTIONS: dict[str, set[str]] = {
     "protocol/image_codec.py": {"simplejpeg"},
     "protocol/checksum.py": {"isal"},
+    "producer/image_engine.py": {"PIL"},
     "producer/tiny/": {"penstock.toyworld"},
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
