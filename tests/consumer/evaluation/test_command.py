@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
+from transformers import AutoModel, AutoTokenizer, ViTModel
 
 from penstock.consumer.config import EvaluationConfig
 from penstock.consumer.evaluation.command import main
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
+from penstock.consumer.export import save_pair
+from penstock.consumer.text_tower import LanguageHead, build_text_tower
+from penstock.consumer.tokenizer import open_tokenizer
+from penstock.kernels.augment import prepare
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.errors import ConfigError
 
@@ -67,6 +74,53 @@ def test_the_pixel_floor_is_the_one_that_a_run_reports(tmp_path: Path) -> None:
     online = ToyWorldEvaluation(EvaluationConfig(), AugmentRecipe.weak(32)).pixels()
     assert report["tasks"][0]["knn"]["accuracy"] == pytest.approx(online, abs=2 / 720)
     assert report["tasks"][0]["linear_probe"] is None
+
+
+def test_a_pair_is_probed_by_its_tower_and_reads_class_names_in_templates(encoder_folder: Path, tmp_path: Path) -> None:
+    templates, words = ["a {}", "one {} here"], ["cat", "owl"]
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in words:
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for number in range(12):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "set" / split / name / f"{number}.png")
+    pair = tmp_path / "pair"
+    tokenizer = open_tokenizer("own", [template.replace("{}", name) for template in templates for name in words], 10)
+    sizes = {"hidden_size": 12, "num_layers": 1, "num_heads": 3, "max_tokens": 10}
+    torch.manual_seed(2)
+    tower = build_text_tower(tokenizer.vocab_size, tokenizer.end_id, **sizes)
+    save_pair(
+        pair,
+        ViTModel.from_pretrained(encoder_folder, add_pooling_layer=False),
+        tower,
+        LanguageHead(12, 12, 7),
+        tokenizer,
+        AugmentRecipe.weak(16),
+    )
+    argv = ["--data", str(tmp_path / "set"), "--zero-shot.templates", *templates]
+    report = evaluated(tmp_path, str(pair), *argv)
+    (task,) = report["tasks"]
+    # The same by transformers alone.
+    model, reader = AutoModel.from_pretrained(pair).eval(), AutoTokenizer.from_pretrained(pair)
+    files = [tmp_path / "set" / "test" / name / f"{number}.png" for name in words for number in range(12)]
+    files.sort()
+    images = torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in files]))
+    mean = 0
+    with torch.no_grad():
+        for template in templates:
+            texts = reader([template.replace("{}", name) for name in words], padding=True, return_tensors="pt")
+            mean = mean + F.normalize(model.get_text_features(**texts).pooler_output, dim=1)
+        pixels = prepare(images, AugmentRecipe.weak(16))
+        found = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
+    predicted = (found @ F.normalize(mean, dim=1).T).argmax(dim=1)
+    labels = torch.tensor([words.index(file.parent.name) for file in files])
+    assert task["zero_shot"]["accuracy"] == pytest.approx(float((predicted == labels).float().mean()))
+    assert len(predicted.unique()) > 0
+    assert task["templates"] == templates
+    alone = evaluated(tmp_path, str(encoder_folder), *argv)
+    assert alone["tasks"][0]["knn"] == task["knn"]
+    assert report["dim"] == 12
 
 
 def test_images_that_stand_in_two_splits_are_counted_and_do_not_vote_for_themselves(
