@@ -3,9 +3,9 @@
 A batch may go through the towers in parts, each with a fraction of the memory, and the loss still sees it whole
 (`cached_features.py`).
 
-A step whose gradients are no finite numbers changes nothing. The host does not wait for the device to learn of it: the
-fused AdamW reads a flag there, as it does of Accelerate's scaler with fp16; the count of such steps is read where the
-loss is.
+A step whose gradients are no finite numbers moves no weight and no moment; averages go on towards the weights as they
+are. The host does not wait for the device to learn of it: the fused AdamW reads a flag there, as it does of
+Accelerate's scaler with fp16; the count of such steps is read where the loss is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -92,14 +92,16 @@ class TrainingStep:
         config, num_views = self._config, self._config.objective.num_views
         _, height, width, _ = batch.images.shape
         sample_ids = batch.sample_ids.flatten()
-        views = [
-            augment(
-                batch.images,
-                draw_params(config.augment, config.seed, sample_ids, batch.echoes, view, height, width),
-            )
-            for view in range(num_views)
-        ]
-        return views[0] if num_views == 1 else torch.stack(views, dim=1).flatten(0, 1)
+        views = None
+        for view in range(num_views):
+            params = draw_params(config.augment, config.seed, sample_ids, batch.echoes, view, height, width)
+            augmented = augment(batch.images, params)
+            if num_views == 1:
+                return augmented
+            # In place, as all of them beside their stack would be the most memory of a step.
+            views = augmented.new_empty(len(augmented), num_views, *augmented.shape[1:]) if views is None else views
+            views[:, view] = augmented
+        return views.flatten(0, 1)
 
     # --- in parts -----------------------------------------------------------------------------------------------------
 
