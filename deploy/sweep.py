@@ -45,10 +45,9 @@ NAME is a dotted setting of `penstock train --help`, or short for one:
   --seeds LIST     arms of each value; the arms of a seed share prompts, noise, augmentations and first weights.
                    Three or more give intervals. (default: 0)
   --out DIR        where the arms' run folders, the table and the curve go (default: runs/sweep-NAME)
-  --fix images     what else follows the setting, so that all arms use up as many images (default):
-                     m       prompts a step go with 1/m: equal images, steps and rows a step. With
-                             --reservoir.images-per-use, reuse goes with m instead.
-                     reuse   steps go with the reuse: equal images and rows a step. Steps cannot be equal too.
+  --fix images     what follows a setting, so that all arms use up as many images and see as many rows a step (default)
+                     m, objective, views    prompts a step, or the reuse, follow: equal images, rows and steps
+                     reuse                  steps go with the reuse: equal images and rows; steps cannot be equal too
                    Reservoir and window, counted in prompts, keep their images. What changed is printed.
   --fix none       change the one setting alone
   --parallel N     arms at a time, each with one thread (default: 1)

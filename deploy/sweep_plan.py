@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from penstock.consumer.config import TrainConfig
 from penstock.deploy.sweep_arguments import ALIASES, Sweep, as_file_name, whole
@@ -122,30 +122,57 @@ def _assign(base: TrainConfig, flag: str, value: str) -> list[str]:
 def adjustments(flag: str, value: str, base: TrainConfig) -> dict[str, str]:
     """What must change with a setting so that all arms use up as many images and train on as many rows a step.
 
-    Let G groups of m images a step be used e times each over S steps, u images at a use (m unless images_per_use says
-    otherwise): a step has G·u rows, the run uses up S·G·m/e images.
-    - m, all images used: G goes with 1/m. S and e stay.
-    - m, u of them used: e goes with m, so that an image is used as often. S and G stay.
-    - e: S goes with e; images, rows and steps cannot all stay.
-    The reservoir and the window, which are counted in groups, keep their images.
+    Let G groups of m images a step be used e times each over S steps, u images at a use in V views each: a step has
+    G·u·V rows, and the run uses up S·G·m/e images. Where the setting changes m, u or V, G keeps the rows, and then e
+    keeps the images: every image is seen as often, too. Where it is e, S goes with it: rows and images stay, steps
+    cannot. Reservoir and window, which are counted in groups, keep their images. A prompt's only image in its only view
+    has nothing to be compared with: where the objective compares the images of a prompt, it is seen in two views.
 
     Raises ConfigError where that is no whole number.
     """
-    if flag == ALIASES["m"]:
-        before, now = base.generator.images_per_group, whole("images_per_group", value, least=1)
-        follows = {
-            "--reservoir.capacity-groups": max(1, base.reservoir.capacity_groups * before // now),
-            "--stream.window-groups": max(1, base.stream.window_groups * before // now),
-        }
-        if base.reservoir.images_per_use:
-            follows["--reservoir.reuse"] = _exact("reuse", base.reservoir.reuse * now, before)
-        else:
-            follows["--groups-per-step"] = _exact("groups_per_step", base.groups_per_step * before, now)
-        return {name: str(number) for name, number in follows.items()}
     if flag == ALIASES["reuse"]:
-        now = whole("reuse", value, least=1)
-        return {"--max-steps": str(_exact("max_steps", base.max_steps * now, base.reservoir.reuse))}
-    return {}
+        reuse = whole("reuse", value, least=1)
+        steps = _exact("max_steps", base.max_steps * reuse, base.reservoir.reuse)
+        return {} if steps == base.max_steps else {"--max-steps": str(steps)}
+    if flag not in _SHAPING:
+        return {}
+    made_before, made, used, views = base.generator.images_per_group, *_shape(flag, value, base)
+    groups = _exact("groups_per_step", base.rows_per_step, used * views)
+    reuse = _exact("reuse", groups * made * base.reservoir.reuse, base.groups_per_step * made_before)
+    follows = {
+        "--groups-per-step": (base.groups_per_step, groups),
+        "--reservoir.reuse": (base.reservoir.reuse, reuse),
+        "--reservoir.capacity-groups": _at_equal_images(base.reservoir.capacity_groups, made_before, made),
+        "--stream.window-groups": _at_equal_images(base.stream.window_groups, made_before, made),
+    }
+    if flag != _VIEWS:
+        follows[_VIEWS] = (_shape("", "", base)[2], views)
+    return {name: str(now) for name, (before, now) in follows.items() if now != before}
+
+
+_VIEWS = "--objective.views-per-image"
+_SHAPING = (ALIASES["m"], ALIASES["objective"], _VIEWS, "--reservoir.images-per-use")
+"""Settings that change how many images a prompt has, how many of them a step takes, or in how many views."""
+
+
+def _shape(flag: str, value: str, base: TrainConfig) -> tuple[int, int, int]:
+    """m, u and V where `flag` has `value`."""
+    made, used, objective = base.generator.images_per_group, base.reservoir.images_per_use, base.objective
+    if flag == ALIASES["m"]:
+        made = whole("images_per_group", value, least=1)
+    elif flag == "--reservoir.images-per-use":
+        used = whole("images_per_use", value, least=0)
+    elif flag == ALIASES["objective"]:
+        objective = dataclasses.replace(objective, name=cast(Any, value))
+    elif flag == _VIEWS:
+        objective = dataclasses.replace(objective, views_per_image=whole("views_per_image", value, least=0))
+    used = used or made
+    lonely = objective.contrasts_images and used * objective.num_views == 1
+    return made, used, 2 if lonely else objective.num_views
+
+
+def _at_equal_images(groups: int, made_before: int, made: int) -> tuple[int, int]:
+    return groups, max(1, groups * made_before // made)
 
 
 def _exact(what: str, number: int, divisor: int) -> int:
@@ -173,8 +200,6 @@ def statement(sweep: Sweep, arms: Sequence[Arm]) -> list[str]:
         lines.append(f"With {sweep.name}={arm.value}: {' '.join(f'{k} {v}' for k, v in arm.adjusted.items())}.")
     if any(config.order == "arrival" for config in configs.values()):
         lines.append("In arrival order the arms of a seed share prompts, but not which step uses which.")
-    if any(config.images_per_use == 1 and config.objective.name == "stablerep" for config in configs.values()):
-        lines.append("With one image a prompt StableRep's only positives are captions that occur twice.")
     if not all(config.fleet.local_producers for config in configs.values()):
         endpoint = next(iter(configs.values())).stream.endpoint
         lines.append(f"Arms start no producers (fleet.local_producers 0): each waits for some at {endpoint}.")
@@ -183,7 +208,7 @@ def statement(sweep: Sweep, arms: Sequence[Arm]) -> list[str]:
 
 _COUNTS: Mapping[str, Callable[[TrainConfig], int]] = {
     "optimizer steps": lambda config: config.max_steps,
-    "rows a step": lambda config: config.groups_per_step * config.images_per_use,
+    "rows a step": lambda config: config.rows_per_step,
     "images used up": lambda config: math.ceil(
         config.max_steps
         * config.groups_per_step

@@ -90,7 +90,7 @@ def read_outcome(folder: Path, value: str, seed: int) -> Outcome | None:
         seed=seed,
         test=knn.get("after"),
         validation=curve[-1][1] if curve else None,
-        rankme=_find(summary, "rankme"),
+        rankme=summary.get("rankme"),
         before=knn.get("before"),
         pixels=knn.get("pixels"),
         images=summary["images_generated"],
@@ -106,15 +106,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _find(tree: Any, key: str) -> float | None:
-    """The number called `key` wherever it stands: not every version of a summary has it, nor in the same place."""
-    if not isinstance(tree, dict):
-        return None
-    if isinstance(tree.get(key), int | float):
-        return float(tree[key])
-    return next((found for branch in tree.values() if (found := _find(branch, key)) is not None), None)
 
 
 def gather(name: str, values: Sequence[str], outcomes: Sequence[Outcome]) -> Results:

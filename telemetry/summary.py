@@ -162,8 +162,10 @@ def box(summary: Summary, width: int = 96) -> str:
     producers = _count(summary.producers, "producer")
     table.add_row("Made", f"{made:,} images by {producers}, {_rate(summary.producer_images_per_s)}")
     table.add_row("Moved", f"{summary.bytes_received / 1e6:,.1f} MB to the trainer; image files on disk: {on_disk}")
-    rate = _rate(summary.trainer_images_per_s)
-    table.add_row("Trained", f"by {summary.objective} on {trained:,} images, {rate}; {_reuse(summary)}")
+    table.add_row(
+        "Trained",
+        f"by {summary.objective} on {trained:,} images, {_rate(summary.trainer_images_per_s)}; {_reuse(summary)}",
+    )
     table.add_row("Learned", _learned(summary.knn))
     if faults := _faults(summary):
         table.add_row("Faults", faults)

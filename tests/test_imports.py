@@ -48,6 +48,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
+    "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},
     "consumer/paced.py": {"psutil"},
 }
@@ -230,6 +231,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "skle
     [
         ("from penstock.deploy.cli import dispatch; dispatch(['--help'])", HEAVY),
         ("from penstock.deploy.cli import dispatch; dispatch(['doctor', '--json'])", HEAVY),
+        ("import penstock.consumer.evaluation.command", HEAVY),
         ("import penstock.consumer.config, penstock.producer.config", HEAVY),
         ("import penstock.deploy.demo", HEAVY),
         ("import penstock.imagesets.opening, penstock.imagesets.resize", HEAVY),
