@@ -66,8 +66,8 @@ def build_vit(config: TrainConfig) -> PreTrainedModel:
     if model.name and not is_vit(model.name):
         if config.objective.reads_text:
             raise ConfigError(
-                f"model.name {model.name} must be a ViT for objective {config.objective.name}, whose pair with the text "
-                "tower is exported as one; choose vit-s-16, vit-b-16 or vit-l-16"
+                f"model.name must be a ViT for objective {config.objective.name}, whose encoder and text tower are "
+                f"exported as one, got {model.name}; choose vit-s-16, vit-b-16 or vit-l-16"
             )
         return build_timm_encoder(
             model.name, size, drop_path=model.drop_path, gradient_checkpointing=model.gradient_checkpointing
@@ -75,7 +75,7 @@ def build_vit(config: TrainConfig) -> PreTrainedModel:
     own = EncoderSizes(model.hidden_size, model.num_layers, model.num_heads, model.patch_size)
     sizes = encoder_sizes(model.name) if model.name else own
     if size % sizes.patch_size:
-        raise ConfigError(f"augment.size must be a multiple of {model.name}'s patches ({sizes.patch_size}), got {size}")
+        raise ConfigError(f"augment.size must be a multiple of {model.name}'s patch ({sizes.patch_size}), got {size}")
     encoder = build_encoder(
         size,
         sizes.patch_size,

@@ -112,7 +112,8 @@ class ObjectiveConfig:
     """The same at the end; between them half a cosine."""
 
     def __post_init__(self) -> None:
-        require(0 < self.temperature < inf, "temperature must be > 0", self.temperature)
+        # As the losses have it: a float32 cosine is rounded to 6e-8, and a lower one would make much of that.
+        require(1e-6 <= self.temperature < inf, "temperature must be finite and >= 1e-6", self.temperature)
         require(self.views_per_image >= 0, "views_per_image must be >= 0", self.views_per_image)
         for name in ("image_weight", "language_weight"):
             require(0 <= getattr(self, name) < inf, f"{name} must be >= 0", getattr(self, name))

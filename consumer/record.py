@@ -28,7 +28,7 @@ class Record:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Record":
-        """From `to_json`, or from what it was before there was `rankme`. Raises TypeError or KeyError for anything else."""
+        """From `to_json`; a checkpoint from before there was `rankme` has none. Raises TypeError or KeyError."""
         value = {"rankme": [], **value}
         curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn", "rankme")}
         totals = Totals(**{**value["totals"], "groups_by_uses": tuple(value["totals"]["groups_by_uses"])})

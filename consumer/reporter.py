@@ -47,6 +47,8 @@ class Reporter:
         self._tracking = tracking
         self._progress = progress
         self._skipped = 0
+        self.last_step_counted = True
+        """Whether the step that was last reported changed the weights; the same on all ranks."""
 
     def stepped(self, done: int, batch: Batch) -> None:
         """`done` steps are done, the last of them on `batch`: show some of its groups where it is their turn."""
@@ -108,6 +110,7 @@ class Reporter:
     def _look_at_skipped(self, done: int, loss: float) -> None:
         """Say how many steps changed nothing since the last look. Raises RunError where too many did in succession."""
         skipped, last = int(self._train_on.num_skipped), int(self._train_on.num_skipped_last)
+        self.last_step_counted = last == 0
         if last > self._config.optimizer.max_skipped_steps:
             raise RunError(
                 f"the gradients of the last {last} steps were no finite numbers (loss {loss} at step {done}); lower "

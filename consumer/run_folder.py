@@ -29,7 +29,7 @@ LOCK = "run.lock"
 
 _OWN = re.compile(
     r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
-    r"|producer-\d+\.log|tracking"
+    r"|(image-)?producer-\d+\.log|tracking"
 )
 """What a run writes; nothing else is ever deleted."""
 
@@ -74,6 +74,10 @@ class RunFolder:
     def producer_log(self, number: int) -> Path:
         """Output of a producer that the run started itself."""
         return self.path / f"producer-{number}.log"
+
+    def image_producer_log(self, number: int) -> Path:
+        """Output of a producer of real images that the run started itself."""
+        return self.path / f"image-producer-{number}.log"
 
     @property
     def tracking(self) -> Path:

@@ -13,10 +13,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from transformers.utils import logging as transformers_logging
 
-from penstock.consumer import checkpoint, run_folder
+from penstock.consumer import checkpoint, engines, run_folder
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
+from penstock.consumer.engines import Engines
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
@@ -33,7 +34,6 @@ from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
 from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
-from penstock.protocol.rank_machine import Expectation
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress
 from penstock.telemetry.summary import box
@@ -118,7 +118,8 @@ class Trainer:
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._images_per_step = config.groups_per_step * config.images_per_use
-        self._prompts, self._socket, self._fleet = opening.prompts, opening.socket, opening.fleet
+        self._prompts, self._real = opening.prompts, opening.real
+        self._socket, self._fleet = opening.socket, opening.fleet
         accelerator.wait_for_everyone()
         self._folder = run_folder.read(config.run_dir)
         self._resume = self._read_checkpoint() if config.resume else None
@@ -150,19 +151,9 @@ class Trainer:
         """Answer producers from now on, on rank 0; the others first learn which engine the run uses."""
         config = self._config
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
-        wanted = None if config.generator.model_digest == "first" else config.generator.model_digest
-        if self._resume and wanted not in (None, self._resume.model_digest):
-            raise RunError(
-                f"the run was begun with the generator {self._resume.model_digest[:12]}, generator.model_digest says "
-                f"{config.generator.model_digest[:12]}; resume with the same, or begin a new run"
-            )
-        expects = Expectation(
-            model_digest=self._resume.model_digest if self._resume else wanted,
-            manifest_digest=self._resume.manifest_digest if self._resume else None,
-            same_engine=config.same_engine,
-        )
-        watch = self._fleet.check if self._fleet else lambda: None
-        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch)
+        expects, real = engines.expected(config, self._real, self._resume)
+        watch = self._fleet.check if self._fleet else lambda kind: None
+        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real)
 
         def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
             stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
@@ -183,22 +174,6 @@ class Trainer:
         self._stack.enter_context(tracking)
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
         return Reporter(config, self._train_on, self._record, tracking, progress)
-
-    def _agree_on_engine(self) -> tuple[str, str]:
-        """Digests of the model and of the manifest of the first producer, for which rank 0 waits.
-
-        The other ranks start their streams here, and accept only engines like that one.
-        """
-        digests = ""
-        if self._accelerator.is_main_process:
-            manifest = self._stream.wait_for_engine()
-            digests = f"{manifest.model_digest} {manifest.digest}"
-        model, manifest_digest = gather_strings(self._accelerator, digests)[0].split()
-        if not self._accelerator.is_main_process:
-            same = self._config.same_engine
-            self._stream.expect(Expectation(model_digest=model, manifest_digest=manifest_digest, same_engine=same))
-            self._stream.start()
-        return model, manifest_digest
 
     def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
@@ -231,10 +206,12 @@ class Trainer:
         stall_report_s = self._config.stream.stall_report_s
         watch = ProgressWatch(self._rank, stall_report_s, first_step, self._stream.waiting)
         self._stack.enter_context(watch)
-        digests = model_digest, _ = self._agree_on_engine()
-        ledger = open_ledger(self._config, self._folder, self._rank, self._world_size, model_digest)
+        agreed = engines.agree(self._accelerator, self._stream, self._config, self._real)
+        ledger = open_ledger(
+            self._config, self._folder, self._rank, self._world_size, agreed.model_digest, agreed.real_digest
+        )
         self._stack.enter_context(ledger)
-        batches = self._open_batches(ledger, model_digest, first_step)
+        batches = self._open_batches(ledger, agreed.model_digest, first_step)
         meter = Meter(
             self._accelerator,
             self._stream,
@@ -262,11 +239,11 @@ class Trainer:
                 reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
-                # Before the save: weights that are no numbers must not replace a good checkpoint.
                 reporter.report(done, log, meter.totals())
-            if saves:
+            # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
+            if saves and (reporter.last_step_counted or done == self._config.max_steps):
                 ledger.sync()
-                self._save(done, digests, batches.state)
+                self._save(done, agreed, batches.state)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()
@@ -287,7 +264,9 @@ class Trainer:
             )
             print(box(summary))
 
-    def _save(self, done: int, digests: tuple[str, str], feed: FeedState) -> None:
+    def _save(self, done: int, agreed: Engines, feed: FeedState) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""
-        state = Checkpoint(done, *digests, self._prompts.digest, self._record, feed)
+        state = Checkpoint(
+            step=done, prompts_digest=self._prompts.digest, record=self._record, feed=feed, **asdict(agreed)
+        )
         checkpoint.save(self._accelerator, self._folder, self._config, state)

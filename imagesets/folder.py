@@ -122,8 +122,13 @@ def _files(
 def _images(folder: Path) -> list[Path]:
     """The image files that lie directly in a folder, sorted by name."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file())
+        names = sorted(entry.name for entry in entries if _is_image(entry.name) and entry.is_file())
     return [folder / name for name in names]
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file's name is an image's; not that of what some systems hide beside it."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -27,8 +27,11 @@ def open_imageset(spec: str, split: str = "") -> ImageSet:
         from penstock.imagesets.toy import open_toyworld
 
         return open_toyworld(split)
-    path = Path(spec)
-    if spec.startswith(hugging_face.PREFIX) or hugging_face.is_saved(path):
+    if spec.startswith(hugging_face.PREFIX):
+        return hugging_face.open_hugging_face(spec, split)
+    path = Path(spec).expanduser()
+    spec = str(path)
+    if hugging_face.is_saved(path):
         return hugging_face.open_hugging_face(spec, split)
     if _consists_of(path, (*tars.TARS, *tars.COMPRESSED)):
         return tars.open_tars(spec, split)

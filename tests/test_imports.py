@@ -43,10 +43,12 @@ ROOMS: dict[str, set[str]] = {
 EXCEPTIONS: dict[str, set[str]] = {
     "protocol/image_codec.py": {"simplejpeg"},
     "protocol/checksum.py": {"isal"},
+    "producer/image_engine.py": {"PIL"},
     "producer/tiny/": {"penstock.toyworld"},
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
+    "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},
     "consumer/paced.py": {"psutil"},
 }
@@ -229,6 +231,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "skle
     [
         ("from penstock.deploy.cli import dispatch; dispatch(['--help'])", HEAVY),
         ("from penstock.deploy.cli import dispatch; dispatch(['doctor', '--json'])", HEAVY),
+        ("import penstock.consumer.evaluation.command", HEAVY),
         ("import penstock.consumer.config, penstock.producer.config", HEAVY),
         ("import penstock.deploy.demo", HEAVY),
         ("import penstock.imagesets.opening, penstock.imagesets.resize", HEAVY),

@@ -48,6 +48,11 @@ def evaluation_sets() -> EvaluationSets:
     )
 
 
+def bank_styles() -> Styles:
+    """In which inks, papers and poses the rendered bank is drawn, in its order."""
+    return split_styles("val", BANK_REPEATS, BANK_SEED)
+
+
 def query_styles() -> Styles:
     """In which inks, papers and poses the rendered queries are drawn, in their order."""
     return split_styles("test", QUERY_REPEATS, QUERY_SEED)

@@ -1,10 +1,10 @@
 """The alarm for collapse: a representation that tells images apart less and less, whatever its loss says.
 
 Two looks in a row must agree before it warns, because one look soon after the start proves little, and it says once
-that it warns and once that it is over. Its bounds lie between what was measured on 32 x 32 handwriting: ViTs with random
+that it warns and once that it is over. Its bounds come from what was measured on 32 x 32 handwriting: ViTs with random
 weights (96 wide and 4 deep to 384 wide and 12 deep) have a RankMe of 4% to 9% of min(N, D) and a mean cosine of .975 to
 .988; one that StableRep's loss trained for 600 steps has 45% and .59. A collapsed one tends to a RankMe of 1 and a
-cosine of 1. So the alarm rings only below what no training at all gives.
+cosine of 1. So the alarm rings only for less than no training at all gives.
 """
 
 from penstock.consumer.evaluation.rankme import Spread

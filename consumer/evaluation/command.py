@@ -19,8 +19,8 @@ def main(argv: Sequence[str]) -> int:
         preset_dir=PRESETS,
         prog="penstock evaluate",
         description=(
-            "Measure a frozen encoder on labelled images: penstock evaluate ENCODER --data SPEC. ENCODER is a run folder, "
-            "a model's folder or hub id, random:ENCODER, or pixels, and may be given as --encoder too."
+            "Measure a frozen encoder on labelled images: penstock evaluate ENCODER --data SPEC. ENCODER is a run "
+            "folder, a model's folder or hub id, random:ENCODER, or pixels, and may be given as --encoder too."
         ),
     )
     if config.json is not None and not config.json.parent.is_dir():

@@ -96,6 +96,9 @@ class EvaluateConfig:
     """Images that are reported on, and decide nothing."""
     val_share: float = 0.2
     """Share of the training split that is cut off where there is no val_split."""
+    report_on: Literal["test", "val"] = "test"
+    """`val` reports on validation images and opens no test image: for choosing among encoders, prompts or settings. The
+    probe's setting is then chosen on images cut from the training split."""
     limit: int = 0
     """Images of a split at most, drawn by a fixed seed; 0 takes all. For a quick look, not for figures."""
     measures: tuple[Measure, ...] = ("knn", "linear_probe", "few_shot", "zero_shot")

@@ -1,8 +1,9 @@
 """What is evaluated: a run's encoder, a model of Hugging Face's, or one of the two floors that it must beat.
 
-A feature is the CLS token after the last LayerNorm, as StableRep probes it; of a model with two towers it is the image's
-embedding, `get_image_features`, because its text tower speaks of that one. The digest is over the weights and what else
-of the configuration changes features, so that a cache keyed by it cannot serve another model's.
+A feature is what the trainer's `image_feature` reads: the CLS token after the last LayerNorm, as StableRep probes it;
+of a model with two towers that of its vision tower, before the projection. Only zero-shot reads the projected
+embedding, `get_image_features`, because texts lie in its space. The digest is over the weights and what else of the
+configuration changes features, so that a cache keyed by it cannot serve another model's.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
+from penstock.consumer.encoders import image_feature
 from penstock.consumer.evaluation.preprocessing import Preprocessing, read_preprocessing
 from penstock.protocol.errors import ConfigError
 
@@ -25,10 +27,14 @@ RANDOM = "random:"
 PIXELS = "pixels"
 _PIXELS_SIZE = 32
 
-_CLS_MODELS = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_msn")
-"""Models whose `last_hidden_state[:, 0]` is a CLS token behind the last LayerNorm."""
-_POOLED_MODELS = ("clip_vision_model",)
-"""Models that apply that LayerNorm to the CLS token alone and call it `pooler_output`."""
+_CLS = "CLS token after the last LayerNorm"
+_READ = {
+    **dict.fromkeys(("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_msn"), _CLS),
+    "timm_wrapper": "the model's own pooling",
+}
+"""Models whose feature `image_feature` reads, and what it is."""
+_POOLED = {"clip_vision_model": _CLS, "siglip_vision_model": "attention pooling"}
+"""Models whose feature is their `pooler_output`; CLIP applies the last LayerNorm to the CLS token alone."""
 _PADDED_MODELS = ("siglip", "siglip2")
 """Models whose text tower was trained on texts padded to their full length."""
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
@@ -52,8 +58,18 @@ class Encoder:
     preprocessing: Preprocessing
     embed_images: Callable[[Tensor], Tensor]
     """Pixels float32 `[N, 3, S, S]` to features float32 `[N, D]`."""
-    embed_texts: Callable[[Sequence[str]], Tensor] | None = None
-    """Texts to embeddings float32 `[N, D]` in the space of the features; None without a text tower."""
+    text: "TextSpace | None" = None
+    """None without a text tower."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpace:
+    """The space in which images and texts meet."""
+
+    embed_images: Callable[[Tensor], Tensor]
+    """Pixels float32 `[N, 3, S, S]` to embeddings float32 `[N, E]`."""
+    embed_texts: Callable[[Sequence[str]], Tensor]
+    """Texts to embeddings float32 `[N, E]`."""
 
 
 def load_encoder(source: str, device: torch.device, *, seed: int = 0) -> Encoder:
@@ -79,7 +95,7 @@ def load_encoder(source: str, device: torch.device, *, seed: int = 0) -> Encoder
         raise ConfigError(f"{place} cannot be loaded as an encoder: {first_line}") from error
     model = model.float().eval().requires_grad_(False).to(device)
     preprocessing = read_preprocessing(_preprocessor_file(place))
-    embed_images, feature = _image_embedder(model, place)
+    embed_images, feature = _image_embedder(getattr(model, "vision_model", model), place)
     dim = _width(embed_images, preprocessing, place, device)
     return Encoder(
         name=source,
@@ -88,7 +104,7 @@ def load_encoder(source: str, device: torch.device, *, seed: int = 0) -> Encoder
         digest=_digest(model),
         preprocessing=preprocessing,
         embed_images=embed_images,
-        embed_texts=_text_embedder(model, place, device) if hasattr(model, "get_text_features") else None,
+        text=_text_space(model, place, device) if hasattr(model, "get_text_features") else None,
     )
 
 
@@ -174,21 +190,17 @@ def _width(
 
 def _image_embedder(model: Any, place: str) -> tuple[Callable[[Tensor], Tensor], str]:
     model_type = model.config.model_type
-
-    if hasattr(model, "get_image_features"):
-        return lambda pixels: _embedding(model.get_image_features(pixel_values=pixels)), "image embedding"
-    if model_type in _POOLED_MODELS:
-        return lambda pixels: model(pixel_values=pixels).pooler_output.float(), "CLS token after the last LayerNorm"
-    if model_type in _CLS_MODELS:
-        return (
-            lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0].float(),
-            "CLS token after the last LayerNorm",
-        )
-    known = ", ".join((*_CLS_MODELS, *_POOLED_MODELS))
-    raise ConfigError(f"{place} is a {model_type}, whose feature is not known; known are {known} and two-tower models")
+    if model_type in _POOLED:
+        return lambda pixels: model(pixel_values=pixels).pooler_output.float(), _POOLED[model_type]
+    if model_type in _READ:
+        return lambda pixels: image_feature(model, pixels).float(), _READ[model_type]
+    known = ", ".join((*_READ, *_POOLED))
+    raise ConfigError(
+        f"{place} is a {model_type}, whose feature is not known; known are {known}, alone or with a text tower"
+    )
 
 
-def _text_embedder(model: Any, place: str, device: torch.device) -> Callable[[Sequence[str]], Tensor]:
+def _text_space(model: Any, place: str, device: torch.device) -> TextSpace:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
     except _LOADING as error:
@@ -196,11 +208,14 @@ def _text_embedder(model: Any, place: str, device: torch.device) -> Callable[[Se
     padding = "max_length" if model.config.model_type in _PADDED_MODELS else True
     max_length = model.config.text_config.max_position_embeddings
 
-    def embed(texts: Sequence[str]) -> Tensor:
+    def embed_images(pixels: Tensor) -> Tensor:
+        return _embedding(model.get_image_features(pixel_values=pixels))
+
+    def embed_texts(texts: Sequence[str]) -> Tensor:
         tokens = tokenizer(list(texts), padding=padding, truncation=True, max_length=max_length, return_tensors="pt")
         return _embedding(model.get_text_features(**tokens.to(device)))
 
-    return embed
+    return TextSpace(embed_images, embed_texts)
 
 
 def _embedding(output: Any) -> Tensor:

@@ -1,8 +1,8 @@
-"""Features of images: of a whole labelled set by a frozen encoder, and of a batch by the encoder that is being trained."""
+"""Features of images: of a whole set by a frozen encoder, of images in memory by the encoder that is being trained."""
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from penstock.consumer.encoders import image_feature
 from penstock.consumer.evaluation.cache import FeatureCache, cache_key
-from penstock.consumer.evaluation.encoders import Encoder
+from penstock.consumer.evaluation.encoders import Encoder, TextSpace
 from penstock.kernels.augment import prepare
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.errors import RunError
@@ -71,19 +71,28 @@ class SetEncoder:
             RunError: features that are no numbers.
             PenstockError: an image that cannot be read.
         """
+        return self._kept(images, rows, "feature", self._encoder.embed_images)
+
+    def encode_for_text(self, images: Images, rows: Tensor, space: TextSpace) -> Encoded:
+        """As `encode`, but embeddings in the space of the encoder's text tower."""
+        return self._kept(images, rows, "text", space.embed_images)
+
+    def _kept(self, images: Images, rows: Tensor, what: str, embed: Callable[[Tensor], Tensor]) -> Encoded:
+        """From the cache, or by `embed`, which `what` names for the cache."""
         key = cache_key(
             {
                 "encoder": self._encoder.digest,
                 "preprocessing": self._encoder.preprocessing.to_json(),
                 "images": images.digest,
                 "rows": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
+                "what": what,
                 "device": self._device.type,
             }
         )
         if (kept := self._cache.load(key)) is not None:
             return Encoded(kept["features"], kept["contents"])
         _log.info("encoding %d images of %s", len(rows), images.name)
-        encoded = self._encode(images, rows)
+        encoded = self._encode(images, rows, embed)
         if not bool(torch.isfinite(encoded.features).all()):
             raise RunError(
                 f"features of {images.name} by {self._encoder.name} are no finite numbers; check its weights"
@@ -92,11 +101,11 @@ class SetEncoder:
         return encoded
 
     @torch.no_grad()
-    def _encode(self, images: Images, rows: Tensor) -> Encoded:
+    def _encode(self, images: Images, rows: Tensor, embed: Callable[[Tensor], Tensor]) -> Encoded:
         features, contents = [], []
         for batch in _decoded(images, rows, self._batch_size):
             pixels = self._encoder.preprocessing.pixel_values(batch, self._device)
-            features.append(self._encoder.embed_images(pixels).float().cpu())
+            features.append(embed(pixels).float().cpu())
             contents += [_content(image) for image in batch]
         return Encoded(torch.cat(features), torch.tensor(contents))
 
@@ -144,5 +153,5 @@ def _decoded(images: Images, rows: Tensor, batch_size: int) -> Iterator[list[NDA
 def _content(image: NDArray[np.uint8]) -> int:
     """63 bits that are the same for the same pixels."""
     digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(image.tobytes())
     return int.from_bytes(digest.digest(), "little") >> 1

@@ -1,9 +1,9 @@
 """Few-shot classification by prototypes on frozen features, over many small random tasks.
 
-An episode draws some classes ("ways"), some labelled images of each ("shots") and others of the same classes to classify
-("queries"). A class's prototype is the mean of its shots' unit features; a query goes to the prototype of highest cosine.
-After Snell et al., "Prototypical Networks" (NeurIPS 2017), with nothing trained: 600 episodes, and the mean's interval.
-That interval tells of the draw of the episodes, all from one set of images, not of the draw of the images.
+An episode draws some classes ("ways"), some labelled images of each ("shots") and others of the same classes to
+classify ("queries"). A class's prototype is the mean of its shots' unit features; a query goes to the prototype of
+highest cosine. After Snell et al., "Prototypical Networks" (NeurIPS 2017), with nothing trained. The mean's interval
+tells of the draw of the episodes, all from one set of images, not of the draw of the images.
 """
 
 import math

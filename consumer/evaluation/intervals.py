@@ -1,4 +1,4 @@
-"""Confidence intervals of accuracies: Wilson's where images are independent, a bootstrap of clusters where they are not.
+"""Confidence intervals of accuracies: Wilson's where images are independent, a cluster bootstrap where they are not.
 
 Several renders of one scan are right or wrong together; an interval that took each for a sample of its own would be too
 narrow. The bootstrap draws whole clusters with replacement (Davison and Hinkley, "Bootstrap Methods", 1997, section
@@ -40,7 +40,9 @@ def accuracy_interval(
     share = num_right / len(right)
     if share in (0.0, 1.0):
         # Every resample is alike. Wilson's for as many samples as there are clusters is on the safe side.
-        return Interval(*wilson(round(share * len(clusters)), len(clusters), confidence), "Wilson over clusters")
+        return Interval(
+            *wilson(round(share * len(clusters)), len(clusters), confidence), f"Wilson over {len(clusters)} clusters"
+        )
     sizes = np.bincount(cluster_of)
     rights = np.bincount(cluster_of, weights=right)
     rng = np.random.default_rng(seed)
@@ -50,7 +52,7 @@ def accuracy_interval(
         shares[resample] = rights[drawn].sum() / sizes[drawn].sum()
     tail = (1 - confidence) / 2
     low, high = np.quantile(shares, [tail, 1 - tail])
-    return Interval(float(low), float(high), "cluster bootstrap")
+    return Interval(float(low), float(high), f"bootstrap of {len(clusters)} clusters")
 
 
 def wilson(num_right: int, num: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""One task, from features to figures. Test images are looked at once by every measure, when nothing is left to choose."""
+"""One task, from features to figures. Every measure looks at the test images once, when nothing is left to choose."""
 
 from dataclasses import dataclass, replace
 
@@ -74,12 +74,13 @@ def measure(
         choice = probe.choose(choosing.features, choosing.labels)
         report = replace(report, choice=choice, linear_probe=grading.grade(probe.predict(test.features, choice)))
     if "zero_shot" in config.measures:
-        if encoder.embed_texts is None:
+        if encoder.text is None:
             report.skipped["zero-shot"] = "the encoder has no text tower"
         else:
+            images = set_encoder.encode_for_text(task.test.images, task.test.rows, encoder.text).features
             with torch.no_grad():
-                classes = class_embeddings(encoder.embed_texts, task.classes, task.templates)
-            zero_shot = grading.grade(zero_shot_predict(test.features, classes))
+                classes = class_embeddings(encoder.text.embed_texts, task.classes, task.templates)
+            zero_shot = grading.grade(zero_shot_predict(images.to(device), classes))
             report = replace(report, zero_shot=zero_shot, templates=task.templates)
     if "few_shot" in config.measures:
         few = few_shot(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import ViTModel
+from transformers import PreTrainedModel
 
 from penstock.consumer.config import EvaluationConfig
 from penstock.consumer.evaluation.collapse import CollapseAlarm
@@ -66,7 +66,7 @@ class ToyWorldEvaluation:
         self._raw_queries = Labelled.of(sets.raw_queries)
         self._alarm = CollapseAlarm()
 
-    def look(self, step: int, encoder: ViTModel) -> Look:
+    def look(self, step: int, encoder: PreTrainedModel) -> Look:
         """Look at the encoder after `step` steps; logs a warning once where its features collapse, and its end.
 
         Raises:
@@ -80,16 +80,16 @@ class ToyWorldEvaluation:
             _log.warning(line)
         return look
 
-    def validation(self, encoder: ViTModel) -> float:
+    def validation(self, encoder: PreTrainedModel) -> float:
         """Accuracy among the validation scans, each left out for its own renders; 0 .. 1."""
         return self._leave_one_out(self._features(encoder, self._bank))
 
-    def test(self, encoder: ViTModel) -> float:
+    def test(self, encoder: PreTrainedModel) -> float:
         """Accuracy of rendered test scans against rendered validation scans; 0 .. 1."""
         features = self._features(encoder, self._bank), self._features(encoder, self._queries)
         return self._vote(features[0], self._bank, features[1], self._queries)
 
-    def raw_test(self, encoder: ViTModel) -> float:
+    def raw_test(self, encoder: PreTrainedModel) -> float:
         """The same on the scans merely enlarged, which no renderer has touched; 0 .. 1."""
         features = self._features(encoder, self._raw_bank), self._features(encoder, self._raw_queries)
         return self._vote(features[0], self._raw_bank, features[1], self._raw_queries)
@@ -99,7 +99,7 @@ class ToyWorldEvaluation:
         features = pixel_features(self._bank.images), pixel_features(self._queries.images)
         return self._vote(features[0], self._bank, features[1], self._queries)
 
-    def _features(self, encoder: ViTModel, data: Labelled) -> Tensor:
+    def _features(self, encoder: PreTrainedModel, data: Labelled) -> Tensor:
         return encode(encoder, data.images, self._recipe)
 
     def _leave_one_out(self, features: Tensor) -> float:

@@ -27,9 +27,10 @@ class Preprocessing:
 
     size: int
     """Side of the encoder's square input, pixels."""
-    central_share: float | None = None
-    """Side of the central square that is kept, as a share of the image's shorter side; None keeps the whole image, which
-    is then stretched to a square."""
+    central_share: float = 1.0
+    """Sides of the centre that is kept, as a share of the image's."""
+    square: bool = False
+    """Whether that centre is a square, its side a share of the image's shorter one; else what is kept is stretched."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel in 0 .. 1, before division by `std`."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -50,12 +51,11 @@ class Preprocessing:
         return asdict(self)
 
     def _crop(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.central_share is None:
-            return image
-        height, width, _ = image.shape
-        side = max(1, round(min(height, width) * self.central_share))
-        top, left = (height - side) // 2, (width - side) // 2
-        return image[top : top + side, left : left + side]
+        height, width = image.shape[:2]
+        sides = (min(height, width),) * 2 if self.square else (height, width)
+        kept_height, kept_width = (max(1, round(side * self.central_share)) for side in sides)
+        top, left = (height - kept_height) // 2, (width - kept_width) // 2
+        return image[top : top + kept_height, left : left + kept_width]
 
     def recipe(self) -> AugmentRecipe:
         """What `prepare` asks for. Raises ValueError where size, mean or std are impossible."""
@@ -82,20 +82,16 @@ def _understand(values: dict[str, Any]) -> Preprocessing:
             raise ValueError(f"{step} must be true, got {values[step]}")
     if abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise ValueError(f"rescale_factor must be 1 / 255, got {values['rescale_factor']}")
-    size, share = _geometry(values)
+    geometry = _geometry(values)
     if not values.get("do_normalize", True):
-        return Preprocessing(size=size, central_share=share, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    red, green, blue = values["image_mean"]
-    red_std, green_std, blue_std = values["image_std"]
-    preprocessing = Preprocessing(
-        size=size, central_share=share, mean=(red, green, blue), std=(red_std, green_std, blue_std)
-    )
+        return replace(geometry, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    preprocessing = replace(geometry, mean=tuple(values["image_mean"]), std=tuple(values["image_std"]))
     preprocessing.recipe()  # checks the numbers
     return preprocessing
 
 
-def _geometry(values: dict[str, Any]) -> tuple[int, float | None]:
-    """The side of the input, and the central share that is kept."""
+def _geometry(values: dict[str, Any]) -> Preprocessing:
+    """The side of the input, and what part of the image becomes it."""
     crop = _square(values["crop_size"]) if values.get("do_center_crop", False) else None
     size = values["size"]
     if isinstance(size, int):
@@ -104,13 +100,13 @@ def _geometry(values: dict[str, Any]) -> tuple[int, float | None]:
     if "shortest_edge" in size:
         if crop is None:
             raise ValueError("size.shortest_edge without do_center_crop leaves no square")
-        if crop > size["shortest_edge"]:
-            raise ValueError(f"crop_size must be <= size.shortest_edge ({size['shortest_edge']}), got {crop}")
-        return crop, crop / size["shortest_edge"]
-    side = _square(size)
-    if crop not in (None, side):
-        raise ValueError(f"crop_size must be the size ({side}) where both sides are resized, got {crop}")
-    return side, None
+        resized = size["shortest_edge"]
+    else:
+        resized = _square(size)
+    side = crop or resized
+    if side > resized:
+        raise ValueError(f"crop_size must be <= size ({resized}), got {side}")
+    return Preprocessing(size=side, central_share=side / resized, square="shortest_edge" in size)
 
 
 def _square(size: int | dict[str, int]) -> int:

@@ -49,7 +49,10 @@ def rankme(features: Tensor) -> float:
         ValueError: fewer than two rows, or values that are no numbers.
     """
     _check(features)
-    sigma = torch.linalg.svdvals(features.double())
+    tall = features.double() if features.shape[0] >= features.shape[1] else features.double().T
+    # By way of the smaller Gram matrix, which is several times faster. In float64 it loses singular values below 1e-8
+    # of the largest, which EPSILON drowns anyway.
+    sigma = torch.linalg.eigvalsh(tall.T @ tall).clamp_min(0).sqrt()
     total = sigma.sum()
     if total == 0:
         return 1.0

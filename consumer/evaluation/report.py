@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -87,62 +88,72 @@ class Report:
         os.replace(unfinished, path)
 
 
-def draw_table(report: Report, width: int | None = None) -> str:
-    """The report as text, without colour; as wide as the terminal where `width` is None."""
+def draw_table(report: Report, width: int = 110) -> str:
+    """The report as text of `width` columns, without colour."""
     text = io.StringIO()
     console = Console(file=text, width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    console.print(
-        f"{report.encoder}: {report.feature}, {report.dim} wide, weights {report.digest[:12]}", highlight=False
-    )
+    who = f"{report.encoder}: {report.feature}, {report.dim} wide; weights {report.digest[:12]}"
+    console.print(who, highlight=False)
     for task in report.tasks:
+        console.print()
         console.print(_task_table(task, report.settings))
     cache = report.cache
     if cache["folder"] is not None:
-        used = f"{cache['hits']} of {cache['hits'] + cache['misses']} feature sets were kept there before"
-        console.print(f"cache {cache['folder']}: {used}; {cache['bytes'] / 1e6:,.1f} MB", highlight=False)
-    return text.getvalue().rstrip("\n")
+        found = f"{cache['hits']} of {cache['hits'] + cache['misses']} feature sets were there already"
+        console.print(f"cache: {found}; {cache['bytes'] / 1e6:,.1f} MB in {cache['folder']}", highlight=False)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
 
 
 def _task_table(task: TaskReport, settings: dict[str, Any]) -> Table:
     originals = f" of {task.num_originals} {task.original}s" if task.num_originals != task.num_test else ""
-    title = f"{task.name}: {task.num_test} test images{originals}"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    title = f"{task.name}: {task.num_test} {settings['report_on']} images{originals}"
+    table = Table(title=title, caption=_caption(task), title_justify="left", caption_justify="left", box=box.ROUNDED)
     for column in ("measure", "value", f"{settings['confidence']:.0%} interval", "how"):
-        table.add_column(column, justify="right" if column == "value" else "left")
+        table.add_column(column, justify="left" if column in ("measure", "how") else "right")
     if task.knn:
         knn = settings["knn"]
-        _add(table, "kNN", task.knn, f"k {knn['k']}, T {knn['temperature']:g}, {task.num_bank} images vote")
+        _add(table, "kNN", task.knn, f"k {knn['k']}, T {knn['temperature']:g}; {task.num_bank} images vote")
     if task.linear_probe and task.choice:
         _add(table, "linear probe", task.linear_probe, _chosen(task.choice, task.num_fit, task.num_choosing))
     if task.zero_shot:
-        _add(table, "zero-shot", task.zero_shot, f"{len(task.templates)} templates, first {task.templates[0]!r}")
+        _add(table, "zero-shot", task.zero_shot, f"{len(task.templates)} templates: {', '.join(task.templates)}")
     if task.few_shot:
         few = settings["few_shot"]
-        how = f"{few['ways']}-way {few['shots']}-shot, {few['queries']} queries, prototypes"
+        how = f"{few['ways']}-way {few['shots']}-shot, {few['queries']} queries; {few['episodes']} episodes"
         table.add_row("few-shot", _percent(task.few_shot.accuracy), _bounds(task.few_shot.interval), how)
     share = task.spread.rankme / task.spread.max_rank
     how = f"{share:.0%} of the {task.spread.max_rank} possible; mean cosine {task.spread.mean_cosine:.3f}"
     table.add_row("RankMe", f"{task.spread.rankme:.1f}", "", how)
     for name, reason in task.skipped.items():
         table.add_row(name, "-", "", reason)
-    if task.num_known:
-        table.add_row("known pixels", str(task.num_known), "", "test images that stand in the training split too")
     return table
+
+
+def _caption(task: TaskReport) -> str:
+    """What the intervals are, and what else must be known."""
+    methods = {measured.interval.method for measured in (task.knn, task.linear_probe, task.zero_shot) if measured}
+    lines = [f"intervals: {', '.join(sorted(methods))}"] if methods else []
+    if task.few_shot:
+        lines.append("few-shot: over the draw of the episodes, not of the images")
+    if task.num_known:
+        lines.append(f"{task.num_known} of these images are among those that they are compared with or fitted to")
+    return "\n".join(lines)
 
 
 def _add(table: Table, name: str, accuracy: Accuracy, how: str) -> None:
     """A row for an accuracy, and below it those of its worst parts."""
     table.add_row(name, _percent(accuracy.accuracy), _bounds(accuracy.interval), how)
-    worst = {"class": accuracy.worst_class, **accuracy.worst_groups}
-    for kind, part in worst.items():
+    for kind, part in {"class": accuracy.worst_class, **accuracy.worst_groups}.items():
         table.add_row(f"  worst {kind}", _percent(part.accuracy), "", f"{part.name}, {part.num} images")
 
 
 def _chosen(choice: Choice, num_fit: int, num_choosing: int) -> str:
     norm = "BatchNorm" if choice.batch_norm else "no norm"
-    edge = ", the grid's edge" if choice.at_edge else ""
-    fitted = f"{num_fit} images fitted, chosen on {num_choosing} ({choice.val_accuracy:.1%})"
-    return f"base lr {choice.learning_rate:g}{edge}, {norm}; {fitted}"
+    edge = " (the grid's edge)" if choice.at_edge else ""
+    return (
+        f"{num_fit} images fitted; base lr {choice.learning_rate:g}{edge}, {norm} "
+        f"chosen on {num_choosing} ({choice.val_accuracy:.1%})"
+    )
 
 
 def _percent(share: float) -> str:
@@ -150,4 +161,4 @@ def _percent(share: float) -> str:
 
 
 def _bounds(interval: Interval) -> str:
-    return f"{interval.low:.1%} .. {interval.high:.1%}, {interval.method}"
+    return f"{interval.low:.1%} .. {interval.high:.1%}"

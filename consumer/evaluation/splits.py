@@ -1,8 +1,8 @@
 """Which images do what: what a test image is compared with, what the probe is trained on and chosen by, what is tested.
 
 Three parts that share no image. The test images decide nothing: no setting, no prompt, no stop. Where a set has no
-validation split, one is cut from its training split by a fixed seed, the same share of every class and all images of one
-scan together, so that it is the same for every encoder that is compared.
+validation split, one is cut from its training split by a fixed seed, the same share of every class and all images of
+one scan together, so that it is the same for every encoder that is compared.
 """
 
 from collections.abc import Mapping

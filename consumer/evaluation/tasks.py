@@ -6,6 +6,7 @@ test scans have never been shown to anything. Any other set gives one, of its ow
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,8 @@ from penstock.imagesets.imageset import ImageSet
 from penstock.imagesets.opening import open_imageset
 from penstock.protocol.errors import ConfigError
 from penstock.toyworld.captions import DIGIT_WORDS
-from penstock.toyworld.evaluation import LabelledImages, evaluation_sets, query_styles
-from penstock.toyworld.render import INKS, PAPERS
+from penstock.toyworld.evaluation import LabelledImages, bank_styles, evaluation_sets, query_styles
+from penstock.toyworld.render import INKS, PAPERS, Styles
 
 TOYWORLD = "toyworld"
 _TOY_TEMPLATES = ("a handwritten {}",)
@@ -56,34 +57,37 @@ class _Arrays:
 
 
 def _toyworld(config: EvaluateConfig) -> list[Task]:
-    sets, styles = evaluation_sets(), query_styles()
-    rendered = _labelled("toyworld rendered val", sets.bank), _labelled("toyworld rendered test", sets.queries)
-    for name, value, values in (("ink", styles.ink, INKS), ("paper", styles.paper, PAPERS)):
-        rendered[1].groups[name] = torch.tensor(value), tuple(values)
-    raw = _labelled("toyworld raw val", sets.raw_bank), _labelled("toyworld raw test", sets.raw_queries)
+    sets = evaluation_sets()
+    bank = _labelled("toyworld rendered val", sets.bank, bank_styles())
+    test = _labelled("toyworld rendered test", sets.queries, query_styles())
+    raw_bank, raw_test = _labelled("toyworld raw val", sets.raw_bank), _labelled("toyworld raw test", sets.raw_queries)
     return [
-        _task(f"toyworld, {what}", config, bank, None, test, DIGIT_WORDS, _TOY_TEMPLATES, "scan")
-        for what, (bank, test) in (("rendered", rendered), ("raw scans", raw))
+        _task("toyworld, rendered", config, bank, None, lambda: test, DIGIT_WORDS, _TOY_TEMPLATES, "scan"),
+        _task("toyworld, raw scans", config, raw_bank, None, lambda: raw_test, DIGIT_WORDS, _TOY_TEMPLATES, "scan"),
     ]
 
 
-def _labelled(name: str, arrays: LabelledImages) -> Labelled:
-    digest = hashlib.sha256(np.ascontiguousarray(arrays.images)).hexdigest()
+def _labelled(name: str, arrays: LabelledImages, styles: Styles | None = None) -> Labelled:
+    named = (("ink", styles.ink, INKS), ("paper", styles.paper, PAPERS)) if styles else ()
     return Labelled(
-        _Arrays(name, arrays.images, digest),
+        _Arrays(name, arrays.images, hashlib.sha256(arrays.images.tobytes()).hexdigest()),
         rows=torch.arange(len(arrays.labels)),
         labels=torch.tensor(arrays.labels),
         ids=torch.tensor(arrays.scan_ids),
+        groups={attribute: (torch.tensor(values), tuple(names)) for attribute, values, names in named},
     )
 
 
 def _real(config: EvaluateConfig) -> Task:
     train_set = open_imageset(config.data, config.train_split)
     classes = train_set.classes
+
+    def split(name: str) -> Labelled:
+        return _of_set(open_imageset(config.data, name), name, classes)
+
     train = _of_set(train_set, config.train_split, classes)
-    test = _of_set(open_imageset(config.data, config.test_split), config.test_split, classes)
-    val = _of_set(open_imageset(config.data, config.val_split), config.val_split, classes) if config.val_split else None
-    return _task(config.data, config, train, val, test, classes, PHOTO_TEMPLATES, "image")
+    val = split(config.val_split) if config.val_split else None
+    return _task(config.data, config, train, val, lambda: split(config.test_split), classes, PHOTO_TEMPLATES, "image")
 
 
 def _of_set(images: ImageSet, split: str, classes: tuple[str, ...]) -> Labelled:
@@ -103,19 +107,28 @@ def _task(
     config: EvaluateConfig,
     bank: Labelled,
     val: Labelled | None,
-    test: Labelled,
+    test: Callable[[], Labelled],
     classes: tuple[str, ...],
     templates: tuple[str, ...],
     original: str,
 ) -> Task:
-    bank, test = limited(bank, config.limit), limited(test, config.limit)
+    """The task of some splits. Where validation images are reported on, they take the place of `test`, unopened."""
+    bank = limited(bank, config.limit)
+    if config.report_on == "test":
+        reported = test()
+    elif val is None:
+        rest, aside = cut(bank, config.val_share)
+        bank, reported = bank.take(rest), bank.take(aside)
+    else:
+        reported, val = val, None
+    reported = limited(reported, config.limit)
     choosing: Tensor | Labelled
     if val is None:
         fit, choosing = cut(bank, config.val_share)
     else:
         fit, choosing = torch.arange(len(bank)), limited(val, config.limit)
-    if min(len(fit), len(choosing), len(test)) < 2:
-        counts = f"{len(fit)} to fit, {len(choosing)} to choose by, {len(test)} to test"
+    if min(len(fit), len(choosing), len(reported)) < 2:
+        counts = f"{len(fit)} to fit, {len(choosing)} to choose by, {len(reported)} to report on"
         raise ConfigError(f"{name} has too few images for three parts: {counts}")
     return Task(
         name=name,
@@ -123,7 +136,7 @@ def _task(
         bank=bank,
         fit=fit,
         choosing=choosing,
-        test=test,
+        test=reported,
         templates=config.zero_shot.templates or templates,
         original=original,
     )

@@ -10,7 +10,7 @@ from tests.imagesets.files import picture, png, write
 
 
 def test_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for file, value in (("cat/b.png", 2), ("cat/a.png", 1), ("ant/z.png", 3), ("bee/README", 0)):
+    for file, value in (("cat/b.png", 2), ("cat/a.png", 1), ("ant/z.png", 3), ("bee/README", 0), ("cat/._a.png", 9)):
         write(tmp_path / file, value)
     images = open_imageset(str(tmp_path))
     assert images.classes == ("ant", "cat")

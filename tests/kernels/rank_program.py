@@ -19,6 +19,7 @@ from penstock.kernels.backends import Backend
 from penstock.kernels.collectives import default_group, gather_counts, gather_rows
 from penstock.kernels.multipos_clip_loss import multipos_clip_loss
 from penstock.kernels.multipos_loss import multipos_loss
+from penstock.kernels.multipos_momentum_loss import multipos_momentum_loss
 from tests.kernels.peak_memory import peak_bytes
 
 WORLD_SIZE = 4
@@ -96,6 +97,18 @@ def losses_and_gradients(
             [sum(each.call_count for each in way) for way in (forward, backward)]
         )
     return found
+
+
+def momentum_loss_and_gradient(ranks: int, rank: int, group: dist.ProcessGroup | None) -> dict[str, Tensor]:
+    """SynCLR's loss of a rank's share, its gradient, and the collectives of each way."""
+    student = share(rows(13, 6, 8), LOSS_ROWS[ranks], rank).requires_grad_()
+    teacher, labels = (share(of_all, LOSS_ROWS[ranks], rank) for of_all in (rows(13, 6, 9), LOSS_LABELS))
+    with collectives() as forward:
+        loss = multipos_momentum_loss(student, teacher, labels, temperature=0.2, group=group, chunk_size=2)
+    with collectives() as backward:
+        (gradient,) = torch.autograd.grad(loss, student)
+    calls = [sum(each.call_count for each in way) for way in (forward, backward)]
+    return {"loss": loss.detach(), "rows": gradient, "collectives": torch.tensor(calls)}
 
 
 def losses_of_few_rows(rank: int, group: dist.ProcessGroup, backend: Backend) -> dict[str, Any]:
@@ -193,6 +206,7 @@ def run_rank(rank: int, folder: Path) -> None:
                 found[f"losses of {ranks}, {backend}"] = losses_and_gradients(ranks, rank, group, backend)
                 if ranks <= 2:
                     found[f"few rows of {ranks}, {backend}"] = losses_of_few_rows(rank, group, backend)
+            found[f"momentum loss of {ranks}"] = momentum_loss_and_gradient(ranks, rank, group)
             if ranks == 2:
                 found["memory"] = peaks_of_memory(rank, group)
     found["losses alone"] = losses_and_gradients(1, 0, None)

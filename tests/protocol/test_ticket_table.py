@@ -30,7 +30,7 @@ def _buffer(table: TicketTable, index: int) -> list[int]:
 
 
 def _next(table: TicketTable) -> int | None:
-    entry = table.pop_planned()
+    entry = table.pop_planned({"d1"})
     if entry is None:
         return None
     table.put_back(entry)
@@ -169,6 +169,15 @@ def test_only_a_quarantined_ticket_gets_a_stand_in() -> None:
     for index in (3, 8):
         with pytest.raises(ValueError, match=f"ticket {index} is not quarantined"):
             table.stand_in(a_ticket(index))
+
+
+def test_a_stand_in_is_for_the_same_model() -> None:
+    table = _table(3)
+    entry = table.get(3)
+    assert entry is not None
+    table.quarantine(entry)
+    with pytest.raises(ValueError, match="the stand-in of ticket 3 must be for the same model"):
+        table.stand_in(a_ticket(3, model_digest="d2"))
 
 
 def test_groups_are_delivered_as_they_come_where_no_order_is_asked_for() -> None:
