@@ -3,9 +3,9 @@
 A batch may go through the towers in parts, each with a fraction of the memory, and the loss still sees it whole
 (`cached_features.py`).
 
-A step whose gradients are no finite numbers changes no trained weight and no moment of the optimizer. The host does not wait for the device to learn of it: the
-fused AdamW reads a flag there, as it does of Accelerate's scaler with fp16; the count of such steps is read where the
-loss is.
+A step whose gradients are no finite numbers changes no trained weight and no moment of the optimizer. The host does not
+wait for the device to learn of it: the fused AdamW reads a flag there, as it does of Accelerate's scaler with fp16; the
+count of such steps is read where the loss is.
 """
 
 from collections.abc import Iterator, Sequence
