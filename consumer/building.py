@@ -30,18 +30,16 @@ def build_tokenizer(config: TrainConfig, prompts: PromptSource) -> CaptionTokeni
 
 
 def build_network(config: TrainConfig, prompts: PromptSource, tokenizer: CaptionTokenizer | None) -> Network:
-    """Towers and objective as `config` says, with random weights. Raises ConfigError where the prompts do not fit."""
+    """Towers and objective as `config` says, with random weights.
+
+    Raises ConfigError where there can be no such encoder, and ValueError for objective `supervised` without
+    `check_concepts`.
+    """
     encoder = build_vit(config)
     _check_parts(config, encoder)
-    try:
-        objective = build_objective(
-            config.objective, config.model, config.text, encoder.config.hidden_size, len(prompts.concepts)
-        )
-    except ValueError as error:
-        source = config.prompts.source
-        raise ConfigError(
-            f"{error}; write CONCEPT<tab>CAPTION in each line of {source}, or choose another objective.name"
-        ) from error
+    objective = build_objective(
+        config.objective, config.model, config.text, encoder.config.hidden_size, len(prompts.concepts)
+    )
     text_tower = None
     if tokenizer is not None:
         text = config.text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
-from penstock.consumer.prompts import MixedPrompts, PromptSource, open_source
+from penstock.consumer.prompts import MixedPrompts, PromptSource, check_concepts, open_source
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
 from penstock.protocol.errors import ConfigError
@@ -38,8 +38,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     """Open what needs no torch, `stack` closes it; rank 0 also prepares the run folder and starts local producers.
 
     Raises:
-        ConfigError: the prompts or the set of real images cannot be read, or the batch cannot be divided among the
-            ranks.
+        ConfigError: the prompts or the set of real images cannot be read, or have no concepts where they are learnt, or
+            the batch cannot be divided among the ranks.
         EndpointError: the address is taken or not allowed.
         RunError: the run folder is taken, or there is nothing to resume.
     """
@@ -52,6 +52,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     real = open_real_images(config)
     if real is not None:
         prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
+    check_concepts(prompts, config)
     # All that can be refused comes before the folder: a port in use must not cost an earlier run.
     socket = RankSocket(
         next_endpoint(config.stream.endpoint, rank),

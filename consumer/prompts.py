@@ -197,6 +197,15 @@ def open_source(source: str, seed: int) -> PromptSource:
     return ToyWorldPrompts(seed) if source == "toyworld" else TextFilePrompts(Path(source), seed)
 
 
+def check_concepts(prompts: PromptSource, config: TrainConfig) -> None:
+    """Raises ConfigError where the objective learns concepts and the captions do not have several."""
+    if config.objective.name == "supervised" and len(prompts.concepts) < 2:
+        raise ConfigError(
+            f"objective supervised needs prompts of at least 2 concepts, got {len(prompts.concepts)}; write "
+            f"CONCEPT<tab>CAPTION in each line of {config.prompts.source}, or choose another objective.name"
+        )
+
+
 class TicketWriter:
     """Writes the ticket of any global index.
 

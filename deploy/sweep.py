@@ -147,7 +147,7 @@ class Book:
     def start(self, arm: Arm, what: Todo) -> None:
         """Write down what the arm is made with; then it may start."""
         self._recorded[arm.name] = arm.digest
-        self.write()
+        self._write_json(self.results())
         goes = {"resume": "goes on from its checkpoint", "again": "begins again"}.get(what, "begins")
         print(f"{self._place(arm)} {goes}; see {log_of(arm)}", flush=True)
 
@@ -178,11 +178,13 @@ class Book:
     def write(self) -> None:
         """Write table and curve. Raises OSError."""
         results = self.results()
-        out = self._sweep.out
-        write_whole(out / "sweep.json", json.dumps(self._as_json(results), indent=2) + "\n")
-        write_whole(out / "sweep.csv", as_csv(results))
-        notes = [*statement(self._sweep, self._arms)[:2], *self._verdict(results)]
-        draw(out / "curve.png", results, notes)
+        self._write_json(results)
+        write_whole(self._sweep.out / "sweep.csv", as_csv(results))
+        compared = [line for line in statement(self._sweep, self._arms) if line.startswith(("Equal", "Not equal"))]
+        draw(self._sweep.out / "curve.png", results, [*compared, *self._verdict(results)])
+
+    def _write_json(self, results: Results) -> None:
+        write_whole(self._sweep.out / "sweep.json", json.dumps(self._as_json(results), indent=2) + "\n")
 
     def _verdict(self, results: Results) -> list[str]:
         return verdict(results, len(self._arms), len(self._outcomes))

@@ -13,7 +13,7 @@ from penstock.consumer import building
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.config import PromptsConfig, TrainConfig
 from penstock.consumer.network import Network
-from penstock.consumer.prompts import PromptSource, open_source
+from penstock.consumer.prompts import PromptSource, check_concepts, open_source
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.protocol.errors import ConfigError
 from tests.consumer.tiny_training import OBJECTIVES, tiny_config
@@ -63,10 +63,12 @@ def test_supervised_without_concepts_is_one_line_that_says_what_to_write(
     path.write_text(text)
     config = replace(tiny_config("supervised"), prompts=PromptsConfig(source=str(path)))
     with pytest.raises(ConfigError) as caught:
-        build_network(config, open_source(str(path), 0), None)
+        check_concepts(open_source(str(path), 0), config)
     assert f"objective supervised needs prompts of at least 2 concepts, got {number}" in str(caught.value)
     assert f"write CONCEPT<tab>CAPTION in each line of {path}, or choose another objective.name" in str(caught.value)
     assert "\n" not in str(caught.value)
+    check_concepts(open_source(str(path), 0), tiny_config("stablerep"))
+    check_concepts(open_source("toyworld", 0), config)
 
 
 def test_equal_seeds_give_equal_weights_and_the_average_costs_no_draw(captions: PromptSource) -> None:

@@ -113,11 +113,13 @@ def test_what_is_drawn_between_the_passes_is_drawn_once() -> None:
     between = torch.rand(2)
     cached.features.sum().backward()
     cached.backward()
+    after = torch.rand(2)
     assert scale.grad is not None
     torch.testing.assert_close(scale.grad, first.sum(dim=0), rtol=0, atol=1e-13)  # d/dscale of what was kept
     torch.manual_seed(1)
     _ = [dropout(part) for part in torch.ones(6, 4, dtype=torch.float64).chunk(3)]
     assert torch.equal(torch.rand(2), between)
+    assert torch.equal(torch.rand(2), after), "the second pass puts everything back"
 
 
 def test_both_passes_use_the_arithmetic_that_is_asked_for() -> None:

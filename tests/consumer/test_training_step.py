@@ -19,6 +19,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
+from penstock.kernels.augment import augment
+from penstock.kernels.augment_params import draw_params
 from tests.consumer.step_rank_program import CASES, NUM_STEPS, WORLD_SIZE, run
 from tests.consumer.tiny_training import OBJECTIVES, Tiny, build_tiny, random_batch, tiny_config
 from tests.faults.scene import free_port
@@ -48,6 +50,18 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: floa
     largest = max(value.abs().max().item() for value in expected.values())
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance * largest, msg=lambda m, n=name: n + m)
+
+
+def test_views_of_an_image_stand_side_by_side_each_by_draws_of_its_own() -> None:
+    tiny = make("simclr", views_per_image=3)
+    batch = random_batch(tiny.config, 0)
+    views = tiny.step._augment(batch).unflatten(0, (18, 3))
+    for view in range(3):
+        names, config = batch.sample_ids.flatten(), tiny.config
+        params = draw_params(config.augment, config.seed, names, batch.echoes, view, 16, 16)
+        assert torch.equal(views[:, view], augment(batch.images, params))
+    changes = [(views[:, one] - views[:, other]).abs().amax(dim=(1, 2, 3)) for one, other in ((0, 1), (0, 2), (1, 2))]
+    assert torch.stack(changes).min() > 0
 
 
 # --- in parts ------------------------------------------------------------------------------------------------------

@@ -357,6 +357,18 @@ def test_a_port_in_use_is_one_line_and_costs_no_earlier_run(start: Start, tmp_pa
     assert (run_dir / "summary.json").read_text() == "precious"
 
 
+def test_captions_without_concepts_are_one_line_and_cost_no_earlier_run(start: Start, tmp_path: Path) -> None:
+    run_dir, captions = tmp_path / "run", tmp_path / "captions.txt"
+    captions.write_text("a fox\na dog\n")
+    run_dir.mkdir()
+    (run_dir / "run.json").write_text('{"run_id": "r", "incarnation": 1}')
+    (run_dir / "summary.json").write_text("precious")
+    options = ["--objective.name", "supervised", "--prompts.source", str(captions)]
+    program = start(*TRAINER, *NO_PRODUCER, *options, "--run-dir", str(run_dir), "--overwrite")
+    _refused(program, "at least 2 concepts", "CONCEPT<tab>CAPTION", code=2)
+    assert (run_dir / "summary.json").read_text() == "precious"
+
+
 def test_an_address_beyond_this_machine_is_one_line(start: Start, tmp_path: Path) -> None:
     options = ["--stream.endpoint", "tcp://192.0.2.1:0", "--run-dir", str(tmp_path / "run")]
     _refused(start(*TRAINER, *NO_PRODUCER, *options), "192.0.2.1", "insecure")
