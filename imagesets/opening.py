@@ -27,6 +27,13 @@ def open_imageset(spec: str, split: str = "") -> ImageSet:
         from penstock.imagesets.toy import open_toyworld
 
         return open_toyworld(split)
+    try:
+        return _open_files(spec, split)
+    except OSError as error:  # before any row is read: a folder that may not be entered, a name that cannot be one
+        raise ConfigError(f"{spec} cannot be read: {error.strerror or error}") from error
+
+
+def _open_files(spec: str, split: str) -> ImageSet:
     path = Path(spec)
     if spec.startswith(hugging_face.PREFIX) or hugging_face.is_saved(path):
         return hugging_face.open_hugging_face(spec, split)
