@@ -6,7 +6,7 @@ from pathlib import Path
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging
 from penstock.consumer.evaluation.config import EvaluateConfig
-from penstock.protocol.errors import ConfigError
+from penstock.protocol.errors import ConfigError, RunError
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -25,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     )
     if config.json is not None and not config.json.parent.is_dir():
         raise ConfigError(f"--json {config.json}: no such folder: {config.json.parent}")
+    if config.json is not None and config.json.is_dir():
+        raise ConfigError(f"--json {config.json} is a folder; name a file in it")
     configure_logging("evaluate")
     # Here because they load torch, which the help does without.
     from penstock.consumer.evaluation.evaluate import evaluate
@@ -33,7 +35,10 @@ def main(argv: Sequence[str]) -> int:
     report = evaluate(config)
     print(draw_table(report))
     if config.json is not None:
-        report.write(config.json)
+        try:
+            report.write(config.json)
+        except OSError as error:
+            raise RunError(f"--json {config.json} cannot be written: {error.strerror or error}") from error
     return 0
 
 

@@ -1,6 +1,8 @@
 """The verb as a user meets it: floors and a tiny encoder on the toy world, JSON, and mistakes in one line."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +23,7 @@ from penstock.consumer.text_tower import LanguageHead, build_text_tower
 from penstock.consumer.tokenizer import open_tokenizer
 from penstock.kernels.augment import prepare
 from penstock.kernels.augment_recipe import AugmentRecipe
-from penstock.protocol.errors import ConfigError
+from penstock.protocol.errors import ConfigError, RunError
 
 SHORT = ["--linear-probe.epochs", "3", "--few-shot.episodes", "20"]
 
@@ -173,3 +175,17 @@ def test_help_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
     assert "penstock evaluate ENCODER --data SPEC" in " ".join(done.stdout.split())
     assert done.stdout.rstrip().endswith("False False")
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder; name a file in it$"):
+        main(["pixels", "--json", str(tmp_path)])
+
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    path = tmp_path / "report.json"
+    options = ["--limit", "60", "--measures", "knn", "--cache", "none", "--json", str(path)]
+    with pytest.raises(RunError, match=r"report\.json cannot be written: No space left on device$"):
+        main(["pixels", *options])
