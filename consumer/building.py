@@ -1,6 +1,7 @@
 """From settings to what learns: the network, its tokenizer, its optimizer and the learning rate of every step."""
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from penstock.consumer.average import Average
@@ -31,9 +32,11 @@ def build_tokenizer(config: TrainConfig, prompts: PromptSource) -> CaptionTokeni
 def build_network(config: TrainConfig, prompts: PromptSource, tokenizer: CaptionTokenizer | None) -> Network:
     """Towers and objective as `config` says, with random weights.
 
-    Raises ConfigError as `build_vit` does, and ValueError for objective `supervised` without `check_concepts`.
+    Raises ConfigError where there can be no such encoder, and ValueError for objective `supervised` without
+    `check_concepts`.
     """
     encoder = build_vit(config)
+    _check_parts(config, encoder)
     objective = build_objective(
         config.objective, config.model, config.text, encoder.config.hidden_size, len(prompts.concepts)
     )
@@ -55,6 +58,16 @@ def build_network(config: TrainConfig, prompts: PromptSource, tokenizer: Caption
     if config.model.compile:
         encoder.compile()
     return Network(encoder, objective, text_tower, teacher, average)
+
+
+def _check_parts(config: TrainConfig, encoder: nn.Module) -> None:
+    """Raises ConfigError where rows know of each other in the encoder, and yet are to go through it in parts."""
+    knows = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in encoder.modules())
+    if knows and config.optimizer.grad_accum_steps > 1:
+        raise ConfigError(
+            f"optimizer.grad_accum_steps must be 1 for {config.model.name}, whose BatchNorm would take its statistics "
+            f"from a part of the batch, got {config.optimizer.grad_accum_steps}"
+        )
 
 
 def build_vit(config: TrainConfig) -> PreTrainedModel:
@@ -92,11 +105,14 @@ def build_vit(config: TrainConfig) -> PreTrainedModel:
 
 
 def build_adamw(config: TrainConfig, network: Network) -> torch.optim.AdamW:
-    """The optimizer of the network's weights as `config` says."""
+    """The optimizer of the network's weights as `config` says. Raises ConfigError where a tower lacks the layers."""
     settings = config.optimizer
-    return build_optimizer(
-        network, weight_decay=settings.weight_decay, betas=settings.betas, layer_decay=settings.layer_decay
-    )
+    try:
+        return build_optimizer(
+            network, weight_decay=settings.weight_decay, betas=settings.betas, layer_decay=settings.layer_decay
+        )
+    except ValueError as error:
+        raise ConfigError(f"optimizer.{error}; {config.model.name or 'the encoder'} has none that is known") from error
 
 
 def build_schedule(config: TrainConfig) -> CosineSchedule:

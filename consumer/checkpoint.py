@@ -68,6 +68,8 @@ class Checkpoint:
     """Digest of the set of real images; empty where the run uses none."""
     real_manifest_digest: str = ""
     """As `manifest_digest`, of the first producer of real images."""
+    tokenizer_digest: str = ""
+    """Digest of the text tower's tokenizer; empty where nothing reads captions."""
 
 
 def make_portable(accelerator: Accelerator) -> None:
@@ -107,6 +109,7 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
             "prompts_digest": checkpoint.prompts_digest,
             "real_digest": checkpoint.real_digest,
             "real_manifest_digest": checkpoint.real_manifest_digest,
+            "tokenizer_digest": checkpoint.tokenizer_digest,
             "record": checkpoint.record.to_json(),
             "ledgers": lengths,
         }
@@ -132,6 +135,7 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
             feed=merge([FeedState.from_json(part) for part in parts]).share(rank, world_size),
             real_digest=str(state["real_digest"]),
             real_manifest_digest=str(state["real_manifest_digest"]),
+            tokenizer_digest=str(state["tokenizer_digest"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder.checkpoint} is not a whole checkpoint ({error}); begin a new run") from error
@@ -139,6 +143,18 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
     if checkpoint.step >= config.max_steps:
         raise RunError(f"{folder.checkpoint} is at step {checkpoint.step} already; raise --max-steps to go on")
     return checkpoint
+
+
+def check_tokenizer(checkpoint: Checkpoint, digest: str, name: str) -> None:
+    """Raises RunError where the tokenizer `name` is not the one whose ids the text tower has learnt.
+
+    A folder may have changed, a hub id may have been moved, another version of the library may learn other words.
+    """
+    if digest != checkpoint.tokenizer_digest:
+        raise RunError(
+            f"text.tokenizer {name} is not the tokenizer that the run began with ({digest[:12]}, then "
+            f"{checkpoint.tokenizer_digest[:12]}); resume with the same, or begin a new run"
+        )
 
 
 def restore(accelerator: Accelerator, folder: RunFolder) -> None:

@@ -127,25 +127,27 @@ class TextFilePrompts(CaptionList):
 
 def _read_concepts(path: Path, texts: Sequence[str]) -> tuple[Sequence[str], dict[int, str]]:
     """Captions, and the concept of each by `prompt_id`; none where no line has one."""
-    parts = [text.split("\t", 1) for text in texts]
-    num_tagged = sum(len(part) == 2 for part in parts)
+    num_tagged = sum("\t" in text for text in texts)
     if not num_tagged:
         return texts, {}
-    if num_tagged < len(parts):
-        bare = next(part[0] for part in parts if len(part) == 1)
+    if num_tagged < len(texts):
+        bare = next(text for text in texts if "\t" not in text)
         raise ConfigError(
-            f"prompts.source: {path}: {num_tagged} of {len(parts)} lines are CONCEPT<tab>CAPTION, "
+            f"prompts.source: {path}: {num_tagged} of {len(texts)} lines are CONCEPT<tab>CAPTION, "
             f"{bare[:40]!r} is not; give all captions a concept, or none"
         )
     found: dict[int, str] = {}
-    for concept, caption in ((concept.strip(), caption.strip()) for concept, caption in parts):
+    captions: list[str] = []
+    for text in texts:
+        concept, caption = (part.strip() for part in text.split("\t", 1))
+        captions.append(caption)
         # Spellings that share an id are one prompt to the losses, and so have one concept.
         first = found.setdefault(prompt_id(caption), concept)
         if first != concept:
             raise ConfigError(
                 f"prompts.source: {path}: {caption[:40]!r} must have one concept, got {concept!r} and {first!r}"
             )
-    return [caption.strip() for _, caption in parts], found
+    return captions, found
 
 
 class MixedPrompts:

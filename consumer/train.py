@@ -96,7 +96,11 @@ def precision(name: str) -> str:
     """Accelerate's name of the arithmetic that `mixed_precision` asks for."""
     if name != "auto":
         return name
-    has_bfloat16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool(bf16_instructions())
+    if torch.cuda.is_available():
+        # What it calls emulation is slower than float32.
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = bool(bf16_instructions())
     return "bf16" if has_bfloat16 else "no"
 
 
@@ -127,6 +131,9 @@ class Trainer:
         self._stream = self._open_stream()
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
+        self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""
+        if self._resume:
+            checkpoint.check_tokenizer(self._resume, self._tokenizer_digest, config.text.tokenizer)
         network = build_network(config, self._prompts, self._tokenizer)
         model, optimizer = accelerator.prepare(network, build_adamw(config, network))
         self._network = network
@@ -267,6 +274,11 @@ class Trainer:
     def _save(self, done: int, agreed: Engines, feed: FeedState) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""
         state = Checkpoint(
-            step=done, prompts_digest=self._prompts.digest, record=self._record, feed=feed, **asdict(agreed)
+            step=done,
+            prompts_digest=self._prompts.digest,
+            tokenizer_digest=self._tokenizer_digest,
+            record=self._record,
+            feed=feed,
+            **asdict(agreed),
         )
         checkpoint.save(self._accelerator, self._folder, self._config, state)

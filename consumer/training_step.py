@@ -3,9 +3,9 @@
 A batch may go through the towers in parts, each with a fraction of the memory, and the loss still sees it whole
 (`cached_features.py`).
 
-A step whose gradients are no finite numbers changes no trained weight and no moment of the optimizer. The host does not
-wait for the device to learn of it: the fused AdamW reads a flag there, as it does of Accelerate's scaler with fp16; the
-count of such steps is read where the loss is.
+A step whose gradients are no finite numbers moves no weight and no moment; averages go on towards the weights as they
+are. The host does not wait for the device to learn of it: the fused AdamW reads a flag there, as it does of
+Accelerate's scaler with fp16; the count of such steps is read where the loss is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -89,17 +89,24 @@ class TrainingStep:
 
     def _augment(self, batch: Batch) -> Tensor:
         """`[G * m * V, 3, S, S]`, every view by draws of its own."""
-        config, num_views = self._config, self._config.objective.num_views
+        num_views = self._config.objective.num_views
+        first = self._view(batch, 0)
+        if num_views == 1:
+            return first
+        # Into their place, as all of them beside their stack would be the most memory of a step.
+        views = first.new_empty(len(first), num_views, *first.shape[1:])
+        views[:, 0] = first
+        for view in range(1, num_views):
+            views[:, view] = self._view(batch, view)
+        return views.flatten(0, 1)
+
+    def _view(self, batch: Batch, view: int) -> Tensor:
+        """View number `view` of every image, `[G * m, 3, S, S]`."""
+        config = self._config
         _, height, width, _ = batch.images.shape
         sample_ids = batch.sample_ids.flatten()
-        views = [
-            augment(
-                batch.images,
-                draw_params(config.augment, config.seed, sample_ids, batch.echoes, view, height, width),
-            )
-            for view in range(num_views)
-        ]
-        return views[0] if num_views == 1 else torch.stack(views, dim=1).flatten(0, 1)
+        params = draw_params(config.augment, config.seed, sample_ids, batch.echoes, view, height, width)
+        return augment(batch.images, params)
 
     # --- in parts -----------------------------------------------------------------------------------------------------
 

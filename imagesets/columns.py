@@ -26,4 +26,6 @@ def first_text(value: object) -> str:
     """A caption's cell as one text: of several captions the first."""
     if isinstance(value, list | tuple):
         value = value[0] if value else None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return "" if value is None else str(value)

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """What counts as an image file, in lower case."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What may be in one, whatever its name. Of the others that Pillow knows one starts a program (EPS); none is common."""
 
 
 def decode_image(encoded: bytes) -> NDArray[np.uint8]:
     """An image file's pixels, turned as its EXIF says: uint8 [H, W, 3]. What is transparent shows white.
 
-    Raises ValueError where these are not an image's bytes, or where it is too large to be one (Pillow's limit).
+    Of several frames it is the first. Raises ValueError where these are not an image's bytes, or where it is too large
+    to be one (Pillow's limit).
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -28,7 +31,7 @@ def decode_image(encoded: bytes) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             # Broken EXIF and large images: the pixels tell whether it can be used.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded)) as image:
+            with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
                 image.load()
                 pixels = np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError as error:

@@ -10,13 +10,14 @@
 import csv
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from penstock.imagesets.columns import CAPTION, FILE, LABEL, find_column, first_text, no_column
 from penstock.imagesets.decoding import SUFFIXES
 from penstock.imagesets.labels import Labels, place, read_labels
-from penstock.imagesets.rows import StoredImages, gather
+from penstock.imagesets.rows import StoredImages, gather, set_name
 from penstock.protocol.errors import ConfigError
 
 _TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
@@ -26,7 +27,7 @@ _CAPTIONS = "captions.txt"
 def open_folder(root: Path, split: str) -> StoredImages:
     """The images below a folder. Raises ConfigError where there are none, or where its table cannot be used."""
     folder = find_split(root, split)
-    name = f"{root.name}/{split}" if split else root.name
+    name = set_name(root, split)
     table = next((folder / table for table in _TABLES if (folder / table).is_file()), None)
     if table is not None:
         return _tabled(name, folder, table)
@@ -63,7 +64,10 @@ def _classed(name: str, folder: Path) -> StoredImages:
 def _tabled(name: str, folder: Path, table: Path) -> StoredImages:
     """Files, captions and labels from a table."""
     rows = _read_table(table)
-    columns = list(rows[0]) if rows else []
+    if not rows:
+        raise ConfigError(f"{table} has no rows")
+    # A row of JSON need not say everything, and one of CSV that is too long says something of no column.
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if isinstance(column, str)]
     file = find_column(columns, FILE)
     if file is None:
         raise no_column(str(table), "files", FILE, columns)
@@ -82,7 +86,7 @@ def _read_table(table: Path) -> list[Mapping[str, object]]:
                     raise ConfigError(f"{table} must hold one JSON object a line")
                 return rows
             return list(csv.DictReader(lines, delimiter="\t" if table.suffix == ".tsv" else ","))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ConfigError(f"{table} cannot be read: {error}") from error
 
 
@@ -90,7 +94,8 @@ def _captioned(name: str, folder: Path) -> StoredImages:
     """Files and captions from lines of FILE, tab, CAPTION."""
     path = folder / _CAPTIONS
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`, which ends a line at characters that captions have in their middle.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     pairs = []
@@ -112,9 +117,13 @@ def _files(
         if not file or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             raise ConfigError(f"{folder}, row {number}: a file must be named relative to that folder, got {file!r}")
         try:
-            sizes.append((folder / file).stat().st_size)
-        except OSError as error:
-            raise ConfigError(f"{folder}, row {number}: {file} cannot be read: {error.strerror}") from error
+            status = (folder / file).stat()
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{folder}, row {number}: {file!r:.80} cannot be read: {why}") from error
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise ConfigError(f"{folder}, row {number}: {file!r:.80} is no file")
+        sizes.append(status.st_size)
     rows = gather(name, files, captions, labels, sizes)
     return StoredImages(rows, lambda row: (folder / files[row]).read_bytes())
 

@@ -25,6 +25,8 @@ def is_saved(folder: Path) -> bool:
 
 def open_hugging_face(spec: str, split: str) -> StoredImages:
     """The rows of one split. Raises ConfigError where it cannot be loaded, or has no images."""
+    if spec == PREFIX:
+        raise ConfigError(f"{PREFIX} must be followed by the name of a set, such as {PREFIX}mnist")
     datasets = _import_datasets()
     try:
         if spec.startswith(PREFIX):
@@ -78,9 +80,11 @@ def _read(datasets: Any, spec: str, name: str, rows: Any) -> StoredImages:
     keys = [str(row) for row in range(len(rows))]
 
     def read(row: int) -> bytes:
-        value = rows[row][image]
-        if value["bytes"]:
+        value = rows[row][image] or {}
+        if value.get("bytes"):
             return bytes(value["bytes"])
+        if not value.get("path"):
+            raise ValueError("it has no bytes")
         return Path(value["path"]).read_bytes()
 
     return StoredImages(gather(name, keys, captions, labels, _sizes(rows, image)), read)

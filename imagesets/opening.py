@@ -29,8 +29,14 @@ def open_imageset(spec: str, split: str = "") -> ImageSet:
         return open_toyworld(split)
     if spec.startswith(hugging_face.PREFIX):
         return hugging_face.open_hugging_face(spec, split)
-    path = Path(spec).expanduser()
-    spec = str(path)
+    try:
+        return _open_files(str(Path(spec).expanduser()), split)
+    except OSError as error:  # before any row is read: a folder that may not be entered, a name that cannot be one
+        raise ConfigError(f"{spec} cannot be read: {error.strerror or error}") from error
+
+
+def _open_files(spec: str, split: str) -> ImageSet:
+    path = Path(spec)
     if hugging_face.is_saved(path):
         return hugging_face.open_hugging_face(spec, split)
     if _consists_of(path, (*tars.TARS, *tars.COMPRESSED)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.imagesets.columns import CAPTION, IMAGE, LABEL, find_column, first_text, no_column
 from penstock.imagesets.labels import read_labels
-from penstock.imagesets.rows import StoredImages, gather
+from penstock.imagesets.rows import StoredImages, gather, set_name
 from penstock.imagesets.shards import find_shards, shard_names
 from penstock.protocol.errors import ConfigError
 
@@ -29,16 +29,17 @@ def open_parquet(spec: str, split: str) -> StoredImages:
     """The rows of all files. Raises ConfigError where pyarrow is missing, or where files or columns cannot be used."""
     shards = find_shards(spec, split, SUFFIX)
     files = [_open(shard) for shard in shards]
+    pairs = list(zip(shards, files, strict=True))
     schema = files[0].schema_arrow
     image = _image_column(str(shards[0]), schema)
     caption, label = find_column(schema.names, CAPTION), find_column(schema.names, LABEL)
-    for shard, file in zip(shards, files, strict=True):
+    for shard, file in pairs:
         missing = {image, caption, label} - {None, *file.schema_arrow.names}
         if missing:
             raise ConfigError(f"{shard} has no column {missing.pop()!r}, which {shards[0].name} has")
-    where = f"{Path(spec).name}/{split}" if split else Path(spec).name
-    captions = None if caption is None else [first_text(text) for file in files for text in _values(file, caption)]
-    marks = None if label is None else [value for file in files for value in _values(file, label)]
+    where = set_name(Path(spec), split)
+    captions = None if caption is None else [first_text(text) for pair in pairs for text in _values(*pair, caption)]
+    marks = None if label is None else [value for pair in pairs for value in _values(*pair, label)]
     labels = read_labels(marks, where, _class_names(schema, label))
     keys, sizes, places = [], [], []
     for shard, file, name in zip(shards, files, shard_names(shards), strict=True):
@@ -66,7 +67,7 @@ def _open(shard: Path) -> "pq.ParquetFile":
     try:
         return parquet.ParquetFile(shard)
     except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{shard} cannot be read as Parquet: {error}") from error
+        raise ConfigError(f"{shard} cannot be read as Parquet: {_one_line(error)}") from error
 
 
 def _image_column(where: str, schema: "pa.Schema") -> str:
@@ -88,9 +89,18 @@ def _holds_bytes(kind: "pa.DataType") -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _values(file: "pq.ParquetFile", column: str) -> list[object]:
-    values: list[object] = file.read(columns=[column]).column(column).to_pylist()
+def _values(shard: Path, file: "pq.ParquetFile", column: str) -> list[object]:
+    import pyarrow as pa
+
+    try:
+        values: list[object] = file.read(columns=[column]).column(column).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(f"{shard}: column {column!r} cannot be read: {_one_line(error)}") from error
     return values
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _class_names(schema: "pa.Schema", label: str | None) -> Sequence[str]:

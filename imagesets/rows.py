@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,12 @@ class Rows:
         for row in zip(self.keys, self.captions, names, self.sizes, strict=True):
             hashed.update(("\x1f".join(map(str, row)) + "\x1e").encode("utf-8", "surrogatepass"))
         return hashed.hexdigest()
+
+
+def set_name(path: Path, split: str) -> str:
+    """What to call the split of a set that lies at `path`: the last part of it, also of `.`, without its whole path."""
+    name = path.name or path.resolve().name or str(path)
+    return f"{name}/{split}" if split else name
 
 
 def gather(
@@ -65,7 +72,7 @@ class StoredImages:
 
     Args:
         rows: what is said of them.
-        read: the bytes of a row's file; may raise OSError, ValueError or KeyError. Called from several threads.
+        read: the bytes of a row's file, for several threads; may raise OSError, ValueError, KeyError or ConfigError.
     """
 
     def __init__(self, rows: Rows, read: Callable[[int], bytes]) -> None:
@@ -84,5 +91,5 @@ class StoredImages:
         """As `ImageSet.image`."""
         try:
             return decode_image(self._read(row))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, ConfigError) as error:
             raise ImageSetError(self.name, self.keys[row], str(error) or repr(error)) from error

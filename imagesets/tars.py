@@ -7,14 +7,14 @@ https://github.com/webdataset/webdataset
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.imagesets.columns import CAPTION, LABEL, find_column, first_text
 from penstock.imagesets.decoding import SUFFIXES
 from penstock.imagesets.labels import read_labels
-from penstock.imagesets.rows import StoredImages, gather
+from penstock.imagesets.rows import StoredImages, gather, set_name
 from penstock.imagesets.shards import find_shards, shard_names
 from penstock.protocol.errors import ConfigError
 
@@ -43,13 +43,10 @@ def open_tars(spec: str, split: str) -> StoredImages:
     for shard in shards:
         if shard.name.lower().endswith(COMPRESSED):
             raise ConfigError(f"{shard} is compressed, and images are read in any order; unpack it to a plain .tar")
-    samples = [
-        sample
-        for shard, name in zip(shards, shard_names(shards), strict=True)
-        for sample in _walk(shard, name)
-        if sample.offset >= 0
-    ]
-    where = f"{Path(spec).name}/{split}" if split else Path(spec).name
+    met = [sample for shard, name in zip(shards, shard_names(shards), strict=True) for sample in _walk(shard, name)]
+    samples = [sample for sample in met if sample.offset >= 0]
+    _check_neighbours(met, samples)
+    where = set_name(Path(spec), split)
     captioned = any(sample.caption is not None for sample in samples)
     labels = read_labels([sample.label for sample in samples], where)
     captions = [sample.caption or "" for sample in samples] if captioned else None
@@ -68,6 +65,14 @@ def open_tars(spec: str, split: str) -> StoredImages:
     return StoredImages(rows, read)
 
 
+def _check_neighbours(met: Sequence[_Sample], samples: Sequence[_Sample]) -> None:
+    """Raise ConfigError where what is said of an image stands elsewhere in its shard: it would be lost unsaid."""
+    keys = {sample.key for sample in samples}
+    apart = next((sample for sample in met if sample.offset < 0 and sample.key in keys), None)
+    if apart is not None:
+        raise ConfigError(f"{apart.shard}: members of {apart.key} are not side by side; write the tar sorted by name")
+
+
 def _walk(shard: Path, name: str) -> Iterator[_Sample]:
     """The samples of one shard, in its order: neighbours with one key are one sample."""
     sample: _Sample | None = None
@@ -76,6 +81,8 @@ def _walk(shard: Path, name: str) -> Iterator[_Sample]:
             for member in tar:
                 if not member.isfile():
                     continue
+                if member.size < 0:  # it would be read to the end of the shard
+                    raise tarfile.ReadError(f"{member.name!r:.80} has {member.size} bytes")
                 folder, slash, base = member.name.rpartition("/")
                 stem, dot, suffix = base.partition(".")
                 key = f"{name}/{folder}{slash}{stem}"
@@ -107,7 +114,7 @@ def _add_json(sample: _Sample, text: str) -> None:
     """Caption and label from a sample's JSON, where it has no members of their own."""
     try:
         said = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{sample.shard}: {sample.key}.json is no JSON: {error}") from error
     if not isinstance(said, dict):
         return
@@ -119,8 +126,10 @@ def _add_json(sample: _Sample, text: str) -> None:
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    if member.size > _MAX_TEXT_BYTES:
+        raise ConfigError(f"{tar.name!s}: {member.name} has {member.size} bytes, a text at most {_MAX_TEXT_BYTES}")
     file = tar.extractfile(member)
-    content = b"" if file is None else file.read(_MAX_TEXT_BYTES)
+    content = b"" if file is None else file.read()
     try:
         return content.decode()
     except UnicodeDecodeError as error:

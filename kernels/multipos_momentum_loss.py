@@ -73,6 +73,7 @@ def multipos_momentum_loss(
                 side.first + start,
                 temperature,
                 use_reentrant=False,
+                preserve_rng_state=False,
             )
         return total * (world_size / len(side.rows))
 

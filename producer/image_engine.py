@@ -15,6 +15,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.config.process import printable
 from penstock.imagesets.imageset import ImageSet
 from penstock.imagesets.resize import resize
 from penstock.producer.engine import Images, Made, Pending
@@ -47,7 +48,7 @@ class ImageEngine:
         self._lock = threading.Lock()
         self.work = Work()
         self._manifest = Manifest(
-            model=images.name[-MAX_NAME_LENGTH:],
+            model=printable(images.name)[-MAX_NAME_LENGTH:],
             model_digest=images.digest,
             scheduler="none",
             dtype="uint8",

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_QUERIES_AT_A_TIME = 1024
+_COSINES_AT_A_TIME = 1 << 27
+"""Half a gigabyte of them, whatever the bank's size."""
 
 
 def knn_predict(
@@ -42,8 +43,9 @@ def knn_predict(
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
     num_classes = int(bank_labels.max()) + 1
     predicted = []
-    for start in range(0, len(queries), _QUERIES_AT_A_TIME):
-        chunk = slice(start, start + _QUERIES_AT_A_TIME)
+    num_at_a_time = max(1, _COSINES_AT_A_TIME // len(bank))
+    for start in range(0, len(queries), num_at_a_time):
+        chunk = slice(start, start + num_at_a_time)
         cosine = queries[chunk] @ bank.T
         if exclude is not None:
             cosine.masked_fill_(exclude[1][chunk, None] == exclude[0][None, :], -torch.inf)

@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from torch import nn
+from transformers import ResNetConfig, ResNetModel
 
+from penstock.consumer import building
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.config import PromptsConfig, TrainConfig
+from penstock.consumer.network import Network
 from penstock.consumer.prompts import PromptSource, check_concepts, open_source
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.protocol.errors import ConfigError
@@ -95,3 +100,23 @@ def test_warm_up_takes_at_most_a_fifth_of_the_run(warmup_steps: int, max_steps: 
     # 6 groups of 3 images, at a rate that is told for 512.
     assert schedule.at(used) == pytest.approx(0.02 * 18 / 512)
     assert schedule.at(max_steps) == 0
+
+
+def resnet() -> ResNetModel:
+    """A small convolutional network, with BatchNorm and without blocks of a name that is known."""
+    return ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic"))
+
+
+def test_an_encoder_with_batchnorm_does_not_go_through_in_parts(
+    captions: PromptSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part's statistics are not the batch's: the gradients would be those of another loss, and nobody would know."""
+    monkeypatch.setattr(building, "build_vit", lambda config: resnet())
+    with pytest.raises(ConfigError, match=r"^optimizer.grad_accum_steps must be 1 for .*BatchNorm.*, got 2$"):
+        build_network(tiny_config("stablerep", grad_accum_steps=2), captions, None)
+
+
+def test_layer_decay_without_layers_is_one_line() -> None:
+    network = cast(Network, nn.ModuleDict({"encoder": resnet()}))
+    with pytest.raises(ConfigError, match=r"^optimizer.layer_decay must be 1 for a tower without blocks, got 0.5; "):
+        build_adamw(tiny_config("stablerep", layer_decay=0.5), network)

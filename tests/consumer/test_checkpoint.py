@@ -84,6 +84,17 @@ def test_the_digests_of_both_kinds_of_engines_come_back(tmp_path: Path) -> None:
     assert _read(folder) == state
 
 
+def test_a_tokenizer_with_other_ids_is_refused_when_resuming(tmp_path: Path) -> None:
+    """Its name may be the same: a folder, or a hub id, whose content has changed."""
+    folder = _folder(tmp_path)
+    feed = FeedState.beginning(0, 1)
+    state = Checkpoint(10, "d1", "e1", "toyworld 0", RECORD, feed, tokenizer_digest="f" * 64)
+    checkpoint.save(_Rank(0, threading.Barrier(1)), folder, CONFIG, state)  # type: ignore[arg-type]
+    checkpoint.check_tokenizer(_read(folder), "f" * 64, "clips")
+    with pytest.raises(RunError, match=r"^text.tokenizer clips is not the tokenizer that the run began with \(0{12}, "):
+        checkpoint.check_tokenizer(_read(folder), "0" * 64, "clips")
+
+
 def test_one_rank_goes_on_from_two_and_four_from_that_one(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     _save(folder, TWO_RANKS)

@@ -53,6 +53,19 @@ def test_a_broken_file_is_a_value_error(cut: int) -> None:
         decode_image(png(3)[:cut])
 
 
+def test_the_name_of_a_file_need_not_be_right_but_no_program_is_started_for_what_is_in_it() -> None:
+    image = Image.fromarray(picture(3))
+    for kind in ("BMP", "GIF", "TIFF"):
+        np.testing.assert_allclose(decode_image(encoded(image, kind)), picture(3), atol=1)
+    with pytest.raises(ValueError, match=r"bytes are no image that"):
+        decode_image(encoded(image, "EPS"))
+
+
+def test_of_an_animation_the_first_frame_is_shown() -> None:
+    frames = [Image.fromarray(np.full((4, 4, 3), shade, np.uint8)) for shade in (0, 255)]
+    np.testing.assert_array_equal(decode_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])), 0)
+
+
 def test_an_image_that_is_too_large_to_be_one_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match=r"does not decode: .*exceeds limit"):

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,42 @@ def test_an_image_with_two_captions_is_two_rows_with_keys_of_their_own(tmp_path:
     assert images.classes == ()
 
 
+def test_a_caption_ends_with_its_line_and_not_before(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 1)
+    (tmp_path / "captions.txt").write_text("a.png\ta fox\u2028and\x85a\x0chen\ttoo\r\n", newline="")
+    assert list(open_imageset(str(tmp_path)).captions) == ["a fox\u2028and\x85a\x0chen\ttoo"]
+
+
+def test_columns_are_those_of_all_rows(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 1)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "a.png", "text": "a fox"}\n')
+    assert list(open_imageset(str(tmp_path)).captions) == ["", "a fox"]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a fox,and more,of it\n")
+    assert list(open_imageset(str(tmp_path)).captions) == ["a fox"]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name\na.png\n")
+    with pytest.raises(ConfigError, match=r"row 1: 'a.png' is no file$"):
+        open_imageset(str(tmp_path))
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 1)
+    (tmp_path / "._a.png").write_bytes(b"what macOS leaves")
+    assert list(open_imageset(str(tmp_path)).keys) == ["a.png"]
+
+
+def test_the_folder_that_one_stands_in_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "photos/train/cat/a.png", 1)
+    monkeypatch.chdir(tmp_path / "photos")
+    assert open_imageset(".", "train").name == "photos/train"
+    monkeypatch.chdir("train")
+    assert open_imageset(".").name == "train"
+
+
 def test_images_of_which_nothing_is_said_have_empty_captions(tmp_path: Path) -> None:
     write(tmp_path / "a.webp.png", 1)
     assert list(open_imageset(str(tmp_path)).captions) == [""]
@@ -82,13 +119,17 @@ def test_images_of_which_nothing_is_said_have_empty_captions(tmp_path: Path) -> 
     [
         ("metadata.csv", "picture,text\na.png,x\n", r"no column of files .*its columns are picture, text$"),
         ("metadata.csv", "file_name,label\na.png,cat\na.png,\n", r"has labels, but row 1 and 0 others have none$"),
-        ("metadata.csv", "file_name\nb.png\n", r"row 1: b.png cannot be read: No such file or directory$"),
+        ("metadata.csv", "file_name\nb.png\n", r"row 1: 'b.png' cannot be read: No such file or directory$"),
         (
             "metadata.csv",
             "file_name\n../a.png\n",
             r"row 1: a file must be named relative to that folder, got '",
         ),
-        ("metadata.csv", "file_name,text\n", r"no column of files|has no images$"),
+        ("metadata.csv", "file_name,text\n", r"metadata.csv has no rows$"),
+        ("metadata.csv", "file_name\na\0.png\n", r"row 1: 'a\\x00.png' cannot be read: embedded null byte$"),
+        ("metadata.csv", "file_name\nsub\n", r"row 1: 'sub' is no file$"),
+        ("metadata.jsonl", '{"file_name": "\\ud800.png"}\n', r"row 1: '\\ud800.png' cannot be read: "),
+        ("metadata.jsonl", "[" * 200_000, r"metadata.jsonl cannot be read: maximum recursion"),
         ("metadata.jsonl", "[1]\n", r"must hold one JSON object a line$"),
         ("metadata.jsonl", "{\n", r"metadata.jsonl cannot be read: "),
         ("captions.txt", "a.png a red fox\n", r"line 1: expected FILE, a tab, CAPTION, got 'a.png a red fox'$"),
@@ -97,6 +138,7 @@ def test_images_of_which_nothing_is_said_have_empty_captions(tmp_path: Path) -> 
 )
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, file: str, text: str, why: str) -> None:
     write(tmp_path / "a.png", 1)
+    (tmp_path / "sub").mkdir()
     (tmp_path / file).write_text(text)
     with pytest.raises(ConfigError, match=why) as caught:
         open_imageset(str(tmp_path))

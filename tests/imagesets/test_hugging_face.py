@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from penstock.imagesets.opening import open_imageset
-from penstock.protocol.errors import ConfigError
+from penstock.protocol.errors import ConfigError, ImageSetError
 from tests.imagesets.files import picture, png, write
 
 
@@ -45,6 +45,17 @@ def test_a_set_that_was_shuffled_reads_its_own_rows(tmp_path: Path) -> None:
     images = open_imageset(str(tmp_path / "saved"))
     assert list(images.captions) == ["number 3", "number 1"]
     np.testing.assert_array_equal(images.image(0), picture(3))
+
+
+def test_a_row_without_an_image_is_an_error_of_its_own(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image()})
+    rows = [{"bytes": png(1), "path": None}, None, {"bytes": b"", "path": None}]
+    datasets.Dataset.from_dict({"image": rows}, features=features).save_to_disk(tmp_path / "saved")
+    images = open_imageset(str(tmp_path / "saved"))
+    np.testing.assert_array_equal(images.image(0), picture(1))
+    for row in (1, 2):
+        with pytest.raises(ImageSetError, match=rf"^saved: {row}: it has no bytes$"):
+            images.image(row)
 
 
 def test_a_set_by_name_is_what_the_library_loads(tmp_path: Path) -> None:

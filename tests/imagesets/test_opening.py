@@ -38,6 +38,8 @@ def test_raw_scans_show_their_ink(tmp_path: Path) -> None:
     [
         ("", "", r"must be named"),
         ("toyworld", "all", r"^toyworld has no split 'all'; there is train, val, test, raw-val, raw-test$"),
+        ("hf:", "", r"^hf: must be followed by the name of a set"),
+        ("x" * 5000, "", r"^x+ cannot be read: File name too long$"),
         ("/nowhere/photos", "", r"^/nowhere/photos is not a folder, nor any other set of images$"),
         ("/nowhere/a.tar", "", r"^/nowhere/a.tar is not there$"),
         ("/nowhere/*.parquet", "", r"^/nowhere/\*.parquet is not there$"),

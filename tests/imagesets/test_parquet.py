@@ -70,3 +70,21 @@ def test_a_row_without_bytes_is_an_error_of_its_row(tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match=r"^a.parquet: a/0: it has no bytes$"):
         images.image(0)
     np.testing.assert_array_equal(images.image(1), picture(1))
+
+
+def test_captions_may_be_bytes(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [png(0), png(1)], "text": ["ein Käse".encode(), b""]}), tmp_path / "a.parquet")
+    assert list(open_imageset(str(tmp_path / "a.parquet")).captions) == ["ein Käse", ""]
+
+
+def test_a_damaged_column_of_captions_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a fox"] * 9, "image": [png(0)] * 9}), path, use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    damaged = bytearray(path.read_bytes())
+    end = column.data_page_offset + column.total_compressed_size
+    damaged[column.data_page_offset : end] = b"\xff" * column.total_compressed_size
+    path.write_bytes(damaged)
+    with pytest.raises(ConfigError, match=r"a.parquet: column 'text' cannot be read: ") as caught:
+        open_imageset(str(path))
+    assert "\n" not in str(caught.value)

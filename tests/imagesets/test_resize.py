@@ -37,6 +37,24 @@ def test_any_image_fills_any_frame(height: int, width: int) -> None:
     assert (resized == 77).all()
 
 
+def test_a_line_of_pixels_costs_no_more_than_the_frames_that_are_kept_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled: list[int] = []
+    resize_image = Image.Image.resize
+
+    def watched(image: Image.Image, size: tuple[int, int], *rest: object) -> Image.Image:
+        scaled.append(size[0] * size[1])
+        return resize_image(image, size, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    line = np.zeros((1, 60_001, 3), np.uint8)
+    line[:, 29_998:30_003] = 255  # the middle stays in the middle
+    for image, frame in ((line, (32, 48)), (line.swapaxes(0, 1), (48, 32))):
+        resized = resize(image, *frame)
+        assert resized.shape == (*frame, 3)
+        assert resized[frame[0] // 2, frame[1] // 2].tolist() == [255, 255, 255]
+    assert max(scaled) <= 16 * 48 * 48
+
+
 def test_the_cut_is_even_on_either_side() -> None:
     image = np.zeros((10, 30, 3), np.uint8)
     image[:, 10:20] = 255

@@ -89,6 +89,48 @@ def test_what_is_no_tar_or_has_no_images_is_refused(tmp_path: Path) -> None:
         open_imageset(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("k.json", b"[" * 200_000, r"a/k.json is no JSON: maximum recursion"),
+        ("k.txt", b"x" * (1 << 20) + b"y", r"k.txt has 1048577 bytes, a text at most 1048576$"),
+        ("k.txt", b"caf\xe9", r"k.txt is not UTF-8$"),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_refused(tmp_path: Path, name: str, content: bytes, why: str) -> None:
+    write_tar(tmp_path / "a.tar", {"k.png": png(1), name: content})
+    with pytest.raises(ConfigError, match=why):
+        open_imageset(str(tmp_path))
+
+
+def test_members_of_a_key_that_stand_apart_are_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"1.png": png(1), "2.png": png(2), "1.txt": b"a fox", "2.txt": b"a hen"})
+    with pytest.raises(ConfigError, match=r"a.tar: members of a/1 are not side by side; write the tar sorted by name$"):
+        open_imageset(str(tmp_path))
+
+
+def test_a_member_of_less_than_no_bytes_is_refused(tmp_path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("k.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 12  # -1, as GNU writes it
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * ord(" "))
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(2048))
+    with pytest.raises(ConfigError, match=r"cannot be read as a tar: 'k.png' has -1 bytes$"):
+        open_imageset(str(tmp_path))
+
+
+def test_names_and_links_of_a_tar_reach_no_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png(9))
+    path = write_tar(tmp_path / "in/a.tar", {"../secret.png": png(1), "/etc/passwd.png": png(2)})
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("soft.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "../secret.png"
+            tar.addfile(link)
+    images = open_imageset(str(path))
+    assert len(images) == 2
+    np.testing.assert_array_equal(images.image(0), picture(1))
+
+
 def test_a_tar_that_was_cut_since_is_an_error_of_its_row(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"k.png": png(1)})
     images = open_imageset(str(tar))

@@ -15,6 +15,7 @@ SHORT += ["--reservoir.capacity-groups", "16", "--stream.window-groups", "16", "
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_arms_share_their_prompts_and_give_a_curve(tmp_path: Path) -> None:
     words = ["guidance=1,3", "--out", str(tmp_path / "out"), *SHORT]
     done = subprocess.run(
@@ -22,7 +23,7 @@ def test_two_arms_share_their_prompts_and_give_a_curve(tmp_path: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out" / "sweep.json").read_text())

@@ -65,6 +65,10 @@ def test_its_manifest_names_the_set_as_the_others_name_their_model(folder: Path)
     assert "pillow" in manifest.versions
 
 
+def test_a_folder_s_name_may_be_any(folder: Path) -> None:
+    assert _engine(folder.rename(folder.with_name("ani\nmals\udcff"))).manifest.model == r"ani\nmals\udcff"
+
+
 def test_a_group_is_images_of_its_prompt_at_the_recipe_s_size(folder: Path) -> None:
     engine = _engine(folder)
     [group] = make(engine, [_ticket(engine, num_images=10, height=9, width=7)])

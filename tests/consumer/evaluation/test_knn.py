@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from penstock.consumer.evaluation import knn
 from penstock.consumer.evaluation.features import encode, pixel_features
 from penstock.consumer.evaluation.knn import knn_accuracy
 from penstock.consumer.models import build_encoder
@@ -96,3 +97,19 @@ def test_rejects_bad_input_by_name_and_value() -> None:
         knn_accuracy(features, labels, features, labels[:2])
     with pytest.raises(ValueError, match=r"bank must be \[rows, D\] with at least one row"):
         knn_accuracy(features[:0], labels[:0], features, labels)
+
+
+def test_no_more_cosines_are_formed_at_a_time_than_a_large_bank_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query at a time where the bank alone is as large as that; a training set of a million rows needs it."""
+    features, labels = digits()
+    bank, queries = slice(0, 1000), slice(1000, 1100)
+    arguments = features[bank], labels[bank], features[queries]
+    whole = knn.knn_predict(*arguments)
+    for at_a_time, most in ((500, 1), (3500, 3)):
+        seen: list[int] = []
+        monkeypatch.setattr(knn, "_COSINES_AT_A_TIME", at_a_time)
+        monkeypatch.setattr(
+            Tensor, "topk", lambda self, *a, seen=seen, **k: seen.append(len(self)) or torch.topk(self, *a, **k)
+        )
+        assert torch.equal(knn.knn_predict(*arguments), whole)
+        assert max(seen) == most
