@@ -125,7 +125,7 @@ def _task_table(task: TaskReport, settings: dict[str, Any]) -> Table:
     if task.linear_probe and task.choice:
         _add(table, "linear probe", task.linear_probe, _chosen(task.choice, task.num_fit, task.num_choosing))
     if task.zero_shot:
-        _add(table, "zero-shot", task.zero_shot, f"{len(task.templates)} templates: {', '.join(task.templates)}")
+        _add(table, "zero-shot", task.zero_shot, f"templates: {', '.join(task.templates)}")
     if task.few_shot:
         few = settings["few_shot"]
         how = f"{few['ways']}-way {few['shots']}-shot, {few['queries']} queries; {few['episodes']} episodes"
