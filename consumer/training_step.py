@@ -89,19 +89,24 @@ class TrainingStep:
 
     def _augment(self, batch: Batch) -> Tensor:
         """`[G * m * V, 3, S, S]`, every view by draws of its own."""
-        config, num_views = self._config, self._config.objective.num_views
+        num_views = self._config.objective.num_views
+        first = self._view(batch, 0)
+        if num_views == 1:
+            return first
+        # Into their place, as all of them beside their stack would be the most memory of a step.
+        views = first.new_empty(len(first), num_views, *first.shape[1:])
+        views[:, 0] = first
+        for view in range(1, num_views):
+            views[:, view] = self._view(batch, view)
+        return views.flatten(0, 1)
+
+    def _view(self, batch: Batch, view: int) -> Tensor:
+        """View number `view` of every image, `[G * m, 3, S, S]`."""
+        config = self._config
         _, height, width, _ = batch.images.shape
         sample_ids = batch.sample_ids.flatten()
-        views = None
-        for view in range(num_views):
-            params = draw_params(config.augment, config.seed, sample_ids, batch.echoes, view, height, width)
-            augmented = augment(batch.images, params)
-            if num_views == 1:
-                return augmented
-            # In place, as all of them beside their stack would be the most memory of a step.
-            views = augmented.new_empty(len(augmented), num_views, *augmented.shape[1:]) if views is None else views
-            views[:, view] = augmented
-        return views.flatten(0, 1)
+        params = draw_params(config.augment, config.seed, sample_ids, batch.echoes, view, height, width)
+        return augment(batch.images, params)
 
     # --- in parts -----------------------------------------------------------------------------------------------------
 
