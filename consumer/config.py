@@ -1,6 +1,6 @@
 """Configuration of a training run. What is made stands here, because the trainer writes the tickets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -282,7 +282,7 @@ class TrainConfig:
         require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")
         self._check_reservoir()
         require(
-            self.real.fraction > 0 or not self.fleet.local_image_producers,
+            bool(self.real.source) or not self.fleet.local_image_producers,
             "fleet.local_image_producers needs real images (real.source, real.fraction)",
             self.fleet.local_image_producers,
         )
@@ -350,6 +350,15 @@ class TrainConfig:
                 f"reservoir.{name} depends on when groups come; order ticket wants fixed or fresh at distance 1",
                 getattr(reservoir, name),
             )
+
+    @property
+    def local_fleet(self) -> FleetConfig:
+        """The producers that the run starts itself: none of a kind whose images it does not use."""
+        return replace(
+            self.fleet,
+            local_producers=self.fleet.local_producers if self.real.fraction < 1 else 0,
+            local_image_producers=self.fleet.local_image_producers if self.real.fraction > 0 else 0,
+        )
 
     @property
     def images_per_use(self) -> int:

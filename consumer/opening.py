@@ -69,7 +69,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     stack.enter_context(run_folder.lock(config.run_dir))
     folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
-    if not config.fleet.local_producers + config.fleet.local_image_producers:
+    local = config.local_fleet
+    if not local.local_producers + local.local_image_producers:
         return Opening(prompts, real, socket, None)
-    fleet = LocalFleet(config.fleet, socket.endpoint, folder, config.real)
+    fleet = LocalFleet(local, socket.endpoint, folder, config.real)
     return Opening(prompts, real, socket, stack.enter_context(fleet))

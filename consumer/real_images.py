@@ -44,6 +44,8 @@ def open_real_images(config: TrainConfig) -> RealImages | None:
     """
     real = config.real
     if real.fraction == 0:
+        if real.source:
+            _log.warning("no image of %s is used: real.fraction is 0", real.source)
         return None
     images = open_imageset(real.source, real.split)
     rows = [row for row, caption in enumerate(images.captions) if _can_be_asked(caption)]

@@ -55,11 +55,12 @@ def plan(sweep: Sweep, load: Load) -> list[Arm]:
     shared += [] if "--config" in given else ["--config", "demo"]
     shared += [] if "--order" in given else ["--order", "ticket"]
     base = load(shared)
-    if base.fleet.local_producers and "--stream.endpoint" not in given:
+    if _starts_producers(base) and "--stream.endpoint" not in given:
         shared += ["--stream.endpoint", "tcp://127.0.0.1:0"]
     _check_comparable(base)
     _check_parallel(sweep, load(shared))
     variants = [_variant(sweep, value, base, shared, load) for value in sweep.values]
+    _check_different(sweep, [config for _, _, config, _ in variants])
     return [_arm(sweep, *variant, seed) for seed in sweep.seeds for variant in variants]
 
 
@@ -68,10 +69,22 @@ def _check_comparable(base: TrainConfig) -> None:
         raise ConfigError("evaluation.data is none: arms are compared by kNN; pass --evaluation.data toyworld")
 
 
+def _check_different(sweep: Sweep, configs: Sequence[TrainConfig]) -> None:
+    for place, config in enumerate(configs):
+        if config in configs[:place]:
+            first = sweep.values[configs.index(config)]
+            raise ConfigError(f"{sweep.name}: {first} and {sweep.values[place]} are one value; give it once")
+
+
+def _starts_producers(config: TrainConfig) -> bool:
+    """Whether arms start producers of their own."""
+    return bool(config.local_fleet.local_producers or config.local_fleet.local_image_producers)
+
+
 def _check_parallel(sweep: Sweep, base: TrainConfig) -> None:
     if sweep.parallel == 1:
         return
-    if not base.fleet.local_producers:
+    if not _starts_producers(base):
         raise ConfigError("--parallel needs arms that start their own producers; pass --fleet.local-producers 1")
     if not base.stream.endpoint.endswith(":0"):
         raise ConfigError(f"--parallel needs a free port for each arm, got --stream.endpoint {base.stream.endpoint}")
@@ -86,7 +99,9 @@ def _variant(sweep: Sweep, value: str, base: TrainConfig, shared: Sequence[str],
         adjusted = adjustments(sweep.flag, value, base) if sweep.is_fixed else {}
         argv = [*shared, *_assign(base, sweep.flag, value)]
         argv += [word for flag, number in adjusted.items() for word in (flag, number)]
-        return value, tuple(argv), load(argv), adjusted
+        config = load(argv)
+        _check_comparable(config)
+        return value, tuple(argv), config, adjusted
     except ConfigError as error:
         raise ConfigError(f"{sweep.name}={value}: {error}") from error
 
@@ -200,7 +215,7 @@ def statement(sweep: Sweep, arms: Sequence[Arm]) -> list[str]:
         lines.append(f"With {sweep.name}={arm.value}: {' '.join(f'{k} {v}' for k, v in arm.adjusted.items())}.")
     if any(config.order == "arrival" for config in configs.values()):
         lines.append("In arrival order the arms of a seed share prompts, but not which step uses which.")
-    if not all(config.fleet.local_producers for config in configs.values()):
+    if not all(map(_starts_producers, configs.values())):
         endpoint = next(iter(configs.values())).stream.endpoint
         lines.append(f"Arms start no producers (fleet.local_producers 0): each waits for some at {endpoint}.")
     return lines

@@ -6,7 +6,7 @@ from pathlib import Path
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging
 from penstock.consumer.evaluation.config import EvaluateConfig
-from penstock.protocol.errors import ConfigError, RunError
+from penstock.protocol.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             report.write(config.json)
         except OSError as error:
-            raise RunError(f"--json {config.json} cannot be written: {error.strerror or error}") from error
+            raise ConfigError(f"--json {config.json} cannot be written: {error.strerror}") from error
     return 0
 
 

@@ -48,8 +48,13 @@ def _writer(config: TrainConfig) -> TicketWriter:
     return TicketWriter(_prompts(config), config, GENERATOR)
 
 
-def test_a_run_without_real_images_opens_no_set() -> None:
+def test_a_run_without_real_images_opens_no_set_and_says_when_one_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert open_real_images(TrainConfig()) is None
+    assert not caplog.records
     assert open_real_images(TrainConfig(real=RealConfig(source="/nowhere"))) is None
+    assert [record.getMessage() for record in caplog.records] == ["no image of /nowhere is used: real.fraction is 0"]
 
 
 def test_real_tickets_name_the_set_and_its_captions_once_an_epoch(photos: Path) -> None:

@@ -208,6 +208,16 @@ def test_what_weakens_a_comparison_is_said() -> None:
 # --- digests ----------------------------------------------------------------------------------------------------------
 
 
+def test_arms_may_differ_in_their_share_of_real_images() -> None:
+    real = ("--real.source", "toyworld", "--real.split", "train", "--fleet.local-image-producers", "1")
+    arms = _plan("real.fraction=0,0.5,1", *real, "--parallel", "2")
+    fleets = [arm.config.local_fleet for arm in arms]
+    assert [(fleet.local_producers, fleet.local_image_producers) for fleet in fleets] == [(2, 0), (2, 1), (0, 1)]
+    argv = ("objective=stablerep,simclr", *real, "--real.fraction", "1", "--fleet.local-producers", "0")
+    assert all(arm.config.stream.endpoint == "tcp://127.0.0.1:0" for arm in _plan(*argv))
+    assert "start no producers" not in " ".join(statement(parse(argv), _plan(*argv)))
+
+
 def test_the_digest_knows_what_changes_a_result_and_nothing_else() -> None:
     arm, other = _plan("guidance=1,2")
     assert arm.digest != other.digest
@@ -245,6 +255,8 @@ def test_the_digest_knows_what_changes_a_result_and_nothing_else() -> None:
         (["guidance=1,2", "--max-step", "3"], "unknown flag --max-step; did you mean '--max-steps'"),
         (["guidance=1,x"], "guidance=x: .*'x'"),
         (["guidance=1,2", "--evaluation.data", "none"], "evaluation.data is none: arms are compared by kNN"),
+        (["guidance=1,2,1.0"], "guidance: 1 and 1.0 are one value; give it once"),
+        (["evaluation.data=toyworld,none"], "evaluation.data=none: evaluation.data is none: arms are compared by kNN"),
         (["guidance=1,2", "--parallel", "2", "--fleet.local-producers", "0"], "--parallel needs arms that start their"),
         (
             ["guidance=1,2", "--parallel", "2", "--stream.endpoint", "tcp://127.0.0.1:5599"],

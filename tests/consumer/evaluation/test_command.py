@@ -23,7 +23,7 @@ from penstock.consumer.text_tower import LanguageHead, build_text_tower
 from penstock.consumer.tokenizer import open_tokenizer
 from penstock.kernels.augment import prepare
 from penstock.kernels.augment_recipe import AugmentRecipe
-from penstock.protocol.errors import ConfigError, RunError
+from penstock.protocol.errors import ConfigError
 
 SHORT = ["--linear-probe.epochs", "3", "--few-shot.episodes", "20"]
 
@@ -187,5 +187,5 @@ def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "replace", full)
     path = tmp_path / "report.json"
     options = ["--limit", "60", "--measures", "knn", "--cache", "none", "--json", str(path)]
-    with pytest.raises(RunError, match=r"report\.json cannot be written: No space left on device$"):
+    with pytest.raises(ConfigError, match=r"report\.json cannot be written: No space left on device$"):
         main(["pixels", *options])
