@@ -144,7 +144,7 @@ class TeacherContrast(nn.Module):
         super().__init__()
         self.projector = projector
         self.predictor = predictor
-        self.teacher_projector = Average(projector, decay, decay_end)
+        self.teacher_projector = Average(projector, decay, decay_end, batch_statistics=True)
         self.temperature = temperature
 
     def forward(self, features: Features, targets: Targets) -> Tensor:
