@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from penstock.consumer.average import Average
 from penstock.consumer.config import TrainConfig
-from penstock.consumer.encoders import EncoderSizes, build_timm_encoder, encoder_sizes, is_vit, start_as_timm
+from penstock.consumer.encoders import build_timm_encoder, start_as_timm
 from penstock.consumer.models import build_encoder
 from penstock.consumer.network import Network
 from penstock.consumer.objectives import build_objective
@@ -15,6 +15,7 @@ from penstock.consumer.positions import start_from_sincos
 from penstock.consumer.prompts import PromptSource
 from penstock.consumer.text_tower import build_text_tower
 from penstock.consumer.tokenizer import CaptionTokenizer, open_tokenizer
+from penstock.consumer.vit_sizes import EncoderSizes, encoder_sizes, is_vit
 from penstock.protocol.errors import ConfigError
 
 _TOKENIZER_CAPTIONS = 20_000
@@ -74,18 +75,11 @@ def build_vit(config: TrainConfig) -> PreTrainedModel:
     """The encoder as `config` says, with random weights. Raises ConfigError where there is none of that name."""
     model, size = config.model, config.augment.size
     if model.name and not is_vit(model.name):
-        if config.objective.reads_text:
-            raise ConfigError(
-                f"model.name must be a ViT for objective {config.objective.name}, whose encoder and text tower are "
-                f"exported as one, got {model.name}; choose vit-s-16, vit-b-16 or vit-l-16"
-            )
         return build_timm_encoder(
             model.name, size, drop_path=model.drop_path, gradient_checkpointing=model.gradient_checkpointing
         )
     own = EncoderSizes(model.hidden_size, model.num_layers, model.num_heads, model.patch_size)
     sizes = encoder_sizes(model.name) if model.name else own
-    if size % sizes.patch_size:
-        raise ConfigError(f"augment.size must be a multiple of {model.name}'s patch ({sizes.patch_size}), got {size}")
     encoder = build_encoder(
         size,
         sizes.patch_size,

@@ -9,6 +9,7 @@ from penstock.config.rules import require
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.tracking_config import TrackingConfig
+from penstock.consumer.vit_sizes import VIT_SIZES, encoder_sizes, is_vit
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.limits import (
     MAX_GROUP_BYTES,
@@ -291,11 +292,7 @@ class TrainConfig:
             "a late one is asked for twice",
             self.stream.window_bytes,
         )
-        require(
-            bool(self.model.name) or self.augment.size % self.model.patch_size == 0,
-            f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
-            self.augment.size,
-        )
+        self._check_encoder()
         shorter_side = min(self.generator.height, self.generator.width)
         require(
             self.augment.downsample_probability == 0 or max(self.augment.downsample_sizes) < shorter_side,
@@ -308,6 +305,23 @@ class TrainConfig:
             f"objective {self.objective.name} contrasts the images of a prompt: it needs two of them, in "
             "generator.images_per_group (and reservoir.images_per_use), or objective.views_per_image",
             self.images_per_use * self.objective.num_views,
+        )
+
+    def _check_encoder(self) -> None:
+        name = self.model.name
+        if not name or is_vit(name):
+            patch = encoder_sizes(name).patch_size if name else self.model.patch_size
+            whose = f"{name}'s patch" if name else "model.patch_size"
+            require(
+                self.augment.size % patch == 0,
+                f"augment.size must be a multiple of {whose} ({patch})",
+                self.augment.size,
+            )
+        require(
+            not name or is_vit(name) or not self.objective.reads_text,
+            f"model.name must be {', '.join(VIT_SIZES)} for objective {self.objective.name}, whose encoder and text "
+            "tower are exported as one",
+            name,
         )
 
     def _check_reservoir(self) -> None:

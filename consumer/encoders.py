@@ -11,46 +11,14 @@ ViT-S, B and L of StableRep's code are timm's `vit_small_patch16_224` and its la
 | positions | normal, .02 | the same |
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperModel, ViTModel
 
+from penstock.consumer.vit_sizes import VIT_SIZES
 from penstock.protocol.errors import ConfigError
-
-
-class EncoderSizes(NamedTuple):
-    """What `build_encoder` needs to know of a ViT."""
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    patch_size: int
-
-
-_SIZES = {
-    "vit-s-16": EncoderSizes(384, 12, 6, 16),
-    "vit-b-16": EncoderSizes(768, 12, 12, 16),
-    "vit-l-16": EncoderSizes(1024, 24, 16, 16),
-}
-_TIMM_NAMES = {
-    "vit_small_patch16_224": "vit-s-16",
-    "vit_base_patch16_224": "vit-b-16",
-    "vit_large_patch16_224": "vit-l-16",
-}
-
-
-def is_vit(name: str) -> bool:
-    """Whether `encoder_sizes` knows the name; of others `build_timm_encoder` may make an encoder."""
-    return name in _SIZES or name in _TIMM_NAMES
-
-
-def encoder_sizes(name: str) -> EncoderSizes:
-    """The sizes of the ViT `name`, in our spelling or timm's. Raises ConfigError for another name."""
-    if not is_vit(name):
-        raise ConfigError(f"the encoder must be one of {', '.join((*_SIZES, *_TIMM_NAMES))}, got {name}")
-    return _SIZES[_TIMM_NAMES.get(name, name)]
 
 
 @torch.no_grad()
@@ -85,7 +53,7 @@ def build_timm_encoder(
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch raises RuntimeError
-        known = ", ".join(_SIZES)
+        known = ", ".join(VIT_SIZES)
         raise ConfigError(
             f"the encoder {name} needs timm, which cannot be imported ({_first_line(error)}); install it, or choose"
             f" one of {known}"

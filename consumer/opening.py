@@ -14,6 +14,7 @@ from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts import MixedPrompts, PromptSource, check_concepts, open_source
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
+from penstock.consumer.vit_sizes import check_name
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
@@ -38,8 +39,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     """Open what needs no torch, `stack` closes it; rank 0 also prepares the run folder and starts local producers.
 
     Raises:
-        ConfigError: the prompts or the set of real images cannot be read, or have no concepts where they are learnt, or
-            the batch cannot be divided among the ranks.
+        ConfigError: a package is missing, the prompts or the set of real images cannot be read, or have no concepts
+            where they are learnt, or the batch cannot be divided among the ranks.
         EndpointError: the address is taken or not allowed.
         RunError: the run folder is taken, or there is nothing to resume.
     """
@@ -48,6 +49,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
         )
     check_installed(config.tracking.trackers)
+    check_name(config.model.name)
     prompts = open_source(config.prompts.source, config.seed)
     real = open_real_images(config)
     if real is not None:

@@ -33,7 +33,10 @@ def main(argv: Sequence[str]) -> int:
     report = evaluate(config)
     print(draw_table(report))
     if config.json is not None:
-        report.write(config.json)
+        try:
+            report.write(config.json)
+        except OSError as error:
+            raise ConfigError(f"--json {config.json} cannot be written: {error.strerror}") from error
     return 0
 
 

@@ -91,16 +91,25 @@ class Report:
 def draw_table(report: Report, width: int = 110) -> str:
     """The report as text of `width` columns, without colour."""
     text = io.StringIO()
-    console = Console(file=text, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    console = Console(
+        file=text,
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,  # names of classes and sets may hold brackets
+        emoji=False,
+    )
     who = f"{report.encoder}: {report.feature}, {report.dim} wide; weights {report.digest[:12]}"
-    console.print(who, highlight=False)
+    console.print(who)
     for task in report.tasks:
         console.print()
         console.print(_task_table(task, report.settings))
     cache = report.cache
     if cache["folder"] is not None:
         found = f"{cache['hits']} of {cache['hits'] + cache['misses']} feature sets were there already"
-        console.print(f"cache: {found}; {cache['bytes'] / 1e6:,.1f} MB in {cache['folder']}", highlight=False)
+        console.print(f"cache: {found}; {cache['bytes'] / 1e6:,.1f} MB in {cache['folder']}")
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
 
 
@@ -116,7 +125,7 @@ def _task_table(task: TaskReport, settings: dict[str, Any]) -> Table:
     if task.linear_probe and task.choice:
         _add(table, "linear probe", task.linear_probe, _chosen(task.choice, task.num_fit, task.num_choosing))
     if task.zero_shot:
-        _add(table, "zero-shot", task.zero_shot, f"{len(task.templates)} templates: {', '.join(task.templates)}")
+        _add(table, "zero-shot", task.zero_shot, f"templates: {', '.join(task.templates)}")
     if task.few_shot:
         few = settings["few_shot"]
         how = f"{few['ways']}-way {few['shots']}-shot, {few['queries']} queries; {few['episodes']} episodes"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from penstock.config.load import load_config
+from penstock.consumer import vit_sizes
 from penstock.consumer.config import TrainConfig
 from penstock.protocol.errors import ConfigError
 
@@ -85,6 +86,31 @@ def test_a_value_that_cannot_work_is_refused(flag: str, value: str, rule: str) -
         load("--config", "demo", flag, value)
     assert rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_named_encoder_that_does_not_fit_is_refused_before_torch_is_loaded() -> None:
+    """And before the run folder is cleared."""
+    with pytest.raises(ConfigError, match=r"augment.size must be a multiple of vit-b-16's patch \(16\), got 40"):
+        load("--config", "demo", "--model.name", "vit-b-16", "--augment.size", "40")
+    # 40 is a multiple of the demo's own patch of 8.
+    assert load("--config", "demo", "--augment.size", "40").augment.size == 40
+    with pytest.raises(
+        ConfigError, match=r"model.name must be vit-s-16, .* for objective clip, .* as one, got .?resnet50"
+    ):
+        load("--config", "demo", "--model.name", "resnet50", "--objective.name", "clip")
+    assert load("--config", "demo", "--model.name", "resnet50").model.name == "resnet50"
+
+
+def test_a_name_that_only_timm_may_know_is_refused_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("", "vit-s-16", "vit_large_patch16_224"):
+        vit_sizes.check_name(name)
+    monkeypatch.setattr(vit_sizes, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"^model.name must be one of vit-s-16, .* got vit-b16; or run: pip install timm$"
+    ):
+        vit_sizes.check_name("vit-b16")
+    monkeypatch.setattr(vit_sizes, "find_spec", lambda name: object())
+    vit_sizes.check_name("resnet50")
 
 
 def test_the_downsample_is_set_by_flags() -> None:

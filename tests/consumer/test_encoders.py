@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, ViTModel
 
-from penstock.consumer.encoders import build_timm_encoder, encoder_sizes, image_feature, is_vit, start_as_timm
+from penstock.consumer.encoders import build_timm_encoder, image_feature, start_as_timm
 from penstock.consumer.export import save_encoder, save_pair
 from penstock.consumer.models import build_encoder
 from penstock.consumer.optimizer import decay_groups
 from penstock.consumer.text_tower import LanguageHead, build_text_tower
 from penstock.consumer.tokenizer import open_tokenizer
+from penstock.consumer.vit_sizes import encoder_sizes, is_vit
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.errors import ConfigError
 
