@@ -46,7 +46,10 @@ def expected(
             f"{config.generator.model_digest[:12]}; resume with the same, or begin a new run"
         )
     if resume and real and real.digest != resume.real_digest:
-        raise RunError(f"the images of {config.real.source} are not those that the run began with")
+        raise RunError(
+            f"the images of {config.real.source} are not those that the run began with; resume with those, or begin a "
+            "new run"
+        )
     known = resume or Engines(model_digest=wanted or "", real_digest=real.digest if real else "")
     return _expectations(config, real, known)
 

@@ -64,7 +64,10 @@ def test_a_later_life_expects_the_engines_of_the_first_of_each_kind() -> None:
 
 
 def test_a_later_life_with_other_images_or_another_generator_is_refused() -> None:
-    with pytest.raises(RunError, match=r"^the images of photos are not those that the run began with$"):
+    with pytest.raises(
+        RunError,
+        match=r"^the images of photos are not those that the run began with; resume with those, or begin a new run$",
+    ):
         expected(_config(0.5), PHOTOS, _checkpoint(real="d3"))
     with pytest.raises(RunError, match=r"^the run was begun with the generator d1, generator.model_digest says ab"):
         expected(_config(0.5, generator=GeneratorConfig(model_digest="ab")), PHOTOS, _checkpoint())
