@@ -1,0 +1,228 @@
+"""The tables of the papers' shapes: equal budgets, arms that differ in one thing, statistics that scipy agrees with."""
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from penstock.config.load import load_config
+from penstock.consumer.config import TrainConfig
+from penstock.producer.engine import Made, Pending
+from penstock.producer.work import Work
+from penstock.protocol.tickets import Manifest, Recipe, Ticket
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def arms(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _load("paper.arms", monkeypatch)
+
+
+@pytest.fixture
+def verdict(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _load("paper.verdict", monkeypatch)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _load("paper.runs", monkeypatch)
+
+
+@pytest.fixture
+def image_memory(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _load("paper.image_memory", monkeypatch)
+
+
+def _config(flags: Sequence[str]) -> TrainConfig:
+    presets = ROOT / "consumer" / "presets"
+    return load_config(TrainConfig, flags, preset_dir=presets, prog="test", description="")
+
+
+def _all_arms(arms: ModuleType) -> list[Any]:
+    return [arm for unit in arms.units(full=True) for arm in unit]
+
+
+def test_every_arm_has_the_same_images_steps_and_rows(arms: ModuleType) -> None:
+    budget = arms.Budget()
+    for arm in _all_arms(arms):
+        config = _config(arm.flags(budget, 1))
+        made = config.generator.images_per_group
+        assert config.capacity_groups * made == budget.num_images, arm.name
+        assert (config.capacity_groups + config.stream.window_groups) * made == budget.num_generated, arm.name
+        assert config.rows_per_step == budget.rows_per_step, arm.name
+        assert config.max_steps == budget.num_steps
+        assert config.order == "ticket"
+        # A step draws one group of every lane: none can have been used up before the last step.
+        assert config.reservoir.reuse >= config.max_steps
+        assert config.capacity_groups % config.groups_per_step == 0, arm.name
+
+
+def test_arms_of_a_guidance_and_m_differ_in_nothing_but_what_is_learned_from_them(arms: ModuleType) -> None:
+    budget = arms.Budget()
+    same = [arm for arm in _all_arms(arms) if (arm.guidance_scale, arm.images_per_group) == (2.0, 4)]
+    assert {arm.objective for arm in same} == {"stablerep", "stablerep+", "simclr", "clip", "synclr", "supervised"}
+    generators = {_config(arm.flags(budget, 2)).generator for arm in same}
+    assert len(generators) == 1
+
+
+def test_the_tables_hold_every_point_that_they_promise_once(arms: ModuleType) -> None:
+    names = [arm.name for arm in _all_arms(arms)]
+    assert len(names) == len(set(names))
+    guided = {
+        f"{objective} w={w} m=4" for objective in ("stablerep", "simclr") for w in ("1", "1.5", "2", "3", "5", "8")
+    }
+    sizes = {f"stablerep w=2 m={m}" for m in (1, 2, 4, 8)}
+    assert set(names) == guided | sizes | {f"{name} w=2 m=4" for name in ("stablerep+", "clip", "synclr", "supervised")}
+
+
+def test_the_quick_tables_are_the_first_row(arms: ModuleType) -> None:
+    assert [[arm.name for arm in unit] for unit in arms.units(full=False)] == [["stablerep w=2 m=4", "simclr w=2 m=4"]]
+
+
+def test_the_interval_of_the_mean_is_students(verdict: ModuleType) -> None:
+    values = [0.71, 0.78, 0.74]
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert verdict.interval(values) == pytest.approx(expected)
+    assert verdict.interval([0.7]) is None
+
+
+def _rows(arms: ModuleType) -> dict[str, list[float]]:
+    return {arm.name: [0.6, 0.7] for arm in _all_arms(arms)} | {"random init": [0.2, 0.2], "pixels": [0.55, 0.55]}
+
+
+def test_differences_are_taken_seed_by_seed(arms: ModuleType, verdict: ModuleType) -> None:
+    rows = _rows(arms) | {arms.STABLEREP.name: [0.7, 0.9, 0.8], arms.SIMCLR.name: [0.6, 0.81, 0.72]}
+    rows = {name: values if len(values) == 3 else [*values, values[0]] for name, values in rows.items()}
+    difference = verdict.summarise(rows)["differences"][f"{arms.STABLEREP.name} - {arms.SIMCLR.name}"]
+    oracle = stats.ttest_rel(rows[arms.STABLEREP.name], rows[arms.SIMCLR.name]).confidence_interval(0.95)
+    assert difference["seeds"] == pytest.approx([0.1, 0.09, 0.08])
+    assert difference["interval"] == pytest.approx([oracle.low, oracle.high])
+
+
+@pytest.mark.parametrize(("lead", "met"), [(0.0501, True), (0.0499, False), (-0.2, False)])
+def test_stablerep_must_lead_simclr_by_five_points(
+    lead: float, met: bool, arms: ModuleType, verdict: ModuleType
+) -> None:
+    rows = _rows(arms)
+    rows[arms.STABLEREP.name] = [value + lead for value in rows[arms.SIMCLR.name]]
+    (bar,) = [bar for bar in verdict.summarise(rows)["bars"] if "by 5 points" in bar["bar"]]
+    assert bar["met"] is met
+    assert bar["measured"] == pytest.approx(lead)
+
+
+@pytest.mark.parametrize(("best", "met"), [(1.0, False), (1.5, True), (5.0, True), (8.0, False)])
+def test_a_best_guidance_at_an_end_of_the_range_is_not_inside_it(
+    best: float, met: bool, arms: ModuleType, verdict: ModuleType
+) -> None:
+    rows = _rows(arms)
+    rows[arms.with_guidance(arms.STABLEREP, best).name] = [0.8, 0.75]
+    summary = verdict.summarise(rows)
+    (bar,) = [bar for bar in summary["bars"] if bar["table"] == "c"]
+    assert (bar["measured"], bar["met"]) == (best, met)
+    assert summary["guidance"]["stablerep"]["best_by_seed"] == [best, best]
+
+
+def test_what_was_not_run_is_left_out(arms: ModuleType, verdict: ModuleType) -> None:
+    quick = {name: values for name, values in _rows(arms).items() if name in (arms.STABLEREP.name, arms.SIMCLR.name)}
+    summary = verdict.summarise(quick | {"random init": [0.2, 0.2], "pixels": [0.5, 0.5]})
+    assert {bar["table"] for bar in summary["bars"]} == {"a"}
+    assert summary["guidance"]["stablerep"] is None
+
+
+def test_a_training_with_other_settings_is_done_again(arms: ModuleType, runs: ModuleType, tmp_path: Path) -> None:
+    budget = arms.Budget(num_steps=10)
+    training = runs.Training(arms.SIMCLR, 3, budget, tmp_path)
+    assert not training.is_done
+    training.run_dir.mkdir(parents=True)
+    (training.run_dir / "flags.json").write_text(json.dumps(training.flags))
+    assert training.is_done
+    assert not runs.Training(arms.SIMCLR, 3, arms.Budget(num_steps=11), tmp_path).is_done
+    assert not runs.Training(arms.SIMCLR, 4, budget, tmp_path).is_done
+
+
+class _CountingEngine:
+    """Makes images that tell their seed, and counts them."""
+
+    def __init__(self) -> None:
+        self.work = Work()
+        self.num_loaded = 0
+        self.manifest = Manifest(
+            model="counting",
+            model_digest="1196",
+            scheduler="none",
+            dtype="float32",
+            backend="eager",
+            device="cpu",
+            batch_images=8,
+            versions={},
+        )
+
+    def load(self) -> None:
+        self.num_loaded += 1
+
+    def company(self, ticket: Ticket) -> str:
+        return "engine"
+
+    def generate(self, tickets: Sequence[Ticket]) -> Pending:
+        made: list[Made] = []
+        for ticket in tickets:
+            seeds = np.array(ticket.recipe.image_seeds, dtype=np.uint64)
+            made.append(
+                np.broadcast_to((seeds % 251).astype(np.uint8)[:, None, None, None], ticket.recipe.shape).copy()
+            )
+            self.work.images += len(seeds)
+        return lambda: made
+
+
+def _ticket(index: int, num_images: int, guidance_scale: float = 2.0) -> Ticket:
+    recipe = Recipe(
+        prompt=f"number {index}",
+        seed=index,
+        num_images=num_images,
+        guidance_scale=guidance_scale,
+        num_inference_steps=1,
+        scheduler="default",
+        height=8,
+        width=8,
+        model_digest="1196",
+    )
+    return Ticket(index=index, rank=0, recipe=recipe)
+
+
+def test_an_image_is_made_once_and_a_smaller_group_begins_a_larger_one(image_memory: ModuleType) -> None:
+    engine = _CountingEngine()
+    remembering = image_memory.RememberingEngine(engine)
+    remembering.load()
+    remembering.load()
+    assert engine.num_loaded == 1
+    for num_images, made_in_all in ((2, 2), (4, 6), (2, 6), (4, 6), (1, 6)):
+        (images,) = remembering.generate([_ticket(5, num_images)])()
+        (expected,) = _CountingEngine().generate([_ticket(5, num_images)])()
+        np.testing.assert_array_equal(images, expected)
+        assert engine.work.images == made_in_all
+
+
+def test_another_guidance_is_another_image_and_what_is_remembered_keeps_its_own_company(
+    image_memory: ModuleType,
+) -> None:
+    engine = _CountingEngine()
+    remembering = image_memory.RememberingEngine(engine)
+    assert remembering.company(_ticket(1, 2)) == "engine"
+    remembering.generate([_ticket(1, 2)])()
+    assert remembering.company(_ticket(1, 2)) != "engine"
+    assert remembering.company(_ticket(1, 3)) == "engine"
+    assert remembering.company(_ticket(1, 2, guidance_scale=3.0)) == "engine"
+    remembering.generate([_ticket(1, 2), _ticket(2, 2)])()
+    assert engine.work.images == 6, "a batch with something new is made whole"
