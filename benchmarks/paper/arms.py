@@ -22,7 +22,7 @@ class Budget:
     """Images that are made beside them, because the window is never empty; never trained on."""
     rows_per_step: int = 256
     """Views in an optimizer step."""
-    num_steps: int = 400
+    num_steps: int = 300
     """Optimizer steps."""
 
     @property
@@ -47,6 +47,8 @@ class Arm:
     """Views of each image in a step."""
     base_lr: float = 4e-3
     """Learning rate for 512 rows a step."""
+    teacher_decay: float = 0.994
+    """Of SynCLR's teacher, at first; the others have none."""
 
     @property
     def name(self) -> str:
@@ -73,6 +75,7 @@ class Arm:
             "groups-per-step": self.groups_per_step(budget),
             "objective.name": self.objective,
             "objective.views-per-image": self.num_views,
+            "objective.teacher-decay": self.teacher_decay,
             "optimizer.base-lr": self.base_lr,
             "generator.guidance-scale": self.guidance_scale,
             "generator.images-per-group": self.images_per_group,
@@ -90,11 +93,12 @@ class Arm:
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 GROUP_SIZES = (1, 2, 4, 8)
 
+# Learning rates were chosen on validation scans with a seed that the tables do not have; see docs/science.md.
 STABLEREP = Arm()
-SIMCLR = Arm(objective="simclr", num_views=2)
+SIMCLR = Arm(objective="simclr", num_views=2, base_lr=8e-3)
 STABLEREP_PLUS = Arm(objective="stablerep+")
-CLIP = Arm(objective="clip")
-SYNCLR = Arm(objective="synclr")
+CLIP = Arm(objective="clip", base_lr=2e-3)
+SYNCLR = Arm(objective="synclr", base_lr=8e-3, teacher_decay=0.9)
 SUPERVISED = Arm(objective="supervised")
 
 
