@@ -28,6 +28,8 @@ class Batch:
     """int64 [G·m]: earlier uses of the image's group. Stays on the host."""
     indices: tuple[int, ...]
     """Global indices of the groups, length G."""
+    prompts: tuple[str, ...]
+    """Captions of the groups, length G."""
     concepts: torch.Tensor
     """int64 [G]: class of each group's prompt, -1 where it has none."""
     token_ids: torch.Tensor | None
@@ -41,6 +43,7 @@ class Batch:
             self.sample_ids,
             self.echoes,
             self.indices,
+            self.prompts,
             self.concepts.to(device, non_blocking=True),
             None if self.token_ids is None else self.token_ids.to(device, non_blocking=True),
         )
@@ -93,6 +96,7 @@ def collate(
         sample_ids=sample_ids,
         echoes=torch.tensor([use.echo for use in uses]).repeat_interleave(num_images),
         indices=tuple(ticket.index for ticket in tickets),
+        prompts=tuple(prompts),
         concepts=torch.tensor([reader.concept(prompt) for prompt in prompts]),
         token_ids=reader.tokenize(prompts) if reader.tokenize else None,
     )

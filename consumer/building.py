@@ -1,10 +1,11 @@
 """From settings to what learns: the network, its tokenizer, its optimizer and the learning rate of every step."""
 
 import torch
-from transformers import ViTModel
+from transformers import PreTrainedModel
 
 from penstock.consumer.average import Average
 from penstock.consumer.config import TrainConfig
+from penstock.consumer.encoders import EncoderSizes, build_timm_encoder, encoder_sizes, is_vit, start_as_timm
 from penstock.consumer.models import build_encoder
 from penstock.consumer.network import Network
 from penstock.consumer.objectives import build_objective
@@ -59,18 +60,35 @@ def build_network(config: TrainConfig, prompts: PromptSource, tokenizer: Caption
     return Network(encoder, objective, text_tower, teacher, average)
 
 
-def build_vit(config: TrainConfig) -> ViTModel:
-    """The encoder as `config` says, with random weights."""
-    model = config.model
+def build_vit(config: TrainConfig) -> PreTrainedModel:
+    """The encoder as `config` says, with random weights. Raises ConfigError where there is none of that name."""
+    model, size = config.model, config.augment.size
+    if model.name and not is_vit(model.name):
+        if config.objective.reads_text:
+            raise ConfigError(
+                f"model.name {model.name} must be a ViT for objective {config.objective.name}, whose pair with the text "
+                "tower is exported as one; choose vit-s-16, vit-b-16 or vit-l-16"
+            )
+        return build_timm_encoder(
+            model.name, size, drop_path=model.drop_path, gradient_checkpointing=model.gradient_checkpointing
+        )
+    own = EncoderSizes(model.hidden_size, model.num_layers, model.num_heads, model.patch_size)
+    sizes = encoder_sizes(model.name) if model.name else own
+    if size % sizes.patch_size:
+        raise ConfigError(f"augment.size must be a multiple of {model.name}'s patches ({sizes.patch_size}), got {size}")
     encoder = build_encoder(
-        config.augment.size,
-        model.patch_size,
-        model.hidden_size,
-        model.num_layers,
-        model.num_heads,
+        size,
+        sizes.patch_size,
+        sizes.hidden_size,
+        sizes.num_layers,
+        sizes.num_heads,
         initializer_range=model.initializer_range,
         attention=model.attention,
+        drop_path=model.drop_path,
+        gradient_checkpointing=model.gradient_checkpointing,
     )
+    if model.initial_weights == "timm":
+        start_as_timm(encoder)
     if model.positions == "sincos":
         start_from_sincos(encoder)
     return encoder
@@ -78,7 +96,10 @@ def build_vit(config: TrainConfig) -> ViTModel:
 
 def build_adamw(config: TrainConfig, network: Network) -> torch.optim.AdamW:
     """The optimizer of the network's weights as `config` says."""
-    return build_optimizer(network, weight_decay=config.optimizer.weight_decay, betas=config.optimizer.betas)
+    settings = config.optimizer
+    return build_optimizer(
+        network, weight_decay=settings.weight_decay, betas=settings.betas, layer_decay=settings.layer_decay
+    )
 
 
 def build_schedule(config: TrainConfig) -> CosineSchedule:

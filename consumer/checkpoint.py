@@ -31,6 +31,7 @@ _FIXED = (
     "order",
     "groups_per_step",
     "generator",
+    "real",
     "reservoir",
     "model",
     "text",
@@ -42,8 +43,9 @@ _FIXED = (
 change them."""
 _NOTED = ("max_steps", "mixed_precision", "augment", "objective", "optimizer")
 """Those that a later life may change, knowing that it then ends in other weights."""
-_FREE = ("generator.engines", "generator.model_digest")
-"""What among the fixed decides only who may serve; the digests in the checkpoint say the same better."""
+_FREE = ("generator.engines", "generator.model_digest", "real.source", "real.split")
+"""What among the fixed decides only who may serve, or where a set lies; the digests in the checkpoint say the same
+better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Checkpoint:
     step: int
     """Optimizer steps done."""
     model_digest: str
-    """Digest of the generator whose images the run uses."""
+    """Digest of the generator whose images the run uses; empty where all are real."""
     manifest_digest: str
     """Digest of the manifest of the first producer: what the others must have where equal bits are asked for."""
     prompts_digest: str
@@ -62,6 +64,10 @@ class Checkpoint:
     """What the run has measured so far."""
     feed: FeedState
     """This rank's place in the stream."""
+    real_digest: str = ""
+    """Digest of the set of real images; empty where the run uses none."""
+    real_manifest_digest: str = ""
+    """As `manifest_digest`, of the first producer of real images."""
 
 
 def make_portable(accelerator: Accelerator) -> None:
@@ -99,6 +105,8 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
             "model_digest": checkpoint.model_digest,
             "manifest_digest": checkpoint.manifest_digest,
             "prompts_digest": checkpoint.prompts_digest,
+            "real_digest": checkpoint.real_digest,
+            "real_manifest_digest": checkpoint.real_manifest_digest,
             "record": checkpoint.record.to_json(),
             "ledgers": lengths,
         }
@@ -122,6 +130,8 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
             prompts_digest=str(state["prompts_digest"]),
             record=Record.from_json(state["record"]),
             feed=merge([FeedState.from_json(part) for part in parts]).share(rank, world_size),
+            real_digest=str(state["real_digest"]),
+            real_manifest_digest=str(state["real_manifest_digest"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder.checkpoint} is not a whole checkpoint ({error}); begin a new run") from error

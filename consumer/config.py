@@ -8,6 +8,7 @@ from typing import Literal
 from penstock.config.rules import require
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.reuse import ReusePolicy
+from penstock.consumer.tracking_config import TrackingConfig
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.limits import (
     MAX_GROUP_BYTES,
@@ -91,6 +92,25 @@ class GeneratorConfig:
     def group_bytes(self) -> int:
         """Bytes of one group's pixels."""
         return self.images_per_group * self.height * self.width * 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealConfig:
+    """Real images in the stream, beside those that are generated or instead of them."""
+
+    source: str = ""
+    """A set of captioned images: a folder, tars, Parquet files, `hf:NAME` or `toyworld`. The trainer reads its captions
+    only; `penstock produce --images` sends the images."""
+    split: str = ""
+    """Split of the set, such as `train`; empty where it has none."""
+    fraction: float = 0.0
+    """Share of the groups that are real, 0 to 1; 1 needs no generator."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.fraction <= 1, "real.fraction must be in [0, 1]", self.fraction)
+        require(
+            self.fraction == 0 or bool(self.source), "real.source must name a set beside real.fraction", self.source
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +226,12 @@ class FleetConfig:
     """How many; 0 expects you to start them with `penstock produce --connect ADDRESS`."""
     local_producer_config: str = "demo"
     """Their `--config`: a preset's name or a path."""
+    local_image_producers: int = 0
+    """How many send the real images of `real.source`; one is fast enough for most runs."""
 
     def __post_init__(self) -> None:
-        require(self.local_producers >= 0, "local_producers must be >= 0", self.local_producers)
+        for name in ("local_producers", "local_image_producers"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0", getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +259,7 @@ class TrainConfig:
     """Arithmetic of the forward pass; `auto` is bf16 where the hardware multiplies it, else no."""
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    real: RealConfig = field(default_factory=RealConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     reservoir: ReservoirConfig = field(default_factory=ReservoirConfig)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -244,6 +268,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
 
     def __post_init__(self) -> None:
@@ -256,13 +281,18 @@ class TrainConfig:
         require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")
         self._check_reservoir()
         require(
+            self.real.fraction > 0 or not self.fleet.local_image_producers,
+            "fleet.local_image_producers needs real images (real.source, real.fraction)",
+            self.fleet.local_image_producers,
+        )
+        require(
             self.stream.window_bytes >= 2 * self.generator.group_bytes,
             f"stream.window_bytes must hold two groups at least, of {self.generator.group_bytes} bytes each: "
             "a late one is asked for twice",
             self.stream.window_bytes,
         )
         require(
-            self.augment.size % self.model.patch_size == 0,
+            bool(self.model.name) or self.augment.size % self.model.patch_size == 0,
             f"augment.size must be a multiple of model.patch_size ({self.model.patch_size})",
             self.augment.size,
         )

@@ -21,6 +21,7 @@ from penstock.consumer.stream import GroupStream
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket
+from penstock.protocol.tickets import Kind
 
 
 def open_stream(
@@ -29,8 +30,9 @@ def open_stream(
     socket: RankSocket,
     rank: int,
     endpoints: Sequence[str],
-    expects: Expectation,
-    watch: Callable[[], str | None] = lambda: None,
+    expects: Expectation | None,
+    watch: Callable[[Kind], str | None] = lambda kind: None,
+    real: Expectation | None = None,
 ) -> GroupStream:
     """The stream of `rank`, not yet started.
 
@@ -40,7 +42,7 @@ def open_stream(
         socket: bound at `endpoints[rank]`.
         rank: whose.
         endpoints: addresses of all ranks, by rank.
-        expects: what a producer's engine must be.
+        expects, real: as in `RankMachine`.
         watch: as in `GroupStream`.
     """
     stream = config.stream
@@ -50,6 +52,7 @@ def open_stream(
         rank=rank,
         endpoints=tuple(endpoints),
         expects=expects,
+        real=real,
         order=config.order,
         window_groups=max(1, stream.window_groups // len(endpoints)),
         window_bytes=stream.window_bytes,
@@ -62,8 +65,18 @@ def open_stream(
     return GroupStream(socket, machine, stream, watch)
 
 
-def open_ledger(config: TrainConfig, folder: RunFolder, rank: int, world_size: int, model_digest: str) -> Ledger:
-    """The ledger of `rank`, with the line that begins this life."""
+def open_ledger(
+    config: TrainConfig, folder: RunFolder, rank: int, world_size: int, model_digest: str, real_digest: str = ""
+) -> Ledger:
+    """The ledger of `rank`, with the line that begins this life.
+
+    Args:
+        config: the run's settings.
+        folder: says which run and which of its lives it is.
+        rank, world_size: whose.
+        model_digest: of the generator; empty where every group is real.
+        real_digest: of the set of real images; empty where no group is real.
+    """
     generator = config.generator
     life = {
         "life": folder.incarnation,
@@ -84,6 +97,8 @@ def open_ledger(config: TrainConfig, folder: RunFolder, rank: int, world_size: i
         "height": generator.height,
         "width": generator.width,
     }
+    if real_digest:
+        life |= {"real_digest": real_digest, "real_fraction": config.real.fraction}
     return Ledger(folder.ledger(rank), life)
 
 

@@ -11,6 +11,9 @@ from penstock.config.rules import require
 class ModelConfig:
     """The encoder, a Vision Transformer, and the projection head behind it."""
 
+    name: str = ""
+    """`vit-s-16`, `vit-b-16` or `vit-l-16`, in timm's spelling too, or where timm is installed any of its models;
+    instead of the four sizes that follow."""
     patch_size: int = 16
     """Pixels of a patch's side. Smaller sees more and costs more."""
     hidden_size: int = 768
@@ -21,10 +24,16 @@ class ModelConfig:
     """Attention heads; divides hidden_size."""
     initializer_range: float = 0.02
     """Standard deviation of the initial weights. Narrow encoders want more, about hidden_size ** -0.5."""
+    initial_weights: Literal["transformers", "timm"] = "transformers"
+    """Whose way of drawing the initial weights; `timm` is that of StableRep's published code."""
     positions: Literal["random", "sincos"] = "random"
     """Where the position embeddings start: `sincos` knows the grid from the first step."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """How attention is computed; `eager` is faster for short sequences in bfloat16 on a CPU."""
+    drop_path: float = 0.0
+    """Rate at which rows skip the last block's branches, earlier blocks' less (stochastic depth)."""
+    gradient_checkpointing: bool = False
+    """Whether blocks are computed once more in the backward pass instead of keeping what they made. Saves memory."""
     compile: bool = False
     """Whether `torch.compile` makes the encoder faster; costs minutes at the start."""
     head_hidden_size: int = 4096
@@ -45,6 +54,7 @@ class ModelConfig:
             self.hidden_size,
         )
         require(self.initializer_range > 0, "initializer_range must be > 0", self.initializer_range)
+        require(0 <= self.drop_path < 1, "drop_path must be in [0, 1)", self.drop_path)
         require(
             self.positions == "random" or self.hidden_size % 4 == 0,
             "positions sincos needs a hidden_size that is a multiple of 4",
@@ -102,7 +112,8 @@ class ObjectiveConfig:
     """The same at the end; between them half a cosine."""
 
     def __post_init__(self) -> None:
-        require(0 < self.temperature < inf, "temperature must be > 0", self.temperature)
+        # As the losses have it: a float32 cosine is rounded to 6e-8, and a lower one would make much of that.
+        require(1e-6 <= self.temperature < inf, "temperature must be finite and >= 1e-6", self.temperature)
         require(self.views_per_image >= 0, "views_per_image must be >= 0", self.views_per_image)
         for name in ("image_weight", "language_weight"):
             require(0 <= getattr(self, name) < inf, f"{name} must be >= 0", getattr(self, name))

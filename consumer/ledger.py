@@ -2,8 +2,8 @@
 
 One append-only file of JSON lines for each rank. A `life` line begins each life of the run and holds what all its
 recipes share; a `producer` line what made the groups that follow under its name; a `group` line what a ticket adds, so
-that recipe and pixels can be made again; a `step` line lists the groups that a step used; a `quarantined` line says
-which group no producer could make, and which stand-in has its place.
+that recipe and pixels can be made again, and whether they are real; a `step` line lists the groups that a step used; a
+`quarantined` line says which group no producer could make, and which stand-in has its place.
 
 A checkpoint notes how long each file is. The next life cuts the files back to that, so that no step stands twice.
 """
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.errors import RunError
-from penstock.protocol.tickets import Manifest
+from penstock.protocol.tickets import Kind, Manifest
 
 _FILES = "ledger-*.jsonl"
 
@@ -41,14 +41,18 @@ class Ledger:
         if self._manifests.get(group.producer) != group.manifest:
             self._manifests[group.producer] = group.manifest
             self._append({"producer": group.producer, "manifest": asdict(group.manifest)})
-        line = {
+        line: dict[str, Any] = {
             "group": ticket.index,
             "prompt": ticket.recipe.prompt,
             "seed": ticket.recipe.seed,
             "attempt": ticket.attempt,
             "producer": group.producer,
         }
-        self._append(line | ({"stand_in": ticket.stand_in} if ticket.stand_in else {}))
+        if ticket.stand_in:
+            line["stand_in"] = ticket.stand_in
+        if group.manifest.kind is Kind.REAL:
+            line["real"] = True
+        self._append(line)
 
     def quarantined(self, record: Quarantined) -> None:
         """No producer could make a group; a stand-in takes its place."""

@@ -7,12 +7,15 @@ however the run ends.
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
 from penstock.config import children
-from penstock.consumer.config import FleetConfig
+from penstock.consumer.config import FleetConfig, RealConfig
 from penstock.consumer.run_folder import RunFolder
+from penstock.protocol.tickets import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -20,47 +23,75 @@ _END_S = 3.0
 """How long the producers may take to end before they are killed."""
 
 
-class LocalFleet:
-    """Starts `config.local_producers` producers that connect to `endpoint`; ends them on exit."""
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """One producer that the run has started."""
 
-    def __init__(self, config: FleetConfig, endpoint: str, folder: RunFolder) -> None:
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._logs: list[Path] = []
-        self._lost: set[int] = set()
+    name: str
+    kind: Kind
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def last_line(self) -> str:
+        """Its last words."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "(it wrote nothing)"
+
+
+class LocalFleet:
+    """Starts the producers that `config` asks for, which connect to `endpoint`; ends them on exit.
+
+    Args:
+        config: how many.
+        endpoint: of a rank of the run.
+        folder: takes their logs.
+        real: the set that producers of real images serve.
+    """
+
+    def __init__(self, config: FleetConfig, endpoint: str, folder: RunFolder, real: RealConfig | None = None) -> None:
+        self._locals: list[_Local] = []
+        self._lost: set[str] = set()
+        generating = ["--config", config.local_producer_config]
         for number in range(config.local_producers):
-            command = [sys.executable, "-m", "penstock.producer", "--config", config.local_producer_config]
-            command += ["--connect", endpoint, "--name", f"local-{number}"]
-            log = folder.producer_log(number)
-            with log.open("wb") as output:
-                self._processes.append(self._start(command, output))
-            self._logs.append(log)
+            self._add(f"local-{number}", Kind.GENERATED, folder.producer_log(number), endpoint, generating)
+        serving = real_arguments(real) if real else []
+        for number in range(config.local_image_producers):
+            self._add(f"local-images-{number}", Kind.REAL, folder.image_producer_log(number), endpoint, serving)
+
+    def _add(self, name: str, kind: Kind, log: Path, endpoint: str, arguments: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "penstock.producer", *arguments, "--connect", endpoint, "--name", name]
+        with log.open("wb") as output:
+            self._locals.append(_Local(name, kind, log, self._start(command, output)))
 
     @staticmethod
     def _start(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         return children.start(command, output=output)
 
-    def check(self) -> str | None:
-        """Log which producers have ended since the last call; why none of them will come, if all have."""
-        for number, process in enumerate(self._processes):
-            if process.poll() is not None and number not in self._lost:
-                self._lost.add(number)
-                _log.warning(
-                    "producer local-%d ended with status %d: %s", number, process.returncode, self._last(number)
-                )
-        if len(self._lost) < len(self._processes):
+    def check(self, kind: Kind = Kind.GENERATED) -> str | None:
+        """Log which producers have ended since the last call; why none of a kind will come, if all of it have."""
+        for local in self._locals:
+            if local.process.poll() is not None and local.name not in self._lost:
+                self._lost.add(local.name)
+                status = local.process.returncode
+                _log.warning("producer %s ended with status %d: %s", local.name, status, local.last_line)
+        mine = [local for local in self._locals if local.kind is kind]
+        if not mine or any(local.name not in self._lost for local in mine):
             return None
-        return f"every local producer has ended; the last line of {self._logs[-1]}: {self._last(-1)}"
-
-    def _last(self, number: int) -> str:
-        lines = self._logs[number].read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "(it wrote nothing)"
+        which = "local producer of real images" if kind is Kind.REAL else "local producer"
+        return f"every {which} has ended; the last line of {mine[-1].log}: {mine[-1].last_line}"
 
     def close(self) -> None:
         """End all of them: ask by closing their input, then kill what is left."""
-        children.end(self._processes, _END_S)
+        children.end([local.process for local in self._locals], _END_S)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def real_arguments(real: RealConfig) -> list[str]:
+    """The arguments of `penstock produce` that serve a set of real images."""
+    return ["--images", real.source, *(["--images-split", real.split] if real.split else [])]

@@ -1,19 +1,9 @@
-"""The trained network: a ViT from `transformers`, and StableRep's projection head on its CLS token.
+"""The encoder: a ViT from `transformers`. `export.py` writes it as an ordinary Hugging Face folder."""
 
-Only the encoder is what a user keeps; `save_encoder` writes it as an ordinary Hugging Face folder.
-"""
-
-import json
-from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from penstock.consumer.projection_head import ProjectionHead
-from penstock.kernels.augment_recipe import AugmentRecipe
-
-__all__ = ["ContrastiveModel", "ProjectionHead", "build_encoder", "save_encoder"]
+from penstock.consumer.drop_path import add_drop_path
+from penstock.consumer.encoders import checkpoint_blocks
 
 
 def build_encoder(
@@ -25,6 +15,8 @@ def build_encoder(
     *,
     initializer_range: float = 0.02,
     attention: str = "sdpa",
+    drop_path: float = 0.0,
+    gradient_checkpointing: bool = False,
 ) -> ViTModel:
     """A ViT with random weights, MLPs four times as wide as `hidden_size`, and no pooling layer.
 
@@ -36,9 +28,11 @@ def build_encoder(
             About `hidden_size ** -0.5` keeps the signal's size at any width.
         attention: `sdpa` or `eager`; the same function. A CPU trains short sequences in bfloat16 much faster with
         `eager`.
+        drop_path: rate at which rows skip the last block's branches in training, see `add_drop_path`.
+        gradient_checkpointing: whether to `checkpoint_blocks`.
 
     Raises:
-        ValueError: sizes that do not divide.
+        ValueError: sizes that do not divide; a drop_path outside [0, 1).
     """
     if image_size % patch_size:
         raise ValueError(f"image_size must be a multiple of patch_size, got {image_size} and {patch_size}")
@@ -55,40 +49,9 @@ def build_encoder(
         layer_norm_eps=1e-6,
         attn_implementation=attention,
     )
-    return ViTModel(config, add_pooling_layer=False)
-
-
-def save_encoder(encoder: ViTModel, path: Path, recipe: AugmentRecipe) -> None:
-    """Write `encoder` so that `AutoModel.from_pretrained(path)` loads it, with its preprocessing beside it.
-
-    `AutoImageProcessor.from_pretrained(path)` then normalises as `prepare` does. The file is written here
-    because making the processor itself would need torchvision or Pillow.
-    """
-    encoder.save_pretrained(path)
-    preprocessing: dict[str, Any] = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": recipe.size, "width": recipe.size},
-        "resample": 2,  # bilinear
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(recipe.mean),
-        "image_std": list(recipe.std),
-    }
-    (path / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
-
-
-class ContrastiveModel(nn.Module):
-    """Encoder and head as one module, so that DistributedDataParallel wraps a single forward pass."""
-
-    def __init__(self, encoder: ViTModel, head: ProjectionHead) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-
-    def forward(self, pixel_values: Tensor, num_views: int) -> Tensor:
-        """Pixels `[groups * num_views, 3, S, S]`, group after group, to `[groups * num_views, out_dim]`."""
-        features = self.encoder(pixel_values=pixel_values).last_hidden_state[:, 0]
-        projected: Tensor = self.head(features, num_views)
-        return projected
+    encoder = ViTModel(config, add_pooling_layer=False)
+    if drop_path:
+        add_drop_path(encoder, drop_path)
+    if gradient_checkpointing:
+        checkpoint_blocks(encoder)
+    return encoder

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from penstock.consumer.average import Average
+from penstock.consumer.encoders import image_feature
 from penstock.consumer.objectives import Objective
-from penstock.consumer.terms import Features, Targets
-from penstock.consumer.text_tower import encode_text
+from penstock.consumer.terms import Features, LanguageContrast, Targets
+from penstock.consumer.text_tower import LanguageHead, encode_text
 
 
 class Network(nn.Module):
     """Encoder, text tower and objective.
 
     Args:
-        encoder: pixels to tokens; its feature is the CLS token, `last_hidden_state[:, 0]`.
+        encoder: pixels to what `image_feature` reads, the CLS token of a ViT.
         objective: heads and loss.
         text_tower: where the objective reads captions.
         teacher: average of the encoder, where the objective has one.
@@ -57,8 +58,7 @@ class Network(nn.Module):
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Features `[n, hidden]` of pixels `[n, 3, S, S]`."""
-        features: Tensor = self.encoder(pixel_values=pixel_values).last_hidden_state[:, 0]
-        return features
+        return image_feature(self.encoder, pixel_values)
 
     def encode_texts(self, token_ids: Tensor) -> Tensor:
         """Features `[G, width]` of tokens `[G, L]`."""
@@ -71,8 +71,7 @@ class Network(nn.Module):
         """The teacher's features `[n, hidden]`; None where there is no teacher."""
         if self.teacher is None:
             return None
-        features: Tensor = self.teacher.module(pixel_values=pixel_values).last_hidden_state[:, 0]
-        return features
+        return image_feature(self.teacher.module, pixel_values)
 
     def losses(
         self, images: Tensor, texts: Tensor | None, teacher: Tensor | None, targets: Targets
@@ -90,11 +89,17 @@ class Network(nn.Module):
         return losses
 
     def after_step(self, progress: float) -> None:
-        """What follows an optimizer step; `progress` is the share of the run that is done, 0 .. 1."""
+        """What follows an optimizer step; `progress` is the share of the run that was done before."""
         self.objective.after_step(progress)
         for average in (self.teacher, self.average):
             if average is not None:
                 average.follow(self.encoder, progress)
+
+    @property
+    def language(self) -> LanguageHead | None:
+        """What projects images and captions into one space; None without a text tower."""
+        heads = [term.head for term in self.objective.terms.values() if isinstance(term, LanguageContrast)]
+        return heads[0] if heads else None
 
     @property
     def exported(self) -> PreTrainedModel:

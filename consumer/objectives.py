@@ -60,7 +60,7 @@ class Objective(nn.Module):
         return {"loss": total, **parts}
 
     def after_step(self, progress: float) -> None:
-        """What follows an optimizer step; `progress` is the share of the run that is done, 0 .. 1."""
+        """What follows an optimizer step; `progress` is the share of the run that was done before."""
         for term in self._all().values():
             term.after_step(progress)
 

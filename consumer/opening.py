@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
-from penstock.consumer.prompts import PromptSource, open_source
+from penstock.consumer.prompts import MixedPrompts, PromptSource, open_source
+from penstock.consumer.real_images import RealImages, open_real_images
+from penstock.consumer.tracking_config import check_installed
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
@@ -23,6 +25,9 @@ class Opening:
     """What `open_run` has opened."""
 
     prompts: PromptSource
+    """Of all groups, generated and real."""
+    real: RealImages | None
+    """The set of real images; None where the run uses none."""
     socket: RankSocket
     """Bound; producers that dial it wait until the stream starts."""
     fleet: LocalFleet | None
@@ -33,7 +38,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     """Open what needs no torch, `stack` closes it; rank 0 also prepares the run folder and starts local producers.
 
     Raises:
-        ConfigError: the prompts cannot be read, or the batch cannot be divided among the ranks.
+        ConfigError: the prompts or the set of real images cannot be read, or the batch cannot be divided among the
+            ranks.
         EndpointError: the address is taken or not allowed.
         RunError: the run folder is taken, or there is nothing to resume.
     """
@@ -41,7 +47,11 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
         )
+    check_installed(config.tracking.trackers)
     prompts = open_source(config.prompts.source, config.seed)
+    real = open_real_images(config)
+    if real is not None:
+        prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
     # All that can be refused comes before the folder: a port in use must not cost an earlier run.
     socket = RankSocket(
         next_endpoint(config.stream.endpoint, rank),
@@ -50,12 +60,13 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     )
     stack.callback(socket.close)
     if rank != 0:
-        return Opening(prompts, socket, None)
+        return Opening(prompts, real, socket, None)
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     stack.enter_context(run_folder.lock(config.run_dir))
     folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
-    if not config.fleet.local_producers:
-        return Opening(prompts, socket, None)
-    return Opening(prompts, socket, stack.enter_context(LocalFleet(config.fleet, socket.endpoint, folder)))
+    if not config.fleet.local_producers + config.fleet.local_image_producers:
+        return Opening(prompts, real, socket, None)
+    fleet = LocalFleet(config.fleet, socket.endpoint, folder, config.real)
+    return Opening(prompts, real, socket, stack.enter_context(fleet))

@@ -1,17 +1,27 @@
-"""What a run leaves behind at its end: the encoder, the summary, the one picture."""
+"""What a run leaves behind at its end: the encoder, the pair with its text tower, the summary, the one picture."""
 
 from transformers import ViTModel
 
 from penstock.consumer.config import TrainConfig
-from penstock.consumer.evaluation import ToyWorldEvaluation
-from penstock.consumer.models import save_encoder
+from penstock.consumer.evaluation.online import ToyWorldEvaluation
+from penstock.consumer.export import save_encoder, save_pair
+from penstock.consumer.network import Network
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.telemetry.picture import History, draw
 from penstock.telemetry.summary import Knn, Summary
 
 _PICTURED_GROUPS = 6
+
+
+def export(folder: RunFolder, config: TrainConfig, network: Network, tokenizer: CaptionTokenizer | None) -> None:
+    """Write the encoder, and with its text tower the zero-shot pair, as Hugging Face folders. For rank 0."""
+    save_encoder(network.exported, folder.encoder, config.augment)
+    language = network.language
+    if tokenizer is not None and network.text_tower is not None and language is not None:
+        save_pair(folder.pair, network.exported, network.text_tower, language, tokenizer, config.augment)
 
 
 def leave_behind(
@@ -23,9 +33,10 @@ def leave_behind(
     batches: Prefetcher,
     world_size: int,
 ) -> Summary:
-    """Write encoder, summary and picture; they tell all lives of the run. For rank 0.
+    """Write summary and picture; they tell all lives of the run. For rank 0.
 
     Args:
+        encoder: what the run has trained.
         evaluation: measures the encoder once more; None where nothing is measured.
         record: of all lives.
         batches: closed; its newest groups are pictured.
@@ -34,7 +45,6 @@ def leave_behind(
     Returns:
         What stands in `summary.json`.
     """
-    save_encoder(encoder, folder.encoder, config.augment)
     totals = record.totals
     summary = Summary(
         run_id=folder.run_id,
@@ -63,6 +73,9 @@ def leave_behind(
             k=config.evaluation.k,
             temperature=config.evaluation.temperature,
         ),
+        objective=config.objective.name,
+        steps_skipped=record.steps_skipped,
+        rankme=record.rankme[-1][1] if record.rankme else None,
     )
     summary.write(folder.summary)
     groups = [(group.ticket.recipe.prompt, group.images) for group in batches.newest(_PICTURED_GROUPS)]

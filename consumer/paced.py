@@ -31,7 +31,7 @@ from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts import open_source
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.stream import GroupStream
-from penstock.protocol.errors import StarvedError
+from penstock.protocol.errors import ConfigError, StarvedError
 from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.sockets import RankSocket, next_endpoint
 from penstock.telemetry.pace import Pace
@@ -157,6 +157,8 @@ def main(argv: Sequence[str]) -> int:
         socket = RankSocket(endpoints[rank], group_bytes=config.generator.group_bytes)
         stack.callback(socket.close)
         endpoints[rank] = socket.endpoint
+        if config.real.fraction:
+            raise ConfigError("a rehearsal's groups are all paced; leave real.fraction out")
         stream = open_stream(config, folder, socket, rank, endpoints, Expectation())
         stack.callback(stream.close, "the rehearsal is over")
         stream.start()

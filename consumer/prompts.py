@@ -5,7 +5,7 @@ producer agree on what stands where. Rank r of w owns the indices ≡ r (mod w).
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.mixture import Mixture
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_PROMPT_BYTES
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
 from penstock.toyworld.captions import DIGIT_WORDS, Captioner, digit_of
 
-_STAND_IN_STRIDE = 1 << 40
+STAND_IN_STRIDE = 1 << 40
 """Indices between a group's recipe and that of its stand-in: more than a run has groups."""
 
 
@@ -58,8 +59,46 @@ class ToyWorldPrompts:
         return digit_of(prompt)
 
 
-class TextFilePrompts:
-    """Captions of a text file, one a line, in a new order every epoch. A line may be CONCEPT<tab>CAPTION; then all are.
+class CaptionList:
+    """N given captions, in a new order every epoch.
+
+    Args:
+        captions: at least one.
+        digest: of them.
+        seed: decides the orders.
+        concept_of: the name of every caption's concept, by `prompt_id`; empty where they have none.
+    """
+
+    def __init__(self, captions: Sequence[str], digest: str, seed: int, concept_of: Mapping[int, str]) -> None:
+        self._captions = captions
+        self.digest = digest
+        self.concepts = tuple(sorted(set(concept_of.values())))
+        self._concept_of = concept_of
+        self._place = {name: place for place, name in enumerate(self.concepts)}
+        self._seed = seed
+        # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
+        self._order = lru_cache(maxsize=3)(self._shuffle)
+
+    def __contains__(self, prompt: str) -> bool:
+        """Whether it is one of the captions that have a concept."""
+        return prompt_id(prompt) in self._concept_of
+
+    def prompt(self, index: int) -> str:
+        """The caption at `index`; index // N is the epoch."""
+        epoch, position = divmod(index, len(self._captions))
+        return self._captions[int(self._order(epoch)[position])]
+
+    def concept(self, prompt: str) -> int:
+        """The place of the caption's concept; -1 where captions have none."""
+        return self._place[self._concept_of[prompt_id(prompt)]] if self._concept_of else -1
+
+    def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
+        """The order of an epoch: uint32 [N]."""
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._captions)).astype(np.uint32)
+
+
+class TextFilePrompts(CaptionList):
+    """Captions of a text file, one a line. A line may be CONCEPT<tab>CAPTION; then all are.
 
     Raises ConfigError where the file is missing, not UTF-8, has no caption or one that is too long, or where some lines
     have a concept and others none, or a caption two.
@@ -73,56 +112,82 @@ class TextFilePrompts:
             raise ConfigError(f"prompts.source: cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"prompts.source: {path} is not UTF-8 at byte {error.start}") from error
-        self._prompts: list[str] = [line.strip() for line in lines if line.strip()]
+        texts = [line.strip() for line in lines if line.strip()]
         for number, line in enumerate(lines, start=1):
             if len(line.strip().encode()) > MAX_PROMPT_BYTES:
                 raise ConfigError(
                     f"prompts.source: {path}:{number}: the caption is longer than {MAX_PROMPT_BYTES} bytes"
                 )
-        self.digest = hashlib.sha256("\n".join(self._prompts).encode()).hexdigest()
-        self._concept_of = self._read_concepts(path)
-        self.concepts = tuple(sorted(set(self._concept_of.values())))
-        self._place = {name: place for place, name in enumerate(self.concepts)}
-        if not self._prompts:
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        captions, concept_of = _read_concepts(path, texts)
+        if not captions:
             raise ConfigError(f"prompts.source: {path} has no captions; write one a line")
-        self._seed = seed
-        # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
-        self._order = lru_cache(maxsize=3)(self._shuffle)
+        super().__init__(captions, digest, seed, concept_of)
+
+
+def _read_concepts(path: Path, texts: Sequence[str]) -> tuple[Sequence[str], dict[int, str]]:
+    """Captions, and the concept of each by `prompt_id`; none where no line has one."""
+    parts = [text.split("\t", 1) for text in texts]
+    num_tagged = sum(len(part) == 2 for part in parts)
+    if not num_tagged:
+        return texts, {}
+    if num_tagged < len(parts):
+        bare = next(part[0] for part in parts if len(part) == 1)
+        raise ConfigError(
+            f"prompts.source: {path}: {num_tagged} of {len(parts)} lines are CONCEPT<tab>CAPTION, "
+            f"{bare[:40]!r} is not; give all captions a concept, or none"
+        )
+    found: dict[int, str] = {}
+    for concept, caption in ((concept.strip(), caption.strip()) for concept, caption in parts):
+        # Spellings that share an id are one prompt to the losses, and so have one concept.
+        first = found.setdefault(prompt_id(caption), concept)
+        if first != concept:
+            raise ConfigError(
+                f"prompts.source: {path}: {caption[:40]!r} must have one concept, got {concept!r} and {first!r}"
+            )
+    return [caption.strip() for _, caption in parts], found
+
+
+class MixedPrompts:
+    """Captions of a run some of whose groups are real: of a prompt source, and of a set of real images.
+
+    Args:
+        generated: captions of what is generated.
+        real: captions of the set; their digest is the set's.
+        fraction: share of the groups that are real, above 0.
+        seed: the run's.
+    """
+
+    def __init__(self, generated: PromptSource, real: CaptionList, fraction: float, seed: int) -> None:
+        self._generated = generated
+        self._real = real
+        self._mixture = Mixture(fraction, seed)
+        self.digest = generated.digest
+        """Of the captions that are generated from; the real ones stand and fall with their set."""
+        self.real_digest = real.digest
+        if fraction == 1:
+            self.concepts = real.concepts
+        else:
+            both = generated.concepts and real.concepts
+            self.concepts = tuple(sorted({*generated.concepts, *real.concepts})) if both else ()
+        self._place = {name: place for place, name in enumerate(self.concepts)}
+
+    def is_real(self, index: int) -> bool:
+        """Whether the group at global `index` is real; so are its stand-ins."""
+        return self._mixture.place(index % STAND_IN_STRIDE).is_real
 
     def prompt(self, index: int) -> str:
-        """The caption at `index`; index // N is the epoch."""
-        epoch, position = divmod(index, len(self._prompts))
-        return self._prompts[int(self._order(epoch)[position])]
+        """The caption at `index`: the next of its kind."""
+        place = self._mixture.place(index % STAND_IN_STRIDE)
+        source = self._real if place.is_real else self._generated
+        return source.prompt(place.ordinal + index // STAND_IN_STRIDE * STAND_IN_STRIDE)
 
     def concept(self, prompt: str) -> int:
-        """The place of the concept that stands before the caption; -1 where none does."""
-        return self._place[self._concept_of[prompt]] if self._concept_of else -1
-
-    def _read_concepts(self, path: Path) -> dict[str, str]:
-        """Take the concepts off the captions; by caption, empty where there are none."""
-        parts = [prompt.split("\t", 1) for prompt in self._prompts]
-        num_tagged = sum(len(part) == 2 for part in parts)
-        if not num_tagged:
-            return {}
-        if num_tagged < len(parts):
-            bare = next(part[0] for part in parts if len(part) == 1)
-            raise ConfigError(
-                f"prompts.source: {path}: {num_tagged} of {len(parts)} lines are CONCEPT<tab>CAPTION, "
-                f"{bare[:40]!r} is not; give all captions a concept, or none"
-            )
-        found: dict[str, str] = {}
-        for concept, caption in ((concept.strip(), caption.strip()) for concept, caption in parts):
-            if not concept or not caption or found.setdefault(caption, concept) != concept:
-                raise ConfigError(
-                    f"prompts.source: {path}: {caption[:40]!r} must have one concept, got {concept!r}"
-                    + (f" and {found[caption]!r}" if caption in found else "")
-                )
-        self._prompts = [caption.strip() for _, caption in parts]
-        return found
-
-    def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
-        """The order of an epoch: uint32 [N]."""
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts)).astype(np.uint32)
+        """The place of a caption's concept; -1 where not all captions have one. Equal names are one concept."""
+        if not self.concepts:
+            return -1
+        source = self._real if prompt in self._real else self._generated
+        return self._place[source.concepts[source.concept(prompt)]]
 
 
 def open_source(source: str, seed: int) -> PromptSource:
@@ -131,7 +196,13 @@ def open_source(source: str, seed: int) -> PromptSource:
 
 
 class TicketWriter:
-    """Writes the ticket of any global index."""
+    """Writes the ticket of any global index.
+
+    Args:
+        source: the run's captions.
+        config: the run's.
+        model_digest: of the generator; empty where every group is real.
+    """
 
     def __init__(self, source: PromptSource, config: TrainConfig, model_digest: str) -> None:
         self._source = source
@@ -142,8 +213,11 @@ class TicketWriter:
     def write(self, index: int, rank: int, need_by_step: int, stand_in: int = 0) -> Ticket:
         """The ticket for the group at global `index`, asked for by `rank`; its `stand_in`-th stand-in where not 0."""
         # A stand-in has prompt and seed of an index that no run reaches, so that it repeats no other group.
-        source_index = index + stand_in * _STAND_IN_STRIDE
+        source_index = index + stand_in * STAND_IN_STRIDE
         prompt = self._source.prompt(source_index)
+        model_digest = self._model_digest
+        if isinstance(self._source, MixedPrompts) and self._source.is_real(index):
+            model_digest = self._source.real_digest
         recipe = Recipe(
             prompt=prompt,
             seed=group_seed(self._seed, prompt_id(prompt), source_index),
@@ -158,7 +232,7 @@ class TicketWriter:
             native_width=self._generator.native_width,
             height=self._generator.height,
             width=self._generator.width,
-            model_digest=self._model_digest,
+            model_digest=model_digest,
         )
         return Ticket(index=index, rank=rank, need_by_step=need_by_step, stand_in=stand_in, recipe=recipe)
 

@@ -14,6 +14,8 @@ class Record:
     """(step, loss)."""
     knn: list[tuple[int, float]] = field(default_factory=list)
     """(step, accuracy on the validation scans)."""
+    rankme: list[tuple[int, float]] = field(default_factory=list)
+    """(step, RankMe of the validation scans' features)."""
     knn_before: float | None = None
     """Accuracy on the test scans before the first step."""
     steps_skipped: int = 0
@@ -26,7 +28,8 @@ class Record:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Record":
-        """From `to_json`. Raises TypeError or KeyError where that is not what it is."""
-        curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn")}
+        """From `to_json`; a checkpoint from before there was `rankme` has none. Raises TypeError or KeyError."""
+        value = {"rankme": [], **value}
+        curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn", "rankme")}
         totals = Totals(**{**value["totals"], "groups_by_uses": tuple(value["totals"]["groups_by_uses"])})
         return cls(**{**value, **curves, "totals": totals})

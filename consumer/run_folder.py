@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind. It holds no image but one picture for people.
+"""The run folder: what a run leaves behind. It holds no image but one picture for people, and what trackers are shown.
 
 A folder is never overwritten or continued by accident: a run needs an empty one, or `--overwrite`, or `--resume`.
 """
@@ -28,8 +28,8 @@ LOCK = "run.lock"
 
 
 _OWN = re.compile(
-    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
-    r"|producer-\d+\.log"
+    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
+    r"|(image-)?producer-\d+\.log|tracking"
 )
 """What a run writes; nothing else is ever deleted."""
 
@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "encoder"
 
     @property
+    def pair(self) -> Path:
+        """Encoder and text tower as one zero-shot model, an ordinary Hugging Face folder; only where text was read."""
+        return self.path / "pair"
+
+    @property
     def checkpoint(self) -> Path:
         """The newest checkpoint."""
         return self.path / "checkpoint"
@@ -70,10 +75,21 @@ class RunFolder:
         """Output of a producer that the run started itself."""
         return self.path / f"producer-{number}.log"
 
+    def image_producer_log(self, number: int) -> Path:
+        """Output of a producer of real images that the run started itself."""
+        return self.path / f"image-producer-{number}.log"
+
+    @property
+    def tracking(self) -> Path:
+        """Files of experiment trackers; only where the run has some."""
+        return self.path / "tracking"
+
     def image_bytes(self) -> int:
-        """Bytes of image files in the folder, the one picture apart."""
+        """Bytes of image files in the folder, apart from what was asked for to look at: picture and trackers' files."""
         files = (
-            path for path in self.path.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES and path != self.picture
+            path
+            for path in self.path.rglob("*")
+            if path.suffix.lower() in _IMAGE_SUFFIXES and path != self.picture and self.tracking not in path.parents
         )
         return sum(path.stat().st_size for path in files)
 

@@ -7,6 +7,7 @@ from penstock.consumer.config import StreamConfig
 from penstock.protocol.errors import StarvedError
 from penstock.protocol.fleet import FleetState
 from penstock.protocol.rank_machine import RankMachine
+from penstock.protocol.tickets import Kind
 
 
 class Starvation:
@@ -15,10 +16,10 @@ class Starvation:
     Args:
         machine: the rank's state machine; whoever calls holds its lock.
         config: how long to wait.
-        watch: says why no producer can be hoped for, or None.
+        watch: says why no producer of a kind can be hoped for, or None.
     """
 
-    def __init__(self, machine: RankMachine, config: StreamConfig, watch: Callable[[], str | None]) -> None:
+    def __init__(self, machine: RankMachine, config: StreamConfig, watch: Callable[[Kind], str | None]) -> None:
         self._machine = machine
         self._config = config
         self._watch = watch
@@ -31,14 +32,21 @@ class Starvation:
             any_seen: whether any producer has ever come.
             endpoint: the rank's address, for whoever should start a producer.
         """
-        hopeless = self._watch()
-        if hopeless and not self._machine.peers:
-            raise StarvedError(hopeless)
+        lacking = self._machine.lacking
+        for kind in self._machine.expects:
+            # Asked of every kind: it logs what has ended.
+            hopeless = self._watch(kind)
+            if hopeless and kind in lacking:
+                raise StarvedError(hopeless)
         warming = self._machine.fleet is FleetState.WARMING
         if waited_s > (self._config.warmup_timeout_s if warming else self._config.producer_timeout_s):
             raise StarvedError(self._why_starved(waited_s, warming, any_seen, endpoint))
 
     def _why_starved(self, silent_s: float, warming: bool, any_seen: bool, endpoint: str) -> str:
+        lacks = [self._machine.expects[kind].lack for kind in self._machine.lacking]
+        if any(lacks):
+            commands = "; ".join(f"{lack} --connect {endpoint}" for lack in lacks)
+            return f"rank {self._machine.rank} has had no group for {silent_s:.0f} s: {commands}"
         names = sorted(peer.name for peer in self._machine.peers.values())
         who = f"{len(names)} producers are connected ({', '.join(names[:4])})"
         if warming:

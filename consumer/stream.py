@@ -28,7 +28,7 @@ from penstock.protocol.inspection import Flaw, Pixels, inspect
 from penstock.protocol.messages import Header, Message, Result
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import MESSAGES_PER_TURN, RankSocket, Sent
-from penstock.protocol.tickets import Manifest, Ticket
+from penstock.protocol.tickets import Kind, Manifest, Ticket
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class GroupStream:
         socket: bound; owned by the stream from `start` on.
         machine: the rank's state machine; owned by the stream from `start` on.
         config: how long to wait.
-        watch: called every second of a wait; says why no producer can be hoped for, or None.
+        watch: called every second of a wait; says why no producer of a kind can be hoped for, or None.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class GroupStream:
         socket: RankSocket,
         machine: RankMachine,
         config: StreamConfig,
-        watch: Callable[[], str | None] = lambda: None,
+        watch: Callable[[Kind], str | None] = lambda kind: None,
     ) -> None:
         self._socket = socket
         self._machine = machine
@@ -144,14 +144,14 @@ class GroupStream:
             self._stand_in = stand_in
         self._socket.waker.wake()
 
-    def wait_for_engine(self) -> Manifest:
-        """The manifest of the fleet's first producer, once it has come. Raises StarvedError."""
+    def wait_for_engine(self, kind: Kind = Kind.GENERATED) -> Manifest:
+        """The manifest of the fleet's first producer of a kind, once it has come. Raises StarvedError."""
         with self._changed:
-            return self._wait_for(lambda: self._machine.engine)
+            return self._wait_for(lambda: self._machine.engines.get(kind))
 
-    def expect(self, expects: Expectation) -> None:
-        """Accept only producers like this; before `start`."""
-        self._machine.expects = expects
+    def expect(self, expects: Expectation | None, real: Expectation | None = None) -> None:
+        """Accept only producers like these, as in `RankMachine`; before `start`."""
+        self._machine.expect(expects, real)
 
     def get(self) -> Group:
         """The next group; waits for it. Raises StarvedError, or RunError where the stream cannot go on."""

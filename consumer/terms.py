@@ -56,7 +56,7 @@ class Term(Protocol):
         """The loss, a scalar."""
 
     def after_step(self, progress: float) -> None:
-        """What follows an optimizer step; `progress` is the share of the run that is done, 0 .. 1."""
+        """What follows an optimizer step; `progress` is the share of the run that was done before it, 0 .. 1."""
 
 
 class ImageContrast(nn.Module):

@@ -1,13 +1,11 @@
 """The trainer: one rank's way from the first HELLO to the exported encoder."""
 
-import logging
-import math
 import os
 import re
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 import torch
@@ -15,30 +13,30 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from transformers.utils import logging as transformers_logging
 
-from penstock.consumer import checkpoint, run_folder
+from penstock.consumer import checkpoint, engines, run_folder
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import TrainConfig
-from penstock.consumer.evaluation import ToyWorldEvaluation
+from penstock.consumer.engines import Engines
+from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
-from penstock.consumer.meter import Meter, Totals
+from penstock.consumer.meter import Meter
 from penstock.consumer.opening import Opening
-from penstock.consumer.outcome import leave_behind
+from penstock.consumer.outcome import export, leave_behind
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
+from penstock.consumer.reporter import Reporter
 from penstock.consumer.stream import GroupStream
-from penstock.consumer.training_step import StepLog, TrainingStep
+from penstock.consumer.tracking import Tracking, accelerator_arguments
+from penstock.consumer.training_step import TrainingStep
 from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
-from penstock.protocol.rank_machine import Expectation
 from penstock.telemetry.machine import bf16_instructions, usable_cores
-from penstock.telemetry.progress import Progress, Snapshot
+from penstock.telemetry.progress import Progress
 from penstock.telemetry.summary import box
-
-_log = logging.getLogger(__name__)
 
 _REPORT_EVERY_STEPS = 10
 """Steps between two looks at loss and counts. Each look waits for the device and for the other ranks."""
@@ -77,6 +75,7 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
                 # a sum in another order has other last bits.
                 DistributedDataParallelKwargs(find_unused_parameters=config.order == "ticket"),
             ],
+            **accelerator_arguments(config.tracking, config.run_dir),
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {config.mixed_precision} is not possible here: {error}") from error
@@ -119,8 +118,8 @@ class Trainer:
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._images_per_step = config.groups_per_step * config.images_per_use
-        self._skipped = 0
-        self._prompts, self._socket, self._fleet = opening.prompts, opening.socket, opening.fleet
+        self._prompts, self._real = opening.prompts, opening.real
+        self._socket, self._fleet = opening.socket, opening.fleet
         accelerator.wait_for_everyone()
         self._folder = run_folder.read(config.run_dir)
         self._resume = self._read_checkpoint() if config.resume else None
@@ -131,6 +130,8 @@ class Trainer:
         network = build_network(config, self._prompts, self._tokenizer)
         model, optimizer = accelerator.prepare(network, build_adamw(config, network))
         self._network = network
+        # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
+        set_seed(config.seed, device_specific=True)
         self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config))
         checkpoint.make_portable(accelerator)
         self._evaluation = self._open_evaluation()
@@ -150,19 +151,9 @@ class Trainer:
         """Answer producers from now on, on rank 0; the others first learn which engine the run uses."""
         config = self._config
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
-        wanted = None if config.generator.model_digest == "first" else config.generator.model_digest
-        if self._resume and wanted not in (None, self._resume.model_digest):
-            raise RunError(
-                f"the run was begun with the generator {self._resume.model_digest[:12]}, generator.model_digest says "
-                f"{config.generator.model_digest[:12]}; resume with the same, or begin a new run"
-            )
-        expects = Expectation(
-            model_digest=self._resume.model_digest if self._resume else wanted,
-            manifest_digest=self._resume.manifest_digest if self._resume else None,
-            same_engine=config.same_engine,
-        )
-        watch = self._fleet.check if self._fleet else lambda: None
-        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch)
+        expects, real = engines.expected(config, self._real, self._resume)
+        watch = self._fleet.check if self._fleet else lambda kind: None
+        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real)
 
         def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
             stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
@@ -177,21 +168,12 @@ class Trainer:
             return None
         return ToyWorldEvaluation(self._config.evaluation, self._config.augment)
 
-    def _agree_on_engine(self) -> tuple[str, str]:
-        """Digests of the model and of the manifest of the first producer, for which rank 0 waits.
-
-        The other ranks start their streams here, and accept only engines like that one.
-        """
-        digests = ""
-        if self._accelerator.is_main_process:
-            manifest = self._stream.wait_for_engine()
-            digests = f"{manifest.model_digest} {manifest.digest}"
-        model, manifest_digest = gather_strings(self._accelerator, digests)[0].split()
-        if not self._accelerator.is_main_process:
-            same = self._config.same_engine
-            self._stream.expect(Expectation(model_digest=model, manifest_digest=manifest_digest, same_engine=same))
-            self._stream.start()
-        return model, manifest_digest
+    def _open_reporter(self, first_step: int) -> Reporter:
+        config = self._config
+        tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
+        self._stack.enter_context(tracking)
+        progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
+        return Reporter(config, self._train_on, self._record, tracking, progress)
 
     def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
@@ -224,10 +206,12 @@ class Trainer:
         stall_report_s = self._config.stream.stall_report_s
         watch = ProgressWatch(self._rank, stall_report_s, first_step, self._stream.waiting)
         self._stack.enter_context(watch)
-        digests = model_digest, _ = self._agree_on_engine()
-        ledger = open_ledger(self._config, self._folder, self._rank, self._world_size, model_digest)
+        agreed = engines.agree(self._accelerator, self._stream, self._config, self._real)
+        ledger = open_ledger(
+            self._config, self._folder, self._rank, self._world_size, agreed.model_digest, agreed.real_digest
+        )
         self._stack.enter_context(ledger)
-        batches = self._open_batches(ledger, model_digest, first_step)
+        batches = self._open_batches(ledger, agreed.model_digest, first_step)
         meter = Meter(
             self._accelerator,
             self._stream,
@@ -240,31 +224,35 @@ class Trainer:
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
             self._record.knn_before = self._evaluation.test(self._network.exported)
-        progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
+        reporter = self._stack.enter_context(self._open_reporter(first_step))
         meter.begin()
         for step in range(first_step, self._config.max_steps):
-            log = self._step(batches, step)
+            if self._fleet:
+                self._fleet.check()
+            batch = batches.take(step)
+            log = self._train_on(batch, step)
             meter.step()
             watch.done(step)
             done = step + 1
+            reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                self._record.knn.append((done, self._evaluation.validation(self._network.exported)))
+                reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 # Before the save: weights that are no numbers must not replace a good checkpoint.
-                self._report(done, log, meter.totals(), progress)
+                reporter.report(done, log, meter.totals())
             if saves:
                 ledger.sync()
-                self._save(done, digests, batches.state)
+                self._save(done, agreed, batches.state)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()
         self._stream.close("the run is over")
-        if progress:
-            progress.close()
+        reporter.close()
         if self._accelerator.is_main_process:
             seconds = earlier_s + time.perf_counter() - self._started
             self._record.totals = replace(self._record.totals, seconds=seconds)
+            export(self._folder, self._config, self._network, self._tokenizer)
             summary = leave_behind(
                 self._folder,
                 self._config,
@@ -276,54 +264,9 @@ class Trainer:
             )
             print(box(summary))
 
-    def _save(self, done: int, digests: tuple[str, str], feed: FeedState) -> None:
+    def _save(self, done: int, agreed: Engines, feed: FeedState) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""
-        state = Checkpoint(done, *digests, self._prompts.digest, self._record, feed)
-        checkpoint.save(self._accelerator, self._folder, self._config, state)
-
-    def _step(self, batches: Prefetcher, step: int) -> StepLog:
-        """One optimizer step."""
-        if self._fleet:
-            self._fleet.check()
-        return self._train_on(batches.take(step), step)
-
-    def _report(self, step: int, log: StepLog, totals: Totals, progress: Progress | None) -> None:
-        """Tell the record and the user where the run stands; here the device is waited for."""
-        value = float(log.losses["loss"])
-        self._look_at_skipped(step, value)
-        if math.isfinite(value):
-            self._record.loss.append((step, value))
-        self._record.totals = totals
-        if progress is None:
-            return
-        progress.update(
-            Snapshot(
-                step=step,
-                max_steps=self._config.max_steps,
-                images_made=totals.images_made,
-                images_trained=totals.images_trained,
-                made_per_s=totals.made_per_s,
-                trained_per_s=totals.trained_per_s,
-                reuse=totals.reuse,
-                loss=value,
-                knn=self._record.knn[-1][1] if self._record.knn else None,
-                producers=totals.producers,
-                data_wait=totals.data_wait,
-            )
+        state = Checkpoint(
+            step=done, prompts_digest=self._prompts.digest, record=self._record, feed=feed, **asdict(agreed)
         )
-
-    def _look_at_skipped(self, step: int, loss: float) -> None:
-        """Say how many steps changed nothing since the last look. Raises RunError where too many did in succession."""
-        skipped, last = int(self._train_on.num_skipped), int(self._train_on.num_skipped_last)
-        if last > self._config.optimizer.max_skipped_steps:
-            raise RunError(
-                f"the gradients of the last {last} steps were no finite numbers (loss {loss} at step {step}); lower "
-                "optimizer.base_lr, set optimizer.max_grad_norm, or set --mixed-precision no"
-            )
-        if skipped > self._skipped:
-            _log.warning(
-                "step %d: %d of the last steps skipped, as their gradients were no finite numbers (%d in this life)",
-                *(step, skipped - self._skipped, skipped),
-            )
-            self._record.steps_skipped += skipped - self._skipped
-            self._skipped = skipped
+        checkpoint.save(self._accelerator, self._folder, self._config, state)

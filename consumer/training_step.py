@@ -84,7 +84,7 @@ class TrainingStep:
             losses = self._in_parts(views, batch.token_ids, targets)
         lr = self._schedule.apply(self._optimizer, step)
         grad_norm = self._step()
-        self._network.after_step((step + 1) / self._config.max_steps)
+        self._network.after_step(step / self._config.max_steps)
         return StepLog({name: loss.detach() for name, loss in losses.items()}, lr, grad_norm)
 
     def _augment(self, batch: Batch) -> Tensor:

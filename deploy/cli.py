@@ -17,6 +17,8 @@ verbs:
   produce   make images for a run: connects to its trainer and works on the tickets it gives
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
+  evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
+  sweep     train one arm for each value of a setting, and draw the curve
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
@@ -48,6 +50,18 @@ def _train(argv: Sequence[str]) -> int:
     return train(argv)
 
 
+def _evaluate(argv: Sequence[str]) -> int:
+    from penstock.consumer.evaluation.command import main as evaluate
+
+    return evaluate(argv)
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    from penstock.deploy import sweep
+
+    return sweep.main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from penstock.deploy import doctor
 
@@ -59,6 +73,8 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "produce": _produce,
     "compile": _compile,
     "train": _train,
+    "evaluate": _evaluate,
+    "sweep": _sweep,
     "doctor": _doctor,
 }
 

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     if not any(word.partition("=")[0] == "--config" for word in argv):
         argv = [*DEFAULTS, *argv]  # a later --run-dir counts
     # Read here as well as in the trainer, so that a mistake or --help costs no start of the trainer.
-    config = load_config(TrainConfig, argv, preset_dir=_preset_dir(), prog="penstock demo", description=DESCRIPTION)
+    config = load_config(TrainConfig, argv, preset_dir=preset_dir(), prog="penstock demo", description=DESCRIPTION)
     code = run_group(command(argv))
     if code == 0:
         print(farewell(config.run_dir))
@@ -57,7 +57,8 @@ def farewell(run_dir: Path) -> str:
     return "\n".join(lines) + "\n" + TRY_NEXT.rstrip("\n").format(encoder=run_dir / "encoder")
 
 
-def _preset_dir() -> Path:
+def preset_dir() -> Path:
+    """Where the trainer's presets lie, found without importing it."""
     spec = find_spec("penstock.consumer")
     if spec is None or spec.origin is None:
         raise PenstockError("penstock.consumer is not installed; run `make setup`")

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from penstock.config.load import load_config
@@ -42,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
 
     engine = open_engine(config)
     manifest = engine.manifest
+    if config.images:
+        # A batch of look-ups costs nothing where it is not full.
+        config = replace(config, batch_wait_s=0.0)
     what = f"{manifest.model} on {manifest.device} in {manifest.dtype}, digest {manifest.model_digest}"
     _log.info("%s%s", WARMS_UP, what)
     service = ProducerService(config, engine)
@@ -51,7 +55,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_engine(config: ProduceConfig) -> Engine:
-    """The engine for the model and the backend of `config`. Raises ModelError. Only what generates loads torch."""
+    """The engine for what `config` names. Only what generates loads torch.
+
+    Raises ModelError where the model, ConfigError where the set of images cannot be used.
+    """
+    if config.images:
+        from penstock.imagesets.opening import open_imageset
+        from penstock.producer.image_engine import ImageEngine
+
+        images = open_imageset(config.images, config.images_split)
+        return ImageEngine(images, batch_images=config.batch_images, num_threads=config.threads)
     if config.backend == "paced":
         from penstock.producer.paced_engine import PacedEngine
 

@@ -23,6 +23,10 @@ class ProduceConfig:
     """Address of any rank of the run, as the trainer logs it."""
     model: str = "tiny"
     """A diffusers text-to-image folder, a hub id, or `tiny`: the model that comes with Penstock."""
+    images: str = ""
+    """Serve real images instead of a model's: a folder, tars, Parquet files, `hf:NAME` or `toyworld`."""
+    images_split: str = ""
+    """Split of `images`, such as `train`; empty where it has none."""
     name: str = ""
     """Name in logs and metrics; HOST-PID if empty."""
     device: str = "auto"
@@ -82,6 +86,9 @@ class ProduceConfig:
         require(
             not self.devices or self.device == "auto", "device must be auto beside devices (--device auto)", self.device
         )
+        require(not self.images or self.backend == "eager", "backend must be left out beside images", self.backend)
+        require(not self.images or not self.devices, "devices must be left out beside images", self.devices)
+        require(bool(self.images) or not self.images_split, "images_split needs images", self.images_split)
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)
         require(self.credit_groups >= 1, "credit_groups must be >= 1", self.credit_groups)

@@ -4,8 +4,10 @@ The rules over the two ledgers of `ticket_table` and `fleet`; nothing here knows
 seconds on the rank's monotonic clock.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from penstock.protocol.actions import Action, Fail, Note, Quarantine, Send
 from penstock.protocol.durations import Durations
@@ -35,7 +37,8 @@ class Patience:
     max_attempts: int = 4
     """Failures of one ticket before it is quarantined."""
     max_quarantined: int = 8
-    """Tickets quarantined without a group between them before the run stops: then the tickets are not to blame."""
+    """Tickets of one model quarantined without a group of it between them before the run stops: then the tickets are
+    not to blame."""
     max_bad_results: int = 3
     """Broken groups in a row before a producer is refused."""
 
@@ -56,6 +59,7 @@ class Dispatcher:
         self.patience = patience
         self.peers: dict[bytes, Peer] = {}
         self.fleet = FleetState.WAITING
+        """What the rank can hope for: of a run with two kinds of images the worse."""
         self.expired = 0
         """Attempts that ran out of their lease or their deadline."""
         self.hedged = 0
@@ -63,9 +67,10 @@ class Dispatcher:
         self.quarantined = 0
         """Tickets that got a stand-in."""
         self._table = TicketTable(in_order=in_order)
-        self._service = Durations(256)
-        self._turnaround = Durations(256)
-        self._quarantined_in_row = 0
+        # What is usual is known for each model apart: to look an image up takes milliseconds, to make one seconds.
+        self._service: defaultdict[str, Durations] = defaultdict(partial(Durations, 256))
+        self._turnaround: defaultdict[str, Durations] = defaultdict(partial(Durations, 256))
+        self._quarantined_in_row: Counter[str] = Counter()
         self._closing = False
 
     # --- the plan -----------------------------------------------------------------------------------------------------
@@ -127,8 +132,13 @@ class Dispatcher:
             return f"the first ticket; none is planned yet ({self.fleet.value})"
         text = f"ticket {head.ticket.index} (needed by step {head.ticket.need_by_step})"
         if not head.holds:
-            return f"{text}, {head.state.name.lower()} and held by nobody: {self.fleet.value}"
+            fleet = self._fleet_of(head)
+            return f"{text}, {head.state.name.lower()} and held by nobody: {fleet.value}"
         return f"{text}, held by {' and by '.join(self._describe_hold(hold, now) for hold in head.holds)}"
+
+    def _fleet_of(self, entry: Entry) -> FleetState:
+        """What this ticket can hope for."""
+        return self.fleet
 
     def _describe_hold(self, hold: Hold, now: float) -> str:
         doing = "not begun" if hold.started_at is None else f"running for {now - hold.started_at:.1f} s"
@@ -140,6 +150,8 @@ class Dispatcher:
     def issue(self, now: float, *, eager: bool = False) -> list[Action]:
         """Hand planned tickets, in the order of the plan, to the producers that would be done first.
 
+        A ticket goes only to producers of its model; those of one model do not wait for room with another's.
+
         Args:
             now: the time.
             eager: also to a producer that has little room; else its tickets wait for company until the next tick.
@@ -149,14 +161,18 @@ class Dispatcher:
         short = {identity for identity, peer in self.peers.items() if not (eager or peer.has_worthwhile_room)}
         if len(short) == len(self.peers):
             return []
-        while not self._closing and (entry := self._table.pop_planned()) is not None:
-            identity = choose(self.peers.items(), entry.ticket, self._avoided(entry, now), self._service, short)
+        models = {peer.model_digest for identity, peer in self.peers.items() if identity not in short}
+        while not self._closing and (entry := self._table.pop_planned(models)) is not None:
+            usual = self._service[entry.model_digest]
+            identity = choose(self.peers.items(), entry.ticket, self._avoided(entry, now), usual, short)
             if identity is not None:
                 given.setdefault(identity, []).append(self._hand_out(entry, identity, now))
                 continue
             not_now.append(entry)
             if not entry.failed_by:
-                break  # nobody has room; one that has failed may only wait for somebody else
+                # None of its producers has room; one that has failed may only wait for somebody else.
+                models.remove(entry.model_digest)
+                continue
             rooms = (peer.has_room(entry.ticket) for identity, peer in self.peers.items() if identity not in short)
             if entry.withheld_since is None and any(rooms):
                 entry.withheld_since = now
@@ -170,21 +186,26 @@ class Dispatcher:
 
     def _avoided(self, entry: Entry, now: float) -> set[bytes]:
         """Who should not get a ticket: whoever has failed it. After some time better they than nobody."""
-        is_overdue = entry.withheld_since is not None and now - entry.withheld_since > self._idle_patience_s
+        patience_s = self._idle_patience_s(entry.model_digest)
+        is_overdue = entry.withheld_since is not None and now - entry.withheld_since > patience_s
         return set() if is_overdue else entry.failed_by
 
     def _hedge(self, now: float) -> list[Action]:
-        """Hand the ticket that all wait for to a second producer, where it is out far longer than usual."""
-        head = self._table.head
-        if head is None or self._table.num_untaken or len(head.holds) != 1 or self._closing:
+        """Hand what all wait for to a second producer, where it is out far longer than usual."""
+        if self._table.num_untaken or self._closing:
+            return []
+        return [action for head in self._table.heads for action in self._hedge_head(head, now)]
+
+    def _hedge_head(self, head: Entry, now: float) -> list[Action]:
+        if len(head.holds) != 1:
             return []
         [hold] = head.holds
-        if not self._is_late(hold, now):
+        if not self._is_late(head, hold, now):
             return []
         if self.reserved_bytes + head.ticket.recipe.nbytes > self.window_bytes:
             return []
         others = ((identity, peer) for identity, peer in self.peers.items() if identity != hold.holder)
-        identity = choose(others, head.ticket, head.failed_by, self._service)
+        identity = choose(others, head.ticket, head.failed_by, self._service[head.model_digest])
         if identity is None:
             return []
         self.hedged += 1
@@ -193,11 +214,11 @@ class Dispatcher:
         note = Note(f"ticket {ticket.index} is late ({now - hold.issued_at:.1f} s): it goes to {names}")
         return [Send(identity, Tickets(tickets=(ticket,))), note]
 
-    def _is_late(self, hold: Hold, now: float) -> bool:
+    def _is_late(self, head: Entry, hold: Hold, now: float) -> bool:
         """Whether the ticket that all wait for is out far longer than usual, counted from its start if it has begun."""
         if hold.started_at is not None:
-            return now - hold.started_at > self._late_after_s(self._service)
-        return now - hold.issued_at > self._late_after_s(self._turnaround)
+            return now - hold.started_at > self._late_after_s(self._service[head.model_digest])
+        return now - hold.issued_at > self._late_after_s(self._turnaround[head.model_digest])
 
     def _late_after_s(self, usual: Durations) -> float:
         """How long the ticket that all wait for may be out; leases, not experience, until enough has come."""
@@ -240,17 +261,17 @@ class Dispatcher:
             holds = [hold for _, hold in self._held(identity, tuple(peer.held.values()))]
             if peer.state is not PeerState.READY or not holds or any(hold.started_at is not None for hold in holds):
                 continue
-            if not any(other is not peer and other.state is PeerState.READY for other in self.peers.values()):
+            if not any(other is not peer and _could_replace(other, peer) for other in self.peers.values()):
                 continue  # nobody else could make them sooner
             idle_s = now - max(peer.worked_at, min(hold.issued_at for hold in holds))
-            if idle_s > self._idle_patience_s:
+            if idle_s > self._idle_patience_s(peer.model_digest):
                 actions += self._stall(identity, f"has begun nothing for {idle_s:.1f} s")
         return actions
 
-    @property
-    def _idle_patience_s(self) -> float:
+    def _idle_patience_s(self, model_digest: str) -> float:
         """How long an engine may show no sign of work before the rank stops to count on it."""
-        usual_s = self._service.quantile(0.95) if len(self._service) else 0.0
+        service = self._service[model_digest]
+        usual_s = service.quantile(0.95) if len(service) else 0.0
         return max(3 * self.patience.lease_s, self.patience.deadline_factor * usual_s)
 
     def _deadline_s(self, identity: bytes) -> float:
@@ -323,10 +344,11 @@ class Dispatcher:
             self._let_go(entry, other)
         self._table.quarantine(entry)
         self.quarantined += 1
-        self._quarantined_in_row += 1
+        self._quarantined_in_row[entry.model_digest] += 1
+        in_row = self._quarantined_in_row[entry.model_digest]
         text = f"ticket {index} ({entry.ticket.recipe.prompt!r:.60}) failed {entry.failures} times, the last time {why}"
-        if self._quarantined_in_row >= self.patience.max_quarantined:
-            return [Fail(f"{self._quarantined_in_row} tickets in a row could not be made; {text}")]
+        if in_row >= self.patience.max_quarantined:
+            return [Fail(f"{in_row} tickets in a row could not be made; {text}")]
         return [*cancels, Note(f"{text}; a stand-in takes its place", warning=True), Quarantine(entry.ticket, why)]
 
     def _forget(self, identity: bytes, why: str, *, polite: bool = False) -> list[Action]:
@@ -342,6 +364,11 @@ class Dispatcher:
     def _name(self, identity: bytes) -> str:
         peer = self.peers.get(identity)
         return peer.name if peer else "unknown"
+
+
+def _could_replace(other: Peer, peer: Peer) -> bool:
+    """Whether a producer is free to make what another holds."""
+    return other.state is PeerState.READY and other.model_digest == peer.model_digest
 
 
 def _lost(hold: Hold) -> Fault:

@@ -6,6 +6,7 @@ PenstockError                 a line for the user, and the exit status of a prog
 ├── ModelError                a generator that cannot be loaded or cannot serve the run
 ├── RejectedError             a rank refused this producer, or this producer refused a rank
 ├── StarvedError              a wait for groups, for a producer or for a trainer ran out
+├── ImageSetError             an image of a set that cannot be read
 ├── RunError                  a run that cannot go on: its folder, its checkpoint, its numbers
 └── MessageError              bytes from the wire that are not a message of this protocol
     └── VersionError          a message of another protocol version
@@ -42,6 +43,20 @@ class StarvedError(PenstockError):
 
 class RunError(PenstockError):
     """A run that cannot start or go on: its folder is taken, its checkpoint is broken, its loss is not a number."""
+
+
+class ImageSetError(PenstockError):
+    """An image of a set that cannot be read.
+
+    Attributes:
+        name: of the set.
+        key: of the image's row.
+    """
+
+    def __init__(self, name: str, key: str, why: str) -> None:
+        super().__init__(f"{name}: {key}: {' '.join(why.split())}")
+        self.name = name
+        self.key = key
 
 
 class MessageError(PenstockError):

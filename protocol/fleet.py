@@ -29,13 +29,13 @@ class PeerState(Enum):
 
 
 class FleetState(Enum):
-    """What a rank can hope for."""
+    """What a rank can hope for, the worst first."""
 
+    GONE = "all producers are gone"
     WAITING = "waiting for the first producer"
+    SILENT = "all producers are silent, stalled or draining"
     WARMING = "producers are loading their model"
     SERVING = "producers are serving"
-    SILENT = "all producers are silent, stalled or draining"
-    GONE = "all producers are gone"
 
 
 @dataclass(slots=True)
@@ -72,9 +72,19 @@ class Peer:
         """Whether it has failed so often in a row that it may be the producer and not the tickets."""
         return self.refusals > _DOUBTFUL_AFTER
 
+    @property
+    def model_digest(self) -> str:
+        """Whose images it has."""
+        return self.manifest.model_digest
+
     def may_take(self, ticket: Ticket) -> bool:
-        """Whether it may be given this ticket, once it has room."""
-        return self.state is PeerState.READY and self.credit_groups > 0 and ticket.recipe.nbytes <= self.credit_bytes
+        """Whether it may be given this ticket, once it has room. Never one for another model's images."""
+        return (
+            self.state is PeerState.READY
+            and self.model_digest == ticket.recipe.model_digest
+            and self.credit_groups > 0
+            and ticket.recipe.nbytes <= self.credit_bytes
+        )
 
     def has_room(self, ticket: Ticket) -> bool:
         """Whether it may be given this ticket now."""
@@ -132,6 +142,8 @@ def choose(
 ) -> bytes | None:
     """The producer that should hold a ticket: of those with room that are not `short` of it, who would be done first.
 
+    `fleet` knows how long a ticket of its model usually takes.
+
     Where all those with room are in `avoid`, nobody should as long as any other may have room later: a broken producer
     always has room. For the same reason one that has failed again and again comes last. Among equals, one whose batch
     is not full yet: a batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
@@ -149,6 +161,11 @@ def choose(
         if best_rank is None or rank > best_rank:
             best, best_rank = identity, rank
     return best
+
+
+def worst(states: Iterable[FleetState]) -> FleetState:
+    """What a rank that needs all of several fleets can hope for."""
+    return min(states, key=list(FleetState).index)
 
 
 def state_of(peers: Iterable[Peer], *, any_came: bool) -> FleetState:

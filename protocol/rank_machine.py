@@ -1,5 +1,7 @@
 """The rank's side of the protocol: whom it welcomes, what it believes, what it answers.
 
+A run may use images of two kinds, generated and real ones; producers of each must agree among themselves.
+
 A pure state machine: events and the time in, actions out. Who holds which ticket is the dispatcher's business; here are
 the fences, the messages, and the watch over the producers. Times are seconds on the caller's monotonic clock.
 States and messages: docs/protocol.md.
@@ -11,7 +13,7 @@ from typing import Literal
 from penstock.protocol.actions import Action, Deliver, Note, Send
 from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
-from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of
+from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of, worst
 from penstock.protocol.inspection import BLANK, Flaw, Pixels, Tally
 from penstock.protocol.limits import MAX_LIST_LENGTH, MAX_PRODUCERS, PROTOCOL_VERSION
 from penstock.protocol.messages import (
@@ -30,17 +32,20 @@ from penstock.protocol.messages import (
     Welcome,
 )
 from penstock.protocol.ticket_table import Entry, Fault, Hold
-from penstock.protocol.tickets import Attempt, Manifest, Ticket
+from penstock.protocol.tickets import Attempt, Kind, Manifest, Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What a producer's engine must be. None takes the first producer's."""
+    """What the engines of one kind of producers must be. None takes the first producer's."""
 
     model_digest: str | None = None
     manifest_digest: str | None = None
     same_engine: bool = False
     """Whether the whole manifest must agree and not only the model: only then are equal tickets equal bits."""
+    lack: str = ""
+    """What to say where there is no such producer: what is lacking, and the command that starts one, without the
+    address. Empty for what a run usually lacks."""
 
 
 class RankMachine(Dispatcher):
@@ -51,7 +56,8 @@ class RankMachine(Dispatcher):
         incarnation: this life of the rank; larger than that of every earlier life.
         rank: this rank.
         endpoints: addresses of all ranks, by rank.
-        expects: what a producer's engine must be.
+        expects: what an engine that generates must be; None where no image of the run is generated.
+        real: what an engine that looks real images up must be; None where no image of the run is real.
         order: `ticket` delivers groups in the order in which their tickets were planned, `arrival` as they come.
         window_groups: groups asked for, or here and not yet taken, at a time.
         window_bytes: bytes of them; a ticket in two producers' hands counts twice.
@@ -65,7 +71,8 @@ class RankMachine(Dispatcher):
         incarnation: int,
         rank: int,
         endpoints: tuple[str, ...],
-        expects: Expectation,
+        expects: Expectation | None,
+        real: Expectation | None = None,
         order: Literal["ticket", "arrival"] = "arrival",
         window_groups: int,
         window_bytes: int,
@@ -78,14 +85,26 @@ class RankMachine(Dispatcher):
         self.incarnation = incarnation
         self.rank = rank
         self.endpoints = endpoints
-        self.expects = expects
-        self.engine: Manifest | None = None
-        """The first accepted producer's."""
+        self.engines: dict[Kind, Manifest] = {}
+        """The first accepted producer's of each kind."""
+        self.expect(expects, real)
         self.rejects = Tally()
         """Messages dropped, by (reason, producer)."""
         self._rejoined = Tally()
-        self._lost_at: float | None = None
+        self._lost_at: dict[Kind, float] = {}
         self._heartbeat_at = float("-inf")
+
+    def expect(self, generated: Expectation | None, real: Expectation | None = None) -> None:
+        """From now on accept only producers like these; None for a kind of images that the run does not use."""
+        expects = {Kind.GENERATED: generated, Kind.REAL: real}
+        self.expects: dict[Kind, Expectation] = {kind: of for kind, of in expects.items() if of is not None}
+        self._fleets = dict.fromkeys(self.expects, FleetState.WAITING)
+
+    @property
+    def lacking(self) -> list[Kind]:
+        """The kinds of images that the run needs and that no producer is here for."""
+        here = {peer.manifest.kind for peer in self.peers.values()}
+        return [kind for kind in self.expects if kind not in here]
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass: heartbeats, silence, leases and deadlines that ran out, the hedge, the fleet's state."""
@@ -203,7 +222,7 @@ class RankMachine(Dispatcher):
         actions = self._forget(identity, "said HELLO again") if before and is_new else []
         if before and is_new and not self._rejoined.counts_round("HELLO", message.producer):
             actions = [action for action in actions if not isinstance(action, Note)]
-        self.engine = self.engine or manifest
+        self.engines.setdefault(manifest.kind, manifest)
         self.peers[identity] = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
         welcome = Welcome(
             rank=self.rank,
@@ -220,11 +239,15 @@ class RankMachine(Dispatcher):
         """Why a producer cannot serve the run, as the word that is counted and a sentence; or None."""
         if identity not in self.peers and len(self.peers) >= MAX_PRODUCERS:
             return "crowd", f"this rank has {MAX_PRODUCERS} producers, which is its limit"
-        first, expects = self.engine, self.expects
+        kind = manifest.kind
+        first, expects = self.engines.get(kind), self.expects.get(kind)
+        what = f"{producer} serves {manifest.model} with digest {manifest.model_digest[:12]}"
+        if expects is None:
+            return "model", f"{what}: {kind.value} images, and this run uses none"
         model_digest = expects.model_digest or (first.model_digest if first else manifest.model_digest)
         if manifest.model_digest != model_digest:
-            what = f"{producer} serves {manifest.model} with digest {manifest.model_digest[:12]}"
-            return "model", f"{what}, this run wants digest {model_digest[:12]}"
+            apart = f" for its {kind.value} images" if len(self.expects) > 1 else ""
+            return "model", f"{what}, this run wants digest {model_digest[:12]}{apart}"
         digest = expects.manifest_digest or (first.digest if first else manifest.digest)
         if expects.same_engine and manifest.digest != digest:
             others = asdict(first) if first else {}
@@ -248,11 +271,11 @@ class RankMachine(Dispatcher):
             raise ValueError(f"the pixels of ticket {key.index} are wanted and were not inspected")
         if isinstance(outcome, Flaw):
             return self._on_flaw(identity, peer, entry, hold, outcome)
-        peer.bad_results = peer.refusals = self._quarantined_in_row = 0
+        peer.bad_results = peer.refusals = self._quarantined_in_row[entry.model_digest] = 0
         if hold.started_at is not None:
             peer.service.add(now - hold.started_at)
-            self._service.add(now - hold.started_at)
-        self._turnaround.add(now - hold.issued_at)
+            self._service[entry.model_digest].add(now - hold.started_at)
+        self._turnaround[entry.model_digest].add(now - hold.issued_at)
         actions: list[Action] = []
         for other in tuple(entry.holds):
             self._let_go(entry, other)
@@ -317,19 +340,30 @@ class RankMachine(Dispatcher):
         return actions
 
     def _watch_fleet(self, now: float) -> list[Action]:
-        """Say when the fleet as a whole has come, gone, or come back."""
-        state = state_of(self.peers.values(), any_came=self.engine is not None)
-        if state is self.fleet:
+        """Say when the fleet as a whole has come, gone, or come back; of each kind of images apart."""
+        actions = [action for kind in self.expects for action in self._watch_kind(kind, now)]
+        self.fleet = worst(self._fleets.values())
+        return actions
+
+    def _watch_kind(self, kind: Kind, now: float) -> list[Action]:
+        peers = [peer for peer in self.peers.values() if peer.manifest.kind is kind]
+        state = state_of(peers, any_came=kind in self.engines)
+        if state is self._fleets[kind]:
             return []
-        self.fleet = state
+        self._fleets[kind] = state
+        which = f"{kind.value} images: " if len(self.expects) > 1 else ""
         if state in (FleetState.GONE, FleetState.SILENT):
-            self._lost_at = now if self._lost_at is None else self._lost_at
+            self._lost_at.setdefault(kind, now)
             where = self.endpoints[self.rank]
-            return [Note(f"{state.value}; rank {self.rank} waits for one at {where}", warning=True)]
-        if state is FleetState.SERVING and self._lost_at is not None:
-            lost_s, self._lost_at = now - self._lost_at, None
-            return [Note(f"{state.value} again, after {lost_s:.1f} s without any")]
+            return [Note(f"{which}{state.value}; rank {self.rank} waits for one at {where}", warning=True)]
+        if state is FleetState.SERVING and kind in self._lost_at:
+            return [Note(f"{which}{state.value} again, after {now - self._lost_at.pop(kind):.1f} s without any")]
         return []
+
+    def _fleet_of(self, entry: Entry) -> FleetState:
+        real = self.expects.get(Kind.REAL)
+        is_real = real is not None and entry.model_digest == real.model_digest
+        return self._fleets.get(Kind.REAL if is_real else Kind.GENERATED, self.fleet)
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ hedged: the first group that comes counts.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -91,6 +91,11 @@ class Entry:
             return TicketState.RUNNING
         return TicketState.ISSUED if self.holds else TicketState.PLANNED
 
+    @property
+    def model_digest(self) -> str:
+        """Whose images the ticket asks for."""
+        return self.ticket.recipe.model_digest
+
     def count(self, hold: Hold, fault: Fault) -> None:
         """An attempt has ended without a group. What is lost speaks against the ticket only where it was made alone."""
         if fault is Fault.NOBODY:
@@ -116,7 +121,7 @@ class TicketTable:
     def __init__(self, *, in_order: bool) -> None:
         self._in_order = in_order
         self._entries: dict[int, Entry] = {}  # in the order of the plan
-        self._planned: list[tuple[int, int]] = []  # a heap of (place, index)
+        self._planned: dict[str, list[tuple[int, int]]] = {}  # by model digest a heap of (place, index)
         self._next_place = 0
         self._untaken: dict[int, int] = {}
         self.reserved_bytes = 0
@@ -157,28 +162,47 @@ class TicketTable:
         """Put `ticket` in the place of the quarantined one of the same index.
 
         Its attempts go on counting, so that nothing that was made for the other one passes for its own. Raises
-        ValueError where there is no quarantined ticket of that index.
+        ValueError where there is no quarantined ticket of that index, or where it was for another model.
         """
         entry = self._entries.get(ticket.index)
         if entry is None or not entry.quarantined:
             raise ValueError(f"ticket {ticket.index} is not quarantined")
+        if ticket.recipe.model_digest != entry.model_digest:
+            raise ValueError(f"the stand-in of ticket {ticket.index} must be for the same model")
         self.reserved_bytes += ticket.recipe.nbytes - entry.ticket.recipe.nbytes
         entry.ticket = replace(ticket, attempt=entry.ticket.attempt)
         entry.quarantined, entry.failures, entry.losses = False, 0, 0
         entry.failed_by.clear()
         self.put_back(entry)
 
-    def pop_planned(self) -> Entry | None:
-        """The first ticket of the plan that is in nobody's hands; it is to be issued or put back."""
-        while self._planned:
-            entry = self._entries.get(heapq.heappop(self._planned)[1])
+    @property
+    def heads(self) -> list[Entry]:
+        """The tickets that all wait for: the head; and where no order is kept, the first of every model's."""
+        if self._in_order:
+            return [] if self.head is None else [self.head]
+        first: dict[str, Entry] = {}
+        for entry in self._entries.values():
+            first.setdefault(entry.model_digest, entry)
+            if len(first) == len(self._planned):
+                break
+        return list(first.values())
+
+    def pop_planned(self, model_digests: Collection[str]) -> Entry | None:
+        """The first ticket of the plan for any of these models that is in nobody's hands.
+
+        It is to be issued or put back.
+        """
+        heaps = [heap for digest, heap in self._planned.items() if digest in model_digests]
+        while any(heaps):
+            heap = min(heap for heap in heaps if heap)
+            entry = self._entries.get(heapq.heappop(heap)[1])
             if entry is not None and entry.state is TicketState.PLANNED:
                 return entry
         return None
 
     def put_back(self, entry: Entry) -> None:
         """What `pop_planned` returned could not be issued."""
-        heapq.heappush(self._planned, (entry.place, entry.ticket.index))
+        heapq.heappush(self._planned.setdefault(entry.model_digest, []), (entry.place, entry.ticket.index))
 
     def issue(self, entry: Entry, holder: bytes, now: float) -> Ticket:
         """Put the ticket into a producer's hands; returns it as it is to be sent."""

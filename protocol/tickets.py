@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from math import isfinite
 
 from penstock.protocol.image_codec import RAW, is_codec_name
@@ -71,6 +72,17 @@ def is_digest(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{1,64}", text) is not None
 
 
+IMAGES = "images"
+"""Backend of what generates nothing: it looks images up in a set of real ones."""
+
+
+class Kind(Enum):
+    """Where a group's images come from. In one run each kind has one `model_digest`."""
+
+    GENERATED = "generated"
+    REAL = "real"
+
+
 Require = Callable[[bool, str, object], None]
 """Raises unless the first is true, with a rule and the value that breaks it. A recipe and a configuration that writes
 recipes have the same rules, and errors of their own."""
@@ -123,7 +135,7 @@ class Recipe:
     width: int
     """Pixels kept, after the resize."""
     model_digest: str
-    """Hex digest of the generator's weights and configuration."""
+    """Hex digest of the generator's weights and configuration, or of the set that a real image is looked up in."""
 
     def __post_init__(self) -> None:
         require(bool(self.prompt.strip()), "prompt must not be empty", self.prompt[:40])
@@ -219,13 +231,13 @@ class Manifest:
     model: str
     """Name of the generator as a person would say it; not part of the promise."""
     model_digest: str
-    """Hex digest of its weights and configuration."""
+    """Hex digest of its weights and configuration, or of its set of real images."""
     scheduler: str
-    """Class name of its own scheduler."""
+    """Class name of its own scheduler; `none` where nothing is generated."""
     dtype: str
     """Arithmetic of the denoiser: `float32`, `bfloat16` or `float16`."""
     backend: str
-    """How it is run: `eager`, ..."""
+    """How it is run: `eager`, ...; `images` where real ones are looked up."""
     device: str
     """Class of the device: `cpu`, or the name of the GPU."""
     batch_images: int
@@ -242,6 +254,11 @@ class Manifest:
         """Hex SHA-256 of everything but the name: equal where two engines promise equal bits."""
         promise = {name: value for name, value in asdict(self).items() if name != "model"}
         return hashlib.sha256(json.dumps(promise, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def kind(self) -> Kind:
+        """What images such an engine has."""
+        return Kind.REAL if self.backend == IMAGES else Kind.GENERATED
 
     @property
     def is_lossy(self) -> bool:

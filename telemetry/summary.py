@@ -80,8 +80,15 @@ class Summary:
     tickets_quarantined: int
     """Tickets that no producer could make; the ledger names their stand-ins."""
     image_bytes_written: int
-    """Bytes of image files in the run folder, the one picture apart: 0, or something is wrong."""
+    """Bytes of image files in the run folder, the one picture and trackers' files apart: 0, or something is wrong."""
     knn: Knn
+    objective: str = "stablerep"
+    """What was optimised."""
+    steps_skipped: int = 0
+    """Steps that changed nothing, as their gradients were no finite numbers."""
+    rankme: float | None = None
+    """RankMe of the features of validation scans at the last look during training, from 1 (collapse) to the encoder's
+    width; None where there was no look."""
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, whole or not at all.
@@ -155,7 +162,10 @@ def box(summary: Summary, width: int = 96) -> str:
     producers = _count(summary.producers, "producer")
     table.add_row("Made", f"{made:,} images by {producers}, {_rate(summary.producer_images_per_s)}")
     table.add_row("Moved", f"{summary.bytes_received / 1e6:,.1f} MB to the trainer; image files on disk: {on_disk}")
-    table.add_row("Trained", f"on {trained:,} images, {_rate(summary.trainer_images_per_s)}; {_reuse(summary)}")
+    table.add_row(
+        "Trained",
+        f"by {summary.objective} on {trained:,} images, {_rate(summary.trainer_images_per_s)}; {_reuse(summary)}",
+    )
     table.add_row("Learned", _learned(summary.knn))
     if faults := _faults(summary):
         table.add_row("Faults", faults)

@@ -20,9 +20,10 @@ ROOMS: dict[str, set[str]] = {
     "config": {"yaml", "tyro", "rich", "penstock.protocol.errors"},
     "telemetry": {"numpy", "prometheus_client", "rich", "starlette", "matplotlib"},
     "toyworld": {"numpy", "sklearn"},
+    "imagesets": {"numpy", "PIL", "pyarrow", "datasets", "penstock.protocol.errors", "penstock.toyworld"},
     "kernels": {"torch", "triton"},
     "producer": {
-        *("penstock.config", "penstock.protocol", "penstock.telemetry"),
+        *("penstock.config", "penstock.protocol", "penstock.telemetry", "penstock.imagesets"),
         *("torch", "diffusers", "transformers", "tokenizers", "numpy", "safetensors"),
     },
     "consumer": {
@@ -31,9 +32,10 @@ ROOMS: dict[str, set[str]] = {
             "penstock.protocol",
             "penstock.telemetry",
             "penstock.toyworld",
+            "penstock.imagesets",
             "penstock.kernels",
         ),
-        *("torch", "accelerate", "transformers", "numpy", "safetensors"),
+        *("torch", "accelerate", "transformers", "tokenizers", "numpy", "safetensors"),
     },
 }
 """Beside the standard library and the room itself. `deploy` may import everything, lazily."""
@@ -41,10 +43,13 @@ ROOMS: dict[str, set[str]] = {
 EXCEPTIONS: dict[str, set[str]] = {
     "protocol/image_codec.py": {"simplejpeg"},
     "protocol/checksum.py": {"isal"},
+    "producer/image_engine.py": {"PIL"},
     "producer/tiny/": {"penstock.toyworld"},
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
+    "consumer/evaluation/report.py": {"rich"},
+    "consumer/encoders.py": {"timm"},
     "consumer/paced.py": {"psutil"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
@@ -218,7 +223,7 @@ def test_the_check_lets_pass_what_is_allowed(tmp_path: Path, name: str, source: 
 
 
 REPORT = "import sys; print(*sorted(m for m in {names} if m in sys.modules))"
-HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "sklearn")
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "sklearn", "PIL", "pyarrow", "datasets")
 
 
 @pytest.mark.parametrize(
@@ -226,8 +231,10 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "skle
     [
         ("from penstock.deploy.cli import dispatch; dispatch(['--help'])", HEAVY),
         ("from penstock.deploy.cli import dispatch; dispatch(['doctor', '--json'])", HEAVY),
+        ("import penstock.consumer.evaluation.command", HEAVY),
         ("import penstock.consumer.config, penstock.producer.config", HEAVY),
         ("import penstock.deploy.demo", HEAVY),
+        ("import penstock.imagesets.opening, penstock.imagesets.resize", HEAVY),
         ("import penstock.telemetry.summary, penstock.telemetry.progress", HEAVY),
         ("import penstock.protocol.errors", (*HEAVY, "zmq", "tyro", "rich")),
         ("import torch", ()),

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.toyworld.render import enlarge, render_split
+from penstock.toyworld.render import Styles, enlarge, render_split, split_styles
 from penstock.toyworld.scans import Split, load_split
 
 BANK_REPEATS, QUERY_REPEATS = 4, 2
@@ -46,6 +46,16 @@ def evaluation_sets() -> EvaluationSets:
         raw_bank=_raw("val"),
         raw_queries=_raw("test"),
     )
+
+
+def bank_styles() -> Styles:
+    """In which inks, papers and poses the rendered bank is drawn, in its order."""
+    return split_styles("val", BANK_REPEATS, BANK_SEED)
+
+
+def query_styles() -> Styles:
+    """In which inks, papers and poses the rendered queries are drawn, in their order."""
+    return split_styles("test", QUERY_REPEATS, QUERY_SEED)
 
 
 def _raw(split: Split) -> LabelledImages:

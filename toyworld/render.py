@@ -112,6 +112,11 @@ def render_split(
     return images, scans.labels[rows], scans.ids[rows]
 
 
+def split_styles(split: Split, repeats: int, seed: int) -> Styles:
+    """How `render_split` draws the images that it returns for the same arguments, in their order."""
+    return draw_styles(len(load_split(split)) * repeats, np.random.default_rng(seed))
+
+
 def enlarge(split: Split) -> NDArray[np.uint8]:
     """The raw scans of a split, dark on white, enlarged bilinearly, else untouched: uint8 [N, 32, 32, 3]."""
     scans: Scans = load_split(split)

@@ -76,16 +76,17 @@ class Epochs(Sampler[list[Use]]):
             yield [(index, epoch) for index in order[place * size : (place + 1) * size]]
 
 
-def collate(config: TrainConfig, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Augmented views float32 [G·m, 3, S, S] and prompt ids int64 [G], in the worker."""
+def collate(config: TrainConfig, samples: Sequence[Sample]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Augmented views float32 [G·m, 3, S, S], and of what they are, as `Targets` has it; in the worker."""
     images = torch.from_numpy(np.concatenate([images for images, *_ in samples]))
     num_images = len(samples[0][0])
     _, height, width, _ = images.shape
     indices = torch.tensor([index for *_, index, _ in samples])
-    sample_ids = (indices[:, None] * MAX_IMAGES_PER_GROUP + torch.arange(num_images)).flatten()
+    sample_ids = indices[:, None] * MAX_IMAGES_PER_GROUP + torch.arange(num_images)
     echoes = torch.tensor([epoch for *_, epoch in samples]).repeat_interleave(num_images)
-    params = draw_params(config.augment, config.seed, sample_ids, echoes, 0, height, width)
-    return augment(images, params), torch.tensor([prompt for _, prompt, *_ in samples])
+    params = draw_params(config.augment, config.seed, sample_ids.flatten(), echoes, 0, height, width)
+    prompts = torch.tensor([prompt for _, prompt, *_ in samples])
+    return augment(images, params), (prompts, sample_ids, torch.full_like(prompts, -1))
 
 
 def loader(folder: Path, config: TrainConfig, num_workers: int = 1) -> DataLoader[Sample]:

@@ -68,24 +68,24 @@ def train(plan: dict[str, Any]) -> None:
     from accelerate.utils import set_seed
 
     from baselines.disk import loader
-    from penstock.consumer.evaluation import ToyWorldEvaluation
-    from penstock.consumer.objectives import StableRep
-    from penstock.consumer.optimizer import build_optimizer
-    from penstock.consumer.train import build_model, build_schedule, precision
+    from penstock.consumer.building import build_adamw, build_network, build_schedule
+    from penstock.consumer.evaluation.online import ToyWorldEvaluation
+    from penstock.consumer.prompts import open_source
+    from penstock.consumer.terms import Targets
+    from penstock.consumer.train import precision
 
     config, folder = train_config(plan["flags"]), Path(plan["folder"])
     accelerator = Accelerator(mixed_precision=precision(config.mixed_precision))
     set_seed(config.seed)
-    model = build_model(config)
-    optimizer = build_optimizer(model, weight_decay=config.optimizer.weight_decay, betas=config.optimizer.betas)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    schedule, objective = build_schedule(config), StableRep(temperature=config.objective.temperature)
+    network = build_network(config, open_source(config.prompts.source, config.seed), None)
+    model, optimizer = accelerator.prepare(network, build_adamw(config, network))
+    schedule = build_schedule(config)
 
     _wait_for([folder / f"{name}.done" for name in plan["producers"]], plan["wait_s"])
     begun_at, num_images = time.time(), 0
-    for step, (views, prompt_ids) in enumerate(loader(folder / IMAGES, config)):
-        embeddings = model(views.to(accelerator.device), config.images_per_use)
-        loss = objective(embeddings, prompt_ids.to(accelerator.device))
+    for step, (views, labels) in enumerate(loader(folder / IMAGES, config)):
+        targets = Targets(*(tensor.to(accelerator.device) for tensor in labels))
+        loss = model(views.to(accelerator.device), None, targets)["loss"]
         schedule.apply(optimizer, step)
         accelerator.backward(loss)
         if config.optimizer.max_grad_norm:
@@ -97,7 +97,7 @@ def train(plan: dict[str, Any]) -> None:
         raise ValueError(f"the loss is {float(loss)}")
     ended_at = time.time()
     evaluation = ToyWorldEvaluation(config.evaluation, config.augment)
-    knn = evaluation.test(accelerator.unwrap_model(model).encoder)
+    knn = evaluation.test(network.encoder)
     figures = {"begun_at": begun_at, "ended_at": ended_at, "images_trained": num_images, "steps": step + 1, "knn": knn}
     Path(plan["figures"]).write_text(json.dumps(figures))
 

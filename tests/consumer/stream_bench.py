@@ -14,7 +14,7 @@ from penstock.protocol.dispatcher import Patience
 from penstock.protocol.messages import Ack, Header, Hello, Message, Nack, Ready, Result, Tickets, Welcome
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import ProducerSockets, RankSocket
-from penstock.protocol.tickets import Manifest, Ticket
+from penstock.protocol.tickets import Kind, Manifest, Ticket
 from tests.protocol.samples import MANIFEST, RECIPE
 
 WAIT_S = 20.0
@@ -117,7 +117,8 @@ class StreamBench:
         expects: Expectation | None = None,
         patience: Patience | None = None,
         config: dict[str, Any] | None = None,
-        watch: Callable[[], str | None] = lambda: None,
+        watch: Callable[[Kind], str | None] = lambda kind: None,
+        real: Expectation | None = None,
     ) -> GroupStream:
         """A stream that has not started."""
         socket = RankSocket("tcp://127.0.0.1:0")
@@ -127,6 +128,7 @@ class StreamBench:
             rank=0,
             endpoints=(socket.endpoint,),
             expects=expects or Expectation(model_digest="d1"),
+            real=real,
             order=order,
             window_groups=window,
             window_bytes=window_bytes,

@@ -1,12 +1,13 @@
 """Collating: one order of rows for pixels, labels and names, and one copy of the pixels."""
 
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from penstock.consumer.batch import collate
+from penstock.consumer.batch import Reader, collate
 from penstock.consumer.reservoir import Use
 from penstock.consumer.stream import Group
 from penstock.protocol.tickets import Manifest, Recipe, Ticket, prompt_id
@@ -60,15 +61,18 @@ def test_rows_are_in_one_order_for_pixels_labels_and_names() -> None:
     assert batch.indices == (9, 4, 7)
     assert batch.prompt_ids.tolist() == [prompt_id("a dog"), prompt_id("a fox"), prompt_id("a dog")]
     assert batch.echoes.tolist() == [2, 2, 2, 0, 0, 0, 1, 1, 1]
-    assert {t.dtype for t in (batch.prompt_ids, batch.sample_ids, batch.echoes)} == {torch.int64}
+    assert batch.sample_ids.tolist() == [[1024 * index + image for image in range(3)] for index in (9, 4, 7)]
+    named = (batch.prompt_ids, batch.sample_ids, batch.echoes, batch.concepts)
+    assert {t.dtype for t in named} == {torch.int64}
 
 
 def test_no_two_images_of_a_run_share_a_name() -> None:
     uses = [_use(index, "a fox", shape=(1024, 1, 1)) for index in (0, 1, 2, 3)]
     names = collate(uses, _all(uses), pin_memory=False).sample_ids
-    assert len(set(names.tolist())) == 4 * 1024
+    assert names.shape == (4, 1024)
+    assert len(set(names.flatten().tolist())) == 4 * 1024
     again = collate(uses[::-1], _all(uses), pin_memory=False).sample_ids
-    assert torch.equal(again.reshape(4, 1024).flip(0).flatten(), names), "a name does not depend on the row"
+    assert torch.equal(again.flip(0), names), "a name does not depend on the row"
 
 
 def test_labels_keep_all_63_bits() -> None:
@@ -98,3 +102,35 @@ def test_a_batch_on_its_own_device_is_not_copied() -> None:
     moved = batch.to(torch.device("cpu"))
     assert moved.images.data_ptr() == batch.images.data_ptr()
     assert moved.indices == batch.indices
+
+
+def test_a_reader_says_what_the_captions_are_and_in_the_order_of_the_groups() -> None:
+    uses = [_use(9, "a dog"), _use(4, "a fox"), _use(7, "A  DOG")]
+    asked: list[list[str]] = []
+
+    def tokenize(prompts: Sequence[str]) -> torch.Tensor:
+        asked.append(list(prompts))
+        return torch.tensor([[len(prompt), 3] for prompt in prompts])
+
+    batch = collate(uses, _all(uses), pin_memory=False, reader=Reader(["a fox", "a dog", "A  DOG"].index, tokenize))
+    assert batch.concepts.tolist() == [1, 0, 2]
+    assert asked == [["a dog", "a fox", "A  DOG"]], "captions as they are written, in one call"
+    assert batch.token_ids is not None
+    assert batch.token_ids.tolist() == [[5, 3], [5, 3], [6, 3]]
+    moved = batch.to(torch.device("cpu"))
+    assert torch.equal(moved.concepts, batch.concepts)
+    assert moved.token_ids is not None
+    assert torch.equal(moved.token_ids, batch.token_ids)
+
+
+def test_without_a_reader_nothing_is_said_of_the_captions() -> None:
+    batch = collate([_use(0, "a fox"), _use(1, "a dog")], [range(3)] * 2, pin_memory=False)
+    assert batch.concepts.tolist() == [-1, -1]
+    assert batch.token_ids is None
+    assert batch.to(torch.device("cpu")).token_ids is None
+
+
+def test_names_are_of_the_images_that_were_chosen() -> None:
+    uses = [_use(2, "a fox", shape=(5, 4, 5)), _use(3, "a dog", shape=(5, 4, 5))]
+    batch = collate(uses, [[4, 0], [1, 3]], pin_memory=False)
+    assert batch.sample_ids.tolist() == [[2 * 1024 + 4, 2 * 1024], [3 * 1024 + 1, 3 * 1024 + 3]]

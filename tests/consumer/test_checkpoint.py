@@ -76,6 +76,14 @@ TWO_RANKS = [
 ]
 
 
+def test_the_digests_of_both_kinds_of_engines_come_back(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    feed = FeedState.beginning(0, 1)
+    state = Checkpoint(10, "d1", "e1", "p", RECORD, feed, real_digest="d2", real_manifest_digest="e2")
+    checkpoint.save(_Rank(0, threading.Barrier(1)), folder, CONFIG, state)  # type: ignore[arg-type]
+    assert _read(folder) == state
+
+
 def test_one_rank_goes_on_from_two_and_four_from_that_one(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     _save(folder, TWO_RANKS)

@@ -53,7 +53,28 @@ def load(*argv: str) -> TrainConfig:
             "0.1",
             "downsample_sizes must be smaller than the images' shorter side (32)",
         ),
+        ("--model.head-norm", "group", "head-norm"),
+        ("--model.hidden-size", "98", "hidden_size must be a multiple of num_heads (4), got 98"),
+        ("--text.num-heads", "5", "hidden_size must be a multiple of num_heads (5), got 96"),
+        ("--text.max-tokens", "2", "max_tokens must be >= 3: a word between its two ends, got 2"),
+        ("--text.out-size", "0", "out_size must be >= 1"),
+        ("--objective.name", "dino", "name"),
+        ("--objective.temperature", "0", "temperature must be finite and >= 1e-6"),
+        ("--objective.temperature", "9e-7", "temperature must be finite and >= 1e-6, got 9e-07"),
+        ("--objective.temperature", "nan", "temperature must be finite and >= 1e-6"),
+        ("--objective.views-per-image", "-1", "views_per_image must be >= 0"),
+        ("--objective.image-weight", "-0.5", "image_weight must be >= 0"),
+        ("--objective.language-weight", "inf", "language_weight must be >= 0"),
+        ("--objective.teacher-decay", "1.01", "teacher_decay must be in [0, 1]"),
+        ("--objective.teacher-decay-end", "nan", "teacher_decay_end must be in [0, 1]"),
         ("--optimizer.base-lr", "0", "base_lr must be > 0"),
+        ("--optimizer.base-lr", "inf", "base_lr must be > 0"),
+        ("--optimizer.weight-decay", "-1", "weight_decay must be >= 0"),
+        ("--optimizer.max-grad-norm", "nan", "max_grad_norm must be >= 0"),
+        ("--optimizer.layer-decay", "0", "layer_decay must be in (0, 1]"),
+        ("--optimizer.ema-decay", "1", "ema_decay must be in [0, 1)"),
+        ("--optimizer.grad-accum-steps", "0", "grad_accum_steps must be >= 1"),
+        ("--optimizer.max-skipped-steps", "0", "max_skipped_steps must be >= 1"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused(flag: str, value: str, rule: str) -> None:
@@ -127,3 +148,54 @@ def test_the_defaults_and_the_demo_are_possible() -> None:
 )
 def test_equal_bits_are_asked_for_where_the_order_is_to_decide_all(order: str, engines: str, same: bool) -> None:
     assert load("--config", "demo", "--order", order, "--generator.engines", engines).same_engine is same
+
+
+# --- the objective's own rules -------------------------------------------------------------------------------------
+
+ONE_IMAGE = ("--generator.images-per-group", "1")
+
+
+@pytest.mark.parametrize("name", ["stablerep", "stablerep+", "synclr"])
+@pytest.mark.parametrize("flags", [ONE_IMAGE, ("--reservoir.images-per-use", "1")])
+def test_images_of_a_prompt_are_contrasted_only_where_there_are_two(name: str, flags: tuple[str, str]) -> None:
+    objective = ("--objective.name", name)
+    with pytest.raises(ConfigError) as caught:
+        load("--config", "demo", *objective, *flags)
+    assert f"objective {name} contrasts the images of a prompt: it needs two of them" in str(caught.value)
+    assert "objective.views_per_image" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert load("--config", "demo", *objective, *flags, "--objective.views-per-image", "2").images_per_use == 1
+
+
+@pytest.mark.parametrize("name", ["simclr", "clip", "supervised"])
+def test_the_others_are_content_with_one_image(name: str) -> None:
+    assert load("--config", "demo", "--objective.name", name, *ONE_IMAGE).images_per_use == 1
+
+
+def test_simclr_needs_two_views_and_has_them_by_itself() -> None:
+    simclr = ("--config", "demo", "--objective.name", "simclr")
+    assert load(*simclr).objective.num_views == 2
+    assert load(*simclr, "--objective.views-per-image", "3").objective.num_views == 3
+    with pytest.raises(ConfigError, match="views_per_image must be >= 2 for simclr, which contrasts the views"):
+        load(*simclr, "--objective.views-per-image", "1")
+
+
+def test_no_contrast_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match="language_weight must be > 0 beside image_weight 0"):
+        load("--config", "demo", "--objective.image-weight", "0", "--objective.language-weight", "0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows"),
+    [
+        ((), 32 * 8),
+        (("--objective.name", "simclr"), 32 * 8 * 2),
+        (("--objective.views-per-image", "3"), 32 * 8 * 3),
+        (("--reservoir.images-per-use", "6"), 32 * 6),
+        (("--objective.name", "simclr", "--reservoir.images-per-use", "1"), 32 * 2),
+        (("--optimizer.grad-accum-steps", "4"), 32 * 8),
+    ],
+)
+def test_the_learning_rate_is_scaled_by_the_views_of_a_step(flags: tuple[str, ...], rows: int) -> None:
+    # 32 prompts of 8 images stand in the demo's file; parts are parts of the same batch.
+    assert load("--config", "demo", *flags).rows_per_step == rows

@@ -349,7 +349,7 @@ def test_a_use_takes_some_of_the_images_and_names_them_right(tmp_path: Path) -> 
         assert batch.images.shape == (3 * 6, 8, 8, 3)
         for position, index in enumerate(batch.indices):
             rows = slice(6 * position, 6 * position + 6)
-            numbers = (batch.sample_ids[rows] - index * MAX_IMAGES_PER_GROUP).tolist()
+            numbers = (batch.sample_ids[position] - index * MAX_IMAGES_PER_GROUP).tolist()
             echo = int(batch.echoes[6 * position])
             assert batch.echoes[rows].tolist() == [echo] * 6
             assert [image[0, 0, 0] for image in batch.images[rows].numpy()] == [

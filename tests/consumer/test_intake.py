@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.config import GeneratorConfig, RealConfig, TrainConfig
 from penstock.consumer.intake import open_ledger
 from penstock.consumer.run_folder import RunFolder
 from penstock.protocol.tickets import Recipe
@@ -48,3 +48,11 @@ def test_the_line_of_a_life_has_all_that_the_run_s_recipes_share(tmp_path: Path)
         "width": 384,
     }
     assert {field.name for field in fields(Recipe)} - {"prompt", "seed"} <= life.keys(), "a group's line has the rest"
+
+
+def test_the_line_of_a_life_with_real_groups_says_whose_and_how_many(tmp_path: Path) -> None:
+    config = TrainConfig(generator=GENERATOR, real=RealConfig(source="photos", fraction=0.25))
+    with open_ledger(config, RunFolder(tmp_path, "r", 17), 0, 1, "ab", "cd"):
+        pass
+    life = json.loads((tmp_path / "ledger-0.jsonl").read_text())
+    assert (life["model_digest"], life["real_digest"], life["real_fraction"]) == ("ab", "cd", 0.25)

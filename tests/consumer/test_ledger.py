@@ -52,6 +52,15 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
+def test_a_group_that_is_real_says_so(tmp_path: Path) -> None:
+    real = replace(_group(6, "a dog"), producer="photos", manifest=replace(MANIFEST, backend="images"))
+    with Ledger(tmp_path / "ledger", LIFE) as ledger:
+        ledger.group(_group(5, "a fox"))
+        ledger.group(real)
+    groups = [line for line in _lines(tmp_path / "ledger") if "group" in line]
+    assert [line.get("real") for line in groups] == [None, True]
+
+
 def test_a_group_can_be_made_again_from_its_lines(tmp_path: Path) -> None:
     group = _group(5, "a “quoted” fox\u2028of two lines")
     with Ledger(tmp_path / "ledger", LIFE) as ledger:

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from penstock.consumer import run_folder
-from penstock.consumer.config import FleetConfig
+from penstock.consumer.config import FleetConfig, RealConfig
 from penstock.consumer.local_fleet import LocalFleet
+from penstock.protocol.tickets import Kind
 
 WAIT_S = 20.0
 GOOD = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -48,8 +49,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartFlee
 
     yield start_fleet
     for fleet in fleets:
-        for process in fleet._processes:
-            process.kill()
+        for local in fleet._locals:
+            local.process.kill()
         fleet.close()
 
 
@@ -69,7 +70,7 @@ def test_producers_end_with_the_fleet(start: StartFleet, tmp_path: Path) -> None
     with start(GOOD, 2) as fleet:
         _until(lambda: _up(tmp_path, 2))
         fleet.check()
-        processes = fleet._processes
+        processes = [local.process for local in fleet._locals]
         begun = time.monotonic()
     assert time.monotonic() - begun < 3
     assert [process.returncode for process in processes] == [0, 0]
@@ -82,7 +83,7 @@ def test_producers_that_do_not_listen_are_killed_within_five_seconds(start: Star
     begun = time.monotonic()
     fleet.close()
     assert time.monotonic() - begun < 5
-    assert all(process.returncode == -9 for process in fleet._processes)
+    assert all(local.process.returncode == -9 for local in fleet._locals)
 
 
 def test_the_end_of_one_producer_is_logged_with_its_last_words(
@@ -90,8 +91,8 @@ def test_the_end_of_one_producer_is_logged_with_its_last_words(
 ) -> None:
     fleet = start(GOOD, 2)
     _until(lambda: _up(tmp_path, 2))
-    fleet._processes[1].kill()
-    fleet._processes[1].wait()
+    fleet._locals[1].process.kill()
+    fleet._locals[1].process.wait()
     assert fleet.check() is None, "another is left"
     assert fleet.check() is None
     warnings = [record.getMessage() for record in caplog.records if "local-1" in record.getMessage()]
@@ -102,13 +103,42 @@ def test_the_end_of_one_producer_is_logged_with_its_last_words(
 
 def test_the_end_of_all_producers_ends_the_run_with_their_last_words(start: StartFleet) -> None:
     fleet = start(DEAD, 2)
-    for process in fleet._processes:
-        process.wait(WAIT_S)
+    for local in fleet._locals:
+        local.process.wait(WAIT_S)
     why = fleet.check()
     assert why is not None
     assert "every local producer has ended" in why
     assert "error: no such folder" in why
     assert fleet.check() == why
+
+
+def test_producers_of_real_images_serve_the_run_s_set_and_are_missed_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commands: list[list[str]] = []
+    real = LocalFleet._start
+
+    def start_stub(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return real([sys.executable, "-c", DEAD if "--images" in command else GOOD], output)
+
+    monkeypatch.setattr(LocalFleet, "_start", staticmethod(start_stub))
+    folder = run_folder.prepare(tmp_path / "run", overwrite=False, resume=False)
+    config = FleetConfig(local_producers=1, local_image_producers=1)
+    source = RealConfig(source="my photos", split="train", fraction=0.5)
+    with LocalFleet(config, "tcp://127.0.0.1:1", folder, source) as fleet:
+        _, serving = commands
+        assert " ".join(serving[3:]) == (
+            "--images my photos --images-split train --connect tcp://127.0.0.1:1 --name local-images-0"
+        )
+        _until(lambda: fleet.check(Kind.REAL) is not None)
+        why = fleet.check(Kind.REAL)
+        assert why is not None
+        assert "every local producer of real images has ended" in why
+        assert "image-producer-0.log: error: no such folder" in why
+        assert fleet.check() is None, "the other kind's live on"
+    assert len([text for text in caplog.messages if "local-images-0 ended" in text]) == 1
+    run_folder.check(tmp_path / "run", overwrite=True, resume=False)
 
 
 def test_a_fleet_closes_twice(start: StartFleet, tmp_path: Path) -> None:

@@ -67,6 +67,21 @@ def test_a_run_that_has_not_begun_has_no_rates() -> None:
 
 def test_the_record_survives_json_exactly() -> None:
     record = Record(
-        loss=[(1, 2.5)], knn=[(50, 0.75)], knn_before=0.2, totals=Totals(steps=5, wait_s=0.5, groups_by_uses=(3, 0, 1))
+        loss=[(1, 2.5)],
+        knn=[(50, 0.75)],
+        rankme=[(50, 12.5)],
+        knn_before=0.2,
+        totals=Totals(steps=5, wait_s=0.5, groups_by_uses=(3, 0, 1)),
     )
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+def test_a_record_from_before_rankme_has_none_and_strange_keys_are_refused() -> None:
+    values = json.loads(json.dumps(Record(knn=[(50, 0.75)]).to_json()))
+    del values["rankme"]
+    assert Record.from_json(values) == Record(knn=[(50, 0.75)])
+    with pytest.raises(TypeError, match="strange"):
+        Record.from_json({**values, "strange": 1})
+    del values["knn"]
+    with pytest.raises(KeyError, match="knn"):
+        Record.from_json(values)

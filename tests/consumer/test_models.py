@@ -1,16 +1,16 @@
-"""Encoder and head. Statistics across ranks: tests/kernels/test_ranks.py."""
-
-from pathlib import Path
+"""Encoder, heads and the network of them. Statistics across ranks: tests/kernels/test_ranks.py."""
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModel, ViTModel
+from transformers import ViTModel
 
-from penstock.consumer.models import ContrastiveModel, ProjectionHead, build_encoder, save_encoder
-from penstock.consumer.projection_head import ViewBatchNorm
-from penstock.kernels.augment import prepare
-from penstock.kernels.augment_recipe import AugmentRecipe
+from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, TextConfig
+from penstock.consumer.models import build_encoder
+from penstock.consumer.network import Network
+from penstock.consumer.objectives import Objective, build_objective
+from penstock.consumer.projection_head import LayerNormHead, ProjectionHead, ViewBatchNorm
+from penstock.consumer.terms import ImageContrast, Targets
 
 torch.set_num_threads(1)
 
@@ -40,28 +40,6 @@ def test_initializer_range_sets_the_spread_of_the_weights() -> None:
     assert weights
     for weight in weights:
         assert weight.std().item() == pytest.approx(0.1, rel=0.05)
-
-
-def test_saved_encoder_reloads_as_an_ordinary_automodel(tmp_path: Path) -> None:
-    encoder, images = tiny_encoder().eval(), normal(2, 3, 16, 16, dtype=torch.float32)
-    save_encoder(encoder, tmp_path / "encoder", AugmentRecipe.weak(16))
-    loaded = AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False).eval()
-    assert isinstance(loaded, ViTModel)
-    with torch.no_grad():
-        ours, theirs = (model(pixel_values=images).last_hidden_state for model in (encoder, loaded))
-    assert torch.equal(ours, theirs)
-    plain = AutoModel.from_pretrained(tmp_path / "encoder").eval()  # brings its own pooler, which nobody reads
-    with torch.no_grad():
-        assert torch.equal(plain(pixel_values=images).last_hidden_state, ours)
-
-
-def test_saved_preprocessing_equals_prepare(tmp_path: Path) -> None:
-    recipe = AugmentRecipe.weak(16)
-    save_encoder(tiny_encoder(), tmp_path, recipe)
-    images = torch.randint(0, 256, (2, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    processor = AutoImageProcessor.from_pretrained(tmp_path)
-    theirs = processor(list(images.numpy()), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(prepare(images, recipe), theirs, rtol=0, atol=1e-5)
 
 
 def test_encoder_rejects_sizes_that_do_not_divide() -> None:
@@ -131,14 +109,83 @@ def test_head_equals_the_published_arithmetic() -> None:
     torch.testing.assert_close(head(x, num_views), expected, rtol=0, atol=1e-12)
 
 
-def test_model_projects_the_cls_token_and_trains_every_parameter() -> None:
+def _targets(num_groups: int, num_images: int) -> Targets:
+    samples = torch.arange(num_groups * num_images).reshape(num_groups, num_images)
+    return Targets(torch.arange(num_groups), samples, torch.full((num_groups,), -1))
+
+
+def test_network_compares_projected_cls_tokens_and_trains_every_parameter() -> None:
     encoder, head = tiny_encoder(), ProjectionHead(12, 8, 3)
+    objective = Objective({"image": (ImageContrast(head, positives="prompt", temperature=0.5), 1.0)})
     images = normal(8, 3, 16, 16, dtype=torch.float32)
-    output = ContrastiveModel(encoder, head)(images, num_views=2)
-    again = head(encoder(pixel_values=images).last_hidden_state[:, 0], 2)
-    torch.testing.assert_close(output, again)
-    output.square().sum().backward()
+    losses = Network(encoder, objective)(images, None, _targets(4, 2))
+    unit = nn.functional.normalize(head(encoder(pixel_values=images).last_hidden_state[:, 0], 2), dim=1)
+    logits = (unit @ unit.T / 0.5).masked_fill(torch.eye(8, dtype=torch.bool), -torch.inf)
+    # With two images a group every row has one positive, its neighbour.
+    torch.testing.assert_close(losses["loss"], nn.functional.cross_entropy(logits, torch.arange(8) ^ 1))
+    losses["loss"].backward()
     assert all(p.grad is not None for p in (*encoder.parameters(), *head.parameters())), "DDP forbids unused parameters"
+
+
+def test_network_wants_the_towers_that_its_objective_reads_and_no_others() -> None:
+    def objective(name: str) -> Objective:
+        config = ObjectiveConfig(name=name)  # type: ignore[arg-type]
+        return build_objective(config, ModelConfig(head_hidden_size=8, head_out_size=4), TextConfig(), 12, 10)
+
+    for name in ("clip", "stablerep+"):
+        with pytest.raises(ValueError, match="a text tower where the objective reads captions, and only there"):
+            Network(tiny_encoder(), objective(name))
+    with pytest.raises(ValueError, match="a teacher where the objective has one, and only there"):
+        Network(tiny_encoder(), objective("synclr"))
+    with pytest.raises(ValueError, match="a text tower where"):
+        Network(tiny_encoder(), objective("stablerep"), tiny_encoder())
+
+
+def test_network_refuses_rows_that_are_no_whole_groups() -> None:
+    objective = Objective({"image": (ImageContrast(ProjectionHead(12, 8, 3), positives="prompt", temperature=0.5), 1)})
+    with pytest.raises(ValueError, match="rows must be whole groups, got 7 for 2 groups of 3"):
+        Network(tiny_encoder(), objective)(normal(7, 3, 16, 16, dtype=torch.float32), None, _targets(2, 3))
+
+
+def test_layer_norm_head_is_the_published_one() -> None:
+    # google-research/syn-rep-learn, SynCLR/train_pytorch/models/head.py: Linear, LayerNorm, GELU, twice; no last bias.
+    head, x = LayerNormHead(5, 8, 3).double(), normal(12, 5)
+    published = nn.Sequential(
+        *(nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU()),
+        *(nn.Linear(8, 8), nn.LayerNorm(8), nn.GELU()),
+        nn.Linear(8, 3, bias=False),
+    ).double()
+    published.load_state_dict(head.layers.state_dict())
+    rows = published(x)
+    expected = (rows - rows.mean(dim=1, keepdim=True)) / (rows.var(dim=1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    for num_views in (1, 3, 12):
+        torch.testing.assert_close(head(x, num_views), expected, rtol=0, atol=1e-12)
+    plain = LayerNormHead(5, 8, 3, num_layers=2, norm_output=False)
+    assert [type(layer) for layer in plain.layers] == [nn.Linear, nn.LayerNorm, nn.GELU, nn.Linear]
+
+
+def test_a_predictor_has_one_layer_less_and_normalises_by_view_too() -> None:
+    head, x = ProjectionHead(5, 8, 3, num_layers=2, norm_output=True).double(), normal(12, 5)
+    rows = x @ head.layer1.weight.T + head.layer1.bias
+
+    def by_view(rows: Tensor) -> Tensor:
+        views = rows.reshape(6, 2, -1)
+        return ((views - views.mean(0)) / (views.var(0, unbiased=False) + 1e-5).sqrt()).reshape(12, -1)
+
+    expected = by_view(by_view(rows).relu() @ head.layer2.weight.T + head.layer2.bias)
+    torch.testing.assert_close(head(x, 2), expected, rtol=0, atol=1e-12)
+    assert not hasattr(head, "layer3")
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_rows_that_are_no_numbers_leave_the_running_statistics_numbers(broken: float) -> None:
+    norm, x = ViewBatchNorm(2), normal(8, 2, dtype=torch.float32)
+    x[3, 1] = broken
+    norm(x, 2)
+    assert norm.running_mean.isfinite().all()
+    assert norm.running_var.isfinite().all()
+    assert norm.running_mean[1] != 0, "the view that is whole counts"
+    assert norm.running_mean[0] != 0
 
 
 def test_batch_norm_rejects_what_it_cannot_normalise() -> None:
@@ -172,12 +219,12 @@ def test_both_attentions_compute_the_same_features() -> None:
 
 def test_a_training_pass_draws_no_random_numbers() -> None:
     """Else a resumed run with another number of ranks, whose random states are new, would be another run."""
-    encoder = build_encoder(16, 8, 16, num_layers=1, num_heads=2)
-    model = ContrastiveModel(encoder, ProjectionHead(16, 32, 8)).train()
-    pixels = torch.rand(8, 3, 16, 16)
+    objective = Objective({"image": (ImageContrast(ProjectionHead(16, 32, 8), positives="prompt", temperature=0.1), 1)})
+    network = Network(build_encoder(16, 8, 16, num_layers=1, num_heads=2), objective).train()
+    pixels, targets = torch.rand(8, 3, 16, 16), _targets(4, 2)
     before = torch.get_rng_state()
-    first = model(pixels, 2)
-    first.sum().backward()
+    first = network(pixels, None, targets)["loss"]
+    first.backward()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(999)
-    assert torch.equal(model(pixels, 2), first)
+    assert torch.equal(network(pixels, None, targets)["loss"], first)

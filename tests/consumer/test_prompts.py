@@ -98,6 +98,104 @@ def test_toyworld_is_a_source_of_its_own() -> None:
     assert all("handwritten" in source.prompt(index) for index in range(20))
 
 
+# --- concepts ------------------------------------------------------------------------------------------------------
+
+
+def test_toyworld_s_concepts_are_its_ten_digits() -> None:
+    source = open_source("toyworld", 3)
+    assert source.concepts == ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    for index in range(200):
+        caption = source.prompt(index)
+        assert source.concepts[source.concept(caption)] in caption.split()
+    assert len({source.concept(source.prompt(index)) for index in range(200)}) == 10
+    assert source.concept("a handwritten seven in dark blue ink on pink paper") == 7
+
+
+TAGGED = b"fox\ta red fox\ndog\ta dog in snow\nfox\ta fox at night\n"
+
+
+def test_a_tabbed_file_names_the_concept_of_every_caption(tmp_path: Path) -> None:
+    source = TextFilePrompts(_file(tmp_path, TAGGED), 0)
+    assert source.concepts == ("dog", "fox"), "in an order that the file's does not change"
+    assert sorted(source.prompt(index) for index in range(3)) == ["a dog in snow", "a fox at night", "a red fox"]
+    assert [source.concept(prompt) for prompt in ("a red fox", "a dog in snow", "a fox at night")] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TAGGED,
+        TAGGED.replace(b"\n", b"\r\n"),
+        TAGGED.replace(b"\n", b"\r"),
+        b"\xef\xbb\xbf" + TAGGED,
+        b"\n  fox \t  a red fox  \n\n\tdog\t a dog in snow\t\n \t \nfox\ta fox at night",
+    ],
+    ids=["unix", "windows", "old mac", "byte order mark", "white space"],
+)
+def test_concepts_are_read_as_every_editor_writes_them(content: bytes, tmp_path: Path) -> None:
+    source = TextFilePrompts(_file(tmp_path, content), 0)
+    assert source.concepts == ("dog", "fox")
+    found = {source.prompt(index): source.concepts[source.concept(source.prompt(index))] for index in range(3)}
+    assert found == {"a red fox": "fox", "a dog in snow": "dog", "a fox at night": "fox"}
+
+
+def test_only_the_first_tab_parts_concept_and_caption(tmp_path: Path) -> None:
+    source = TextFilePrompts(_file(tmp_path, b"fox\ta\tred fox\ndog\ta dog"), 0)
+    assert source.concept("a\tred fox") == 1
+    assert {source.prompt(index) for index in range(2)} == {"a\tred fox", "a dog"}
+
+
+def test_a_file_without_tabs_has_no_concepts(tmp_path: Path) -> None:
+    source = TextFilePrompts(_file(tmp_path, b"a fox\na dog\n"), 0)
+    assert source.concepts == ()
+    assert source.concept("a fox") == -1
+
+
+def test_a_caption_may_come_twice_with_one_concept(tmp_path: Path) -> None:
+    source = TextFilePrompts(_file(tmp_path, b"fox\ta fox\nfox\ta fox\ndog\ta dog\n"), 0)
+    assert sorted(source.prompt(index) for index in range(3)) == ["a dog", "a fox", "a fox"]
+    assert source.concept("a fox") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"fox\ta fox\na dog\n", r"1 of 2 lines are CONCEPT<tab>CAPTION, 'a dog' is not"),
+        (b"a dog\nfox\ta fox\ncat\ta cat\n", r"2 of 3 lines are CONCEPT<tab>CAPTION, 'a dog' is not"),
+        (b"fox\ta fox\ndog\t\n", r"1 of 2 lines are CONCEPT<tab>CAPTION, 'dog' is not"),
+        (b"fox\ta fox\n\ta dog\n", r"1 of 2 lines are CONCEPT<tab>CAPTION, 'a dog' is not"),
+        (b"fox\ta fox\ndog\ta fox\n", r"'a fox' must have one concept, got 'dog' and 'fox'"),
+    ],
+)
+def test_captions_have_one_concept_each_or_none_at_all(content: bytes, words: str, tmp_path: Path) -> None:
+    path = _file(tmp_path, content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        open_source(str(path), 0)
+    assert str(path) in str(caught.value)
+    assert "prompts.source" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_spellings_of_one_prompt_have_one_concept(tmp_path: Path) -> None:
+    """They share a prompt_id, and so are one prompt everywhere else."""
+    assert prompt_id("A  fox") == prompt_id("a fox")
+    with pytest.raises(ConfigError, match="must have one concept, got 'dog' and 'fox'"):
+        open_source(str(_file(tmp_path, b"fox\ta fox\ndog\tA  fox\n")), 0)
+
+
+def test_the_digest_changes_with_captions_and_with_concepts(tmp_path: Path) -> None:
+    contents = [
+        b"a fox\na dog",
+        b"a dog\na fox",
+        b"fox\ta fox\ndog\ta dog",
+        b"cat\ta fox\ndog\ta dog",
+        b"dog\ta fox\nfox\ta dog",
+    ]
+    digests = [TextFilePrompts(_file(tmp_path, content), 0).digest for content in contents]
+    assert len(set(digests)) == len(contents)
+    assert TextFilePrompts(_file(tmp_path, b"a fox\r\na dog\r\n"), 7).digest == digests[0]
+
+
 @given(st.integers(1, 9), st.integers(0, 100))
 def test_the_ranks_own_every_index_once(world_size: int, start: int) -> None:
     taken = []

@@ -119,6 +119,10 @@ def test_image_files_are_found_wherever_they_lie_but_the_picture_is_not_counted(
     (folder.path / "deep" / "leak.npy").write_bytes(b"x" * 5)
     (folder.path / "deep" / "picture.png").write_bytes(b"x" * 3)
     assert folder.image_bytes() == 15
+    # A tracker keeps what it is shown; that was asked for, and is no leak of the stream's.
+    (folder.tracking / "media").mkdir(parents=True)
+    (folder.tracking / "media" / "groups.png").write_bytes(b"x" * 9)
+    assert folder.image_bytes() == 15
 
 
 def test_the_identity_is_plain_json(tmp_path: Path) -> None:
@@ -136,6 +140,7 @@ def test_overwrite_deletes_only_what_a_run_writes(tmp_path: Path) -> None:
     assert (path / "thesis.tex").read_text() == "years of work"
     (path / "thesis.tex").unlink()
     (path / "encoder").mkdir()
+    (path / "tracking").mkdir()
     (path / "ledger-0.jsonl").touch()
     run_folder.prepare(path, overwrite=True, resume=False)
     assert [entry.name for entry in path.iterdir()] == ["run.json"]

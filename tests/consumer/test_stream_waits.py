@@ -12,6 +12,7 @@ from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import StarvedError
 from penstock.protocol.messages import Bye, Heartbeat, Started, Tickets, Welcome
 from penstock.protocol.rank_machine import Expectation
+from penstock.protocol.tickets import Kind
 from tests.consumer.stream_bench import MANIFEST, WAIT_S, StreamBench, until
 
 
@@ -63,7 +64,7 @@ def test_producers_that_have_left_are_missed(bench: StreamBench) -> None:
 
 
 def test_a_watch_that_knows_of_no_hope_ends_the_wait_in_its_words(bench: StreamBench) -> None:
-    stream = bench.start(watch=lambda: "all local producers have crashed")
+    stream = bench.start(watch=lambda kind: "all local producers have crashed")
     begun = time.monotonic()
     with pytest.raises(StarvedError, match="all local producers have crashed"):
         stream.get()
@@ -71,13 +72,35 @@ def test_a_watch_that_knows_of_no_hope_ends_the_wait_in_its_words(bench: StreamB
 
 
 def test_a_watch_is_not_asked_while_a_producer_is_there(bench: StreamBench) -> None:
-    stream = bench.start(watch=lambda: "all local producers have crashed")
+    stream = bench.start(watch=lambda kind: "all local producers have crashed")
     producer = bench.join(stream)
     until(lambda: stream.stats.producers == 1)
     maker = threading.Thread(target=producer.make)
     maker.start()
     assert stream.get().ticket.index == 0
     maker.join()
+
+
+def test_a_kind_without_producers_is_named_with_the_command_that_starts_one(bench: StreamBench) -> None:
+    real = Expectation(model_digest="d2", lack="no producer serves the photos: penstock produce --images photos")
+    stream = bench.start(ask=False, real=real, config={"producer_timeout_s": 0.5})
+    bench.join(stream)
+    assert stream.wait_for_engine().model_digest == "d1"
+    begun = time.monotonic()
+    command = r"no producer serves the photos: penstock produce --images photos --connect tcp://127.0.0.1:\d+$"
+    with pytest.raises(StarvedError, match=command):
+        stream.wait_for_engine(Kind.REAL)
+    assert time.monotonic() - begun < 5, "the other kind's long way to its first group is no reason to wait"
+
+
+def test_a_watch_that_gives_up_one_kind_ends_the_wait_although_the_other_is_there(bench: StreamBench) -> None:
+    def watch(kind: Kind) -> str | None:
+        return "the image producers have crashed" if kind is Kind.REAL else None
+
+    stream = bench.start(ask=False, real=Expectation(model_digest="d2"), watch=watch)
+    bench.join(stream)
+    with pytest.raises(StarvedError, match="the image producers have crashed"):
+        stream.wait_for_engine(Kind.REAL)
 
 
 # --- patience ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     """The commands that the demo launches, none of which is run; its preset is empty."""
     (tmp_path / "demo.yaml").write_text("max_steps: 5\n")
     commands: list[list[str]] = []
-    monkeypatch.setattr(demo, "_preset_dir", lambda: tmp_path)
+    monkeypatch.setattr(demo, "preset_dir", lambda: tmp_path)
     monkeypatch.setattr(demo, "run_group", lambda command: commands.append(command) or 0)
     return commands
 

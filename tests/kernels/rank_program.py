@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from penstock.consumer.objectives import StableRep
 from penstock.consumer.projection_head import ProjectionHead, ViewBatchNorm
 from penstock.kernels.backends import Backend
 from penstock.kernels.collectives import default_group, gather_counts, gather_rows
 from penstock.kernels.multipos_clip_loss import multipos_clip_loss
 from penstock.kernels.multipos_loss import multipos_loss
+from penstock.kernels.multipos_momentum_loss import multipos_momentum_loss
 from tests.kernels.peak_memory import peak_bytes
 
 WORLD_SIZE = 4
@@ -99,6 +99,18 @@ def losses_and_gradients(
     return found
 
 
+def momentum_loss_and_gradient(ranks: int, rank: int, group: dist.ProcessGroup | None) -> dict[str, Tensor]:
+    """SynCLR's loss of a rank's share, its gradient, and the collectives of each way."""
+    student = share(rows(13, 6, 8), LOSS_ROWS[ranks], rank).requires_grad_()
+    teacher, labels = (share(of_all, LOSS_ROWS[ranks], rank) for of_all in (rows(13, 6, 9), LOSS_LABELS))
+    with collectives() as forward:
+        loss = multipos_momentum_loss(student, teacher, labels, temperature=0.2, group=group, chunk_size=2)
+    with collectives() as backward:
+        (gradient,) = torch.autograd.grad(loss, student)
+    calls = [sum(each.call_count for each in way) for way in (forward, backward)]
+    return {"loss": loss.detach(), "rows": gradient, "collectives": torch.tensor(calls)}
+
+
 def losses_of_few_rows(rank: int, group: dist.ProcessGroup, backend: Backend) -> dict[str, Any]:
     """By case and loss: the loss and the sum of its gradients' absolutes, or what the ValueError says."""
     found: dict[str, Any] = {}
@@ -161,15 +173,12 @@ def batch_norm(x: Tensor, weights: Tensor) -> dict[str, Tensor]:
 
 def train(network: nn.Module, x: Tensor, prompt_ids: Tensor) -> dict[str, Any]:
     """Three steps of SGD; the first step's gradients, every loss, and the weights and buffers at the end."""
-    optimizer, objective, losses = (
-        torch.optim.SGD(network.parameters(), lr=0.5),
-        StableRep(temperature=0.3),
-        [],
-    )
+    optimizer, losses = torch.optim.SGD(network.parameters(), lr=0.5), []
+    labels = prompt_ids.repeat_interleave(NUM_VIEWS)
     gradients: list[Tensor] = []
     for _ in range(3):
         optimizer.zero_grad()
-        loss = objective(network(x), prompt_ids)
+        loss = multipos_loss(network(x), labels, temperature=0.3, group=default_group())
         loss.backward()
         gradients = gradients or [p.grad.clone() for p in network.parameters() if p.grad is not None]
         optimizer.step()
@@ -197,6 +206,7 @@ def run_rank(rank: int, folder: Path) -> None:
                 found[f"losses of {ranks}, {backend}"] = losses_and_gradients(ranks, rank, group, backend)
                 if ranks <= 2:
                     found[f"few rows of {ranks}, {backend}"] = losses_of_few_rows(rank, group, backend)
+            found[f"momentum loss of {ranks}"] = momentum_loss_and_gradient(ranks, rank, group)
             if ranks == 2:
                 found["memory"] = peaks_of_memory(rank, group)
     found["losses alone"] = losses_and_gradients(1, 0, None)

@@ -25,6 +25,7 @@ from tests.kernels.rank_program import (
     Network,
     batch_norm,
     losses_and_gradients,
+    momentum_loss_and_gradient,
     rows,
     train,
 )
@@ -77,6 +78,21 @@ def test_losses_of_ranks_equal_one_process(ranks: list[dict[str, Any]], num_rank
         elif ": rows" in name:
             # DDP divides by the world size; so do we here.
             torch.testing.assert_close(torch.cat(of_ranks) / num_ranks, value, **EXACT)
+
+
+@pytest.mark.parametrize("num_ranks", LOSS_ROWS)
+def test_the_momentum_loss_of_ranks_equals_one_process(ranks: list[dict[str, Any]], num_ranks: int) -> None:
+    expected = momentum_loss_and_gradient(1, 0, None)
+    found = [of_rank[f"momentum loss of {num_ranks}"] for of_rank in ranks[:num_ranks]]
+    assert expected["rows"].abs().sum() > 0
+    # Each rank has its share times the number of ranks: the means are the whole batch's, as DDP forms them.
+    torch.testing.assert_close(torch.stack([of_rank["loss"] for of_rank in found]).mean(), expected["loss"], **EXACT)
+    torch.testing.assert_close(torch.cat([of_rank["rows"] for of_rank in found]) / num_ranks, expected["rows"], **EXACT)
+    for of_rank, num_rows in zip(found, LOSS_ROWS[num_ranks], strict=True):
+        assert num_rows or of_rank["loss"] == 0
+        assert of_rank["rows"].shape == (num_rows, 6)
+        assert of_rank["collectives"].tolist() == [2, 0], "counts and rows; nothing of the teacher travels back"
+    assert expected["collectives"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import Images, Made, Pending
+from penstock.producer.engine import Engine, Images, Made, Pending
 from penstock.producer.service import ProducerService
 from penstock.producer.work import Work
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
@@ -85,6 +85,7 @@ class LiveRank:
         *,
         incarnation: int = 1,
         digest: str = "d1",
+        real_digest: str = "",
         others: tuple[str, ...] = (),
         **patience: Any,
     ) -> None:
@@ -95,6 +96,7 @@ class LiveRank:
             rank=0,
             endpoints=(self.socket.endpoint, *others),
             expects=Expectation(model_digest=digest),
+            real=Expectation(model_digest=real_digest) if real_digest else None,
             window_groups=10**6,
             window_bytes=1 << 40,
             patience=Patience(**{"heartbeat_s": 0.1, "lease_s": 1.0, "max_attempts": 3} | patience),
@@ -151,7 +153,7 @@ class LiveRank:
 class RunningService:
     """A service in a thread of its own."""
 
-    def __init__(self, endpoint: str, engine: StubEngine, **changes: Any) -> None:
+    def __init__(self, endpoint: str, engine: Engine, **changes: Any) -> None:
         settings: dict[str, Any] = {"name": "ann", "batch_images": BATCH_IMAGES, "trainer_timeout_s": WAIT_S}
         self.service = ProducerService(ProduceConfig(connect=endpoint, **settings | changes), engine)
         self.error: BaseException | None = None

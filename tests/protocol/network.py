@@ -14,10 +14,10 @@ from penstock.protocol.actions import Action, Buffer, Connect, Deliver, Finished
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Header, Message, Result
+from penstock.protocol.messages import Header, Message, Result, Tickets
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.rank_machine import Expectation, RankMachine
-from penstock.protocol.tickets import Attempt, Ticket
+from penstock.protocol.tickets import IMAGES, Attempt, Manifest, Ticket
 from tests.protocol.desk import hear
 from tests.protocol.samples import MANIFEST, RECIPE
 
@@ -38,9 +38,17 @@ Order = Literal["ticket", "arrival"]
 Spoil = Literal["no", "checksum", "shape", "blank", "fail"]
 
 
-def ticket_at(index: int, num_ranks: int, stand_in: int = 0) -> Ticket:
+REAL_MANIFEST = replace(MANIFEST, model="photos", model_digest="d2", backend=IMAGES)
+REAL_EVERY = 3
+"""In a run with real images, one index in so many is real."""
+REAL_PRODUCER = NUM_PRODUCERS - 1
+"""The producer that serves the real images, where there are any."""
+
+
+def ticket_at(index: int, num_ranks: int, stand_in: int = 0, *, mixed: bool = False) -> Ticket:
     """All groups of a run are equally large; a window of two of them leaves room for a hedge."""
-    recipe = replace(RECIPE, num_images=4, height=2, width=2)
+    manifest = REAL_MANIFEST if mixed and index % REAL_EVERY == 0 else MANIFEST
+    recipe = replace(RECIPE, num_images=4, height=2, width=2, model_digest=manifest.model_digest)
     return Ticket(index=index, rank=index % num_ranks, need_by_step=index // 4, stand_in=stand_in, recipe=recipe)
 
 
@@ -72,7 +80,9 @@ class Line:
 class SimRank:
     """One life of a rank, and its trainer."""
 
-    def __init__(self, number: int, num_ranks: int, life: int, order: Order, window: tuple[int, int]) -> None:
+    def __init__(
+        self, number: int, num_ranks: int, life: int, order: Order, window: tuple[int, int], *, mixed: bool
+    ) -> None:
         self.number = number
         self.machine = RankMachine(
             run_id="run",
@@ -80,6 +90,7 @@ class SimRank:
             rank=number,
             endpoints=ENDPOINTS[:num_ranks],
             expects=Expectation(),
+            real=Expectation(model_digest=REAL_MANIFEST.model_digest) if mixed else None,
             order=order,
             window_groups=window[0],
             window_bytes=window[1],
@@ -98,9 +109,9 @@ class SimRank:
 class SimProducer:
     """One life of a producer, and its engine."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, manifest: Manifest = MANIFEST) -> None:
         self.machine = ProducerMachine(
-            name=name, manifest=MANIFEST, credit_groups=CREDIT_GROUPS, credit_bytes=CREDIT_BYTES
+            name=name, manifest=manifest, credit_groups=CREDIT_GROUPS, credit_bytes=CREDIT_BYTES
         )
         self.seq = 0
         self.frozen = False
@@ -112,8 +123,11 @@ class SimProducer:
 class World:
     """Everything, and what can be done to it."""
 
-    def __init__(self, num_ranks: int, order: Order, window: tuple[int, int], num_indices: int) -> None:
+    def __init__(
+        self, num_ranks: int, order: Order, window: tuple[int, int], num_indices: int, *, mixed: bool = False
+    ) -> None:
         self.now = 0.0
+        self.mixed = mixed
         self.num_ranks, self.order, self.window = num_ranks, order, window
         self.uses: Counter[int] = Counter(range(num_indices))
         self.consumed: Counter[int] = Counter()
@@ -135,7 +149,7 @@ class World:
     # --- beginnings and ends ------------------------------------------------------------------------------------------
 
     def _new_rank(self, number: int) -> SimRank:
-        rank = SimRank(number, self.num_ranks, self._life(), self.order, self.window)
+        rank = SimRank(number, self.num_ranks, self._life(), self.order, self.window, mixed=self.mixed)
         rank.todo.extend(
             index for index in sorted((self.uses - self.consumed).elements()) if index % self.num_ranks == number
         )
@@ -152,8 +166,12 @@ class World:
         """A new process in the place of the old one, whose connections are gone."""
         for key in [key for key in self.lines if key[0] == number]:
             del self.lines[key]
-        self.producers[number] = SimProducer(f"p{number}.{self._life()}")
+        self.producers[number] = SimProducer(f"p{number}.{self._life()}", self.manifest(number))
         self.producer_acts(number, self.producers[number].machine.connect(ENDPOINTS[0]))
+
+    def manifest(self, number: int) -> Manifest:
+        """What a producer serves."""
+        return REAL_MANIFEST if self.mixed and number == REAL_PRODUCER else MANIFEST
 
     def break_line(self, producer: int, rank: int, *, noticed: bool) -> None:
         """The connection ends; the rank hears of it when it next sends, or (a half-open one) never."""
@@ -182,13 +200,18 @@ class World:
                 case Quarantine():
                     index = action.ticket.index
                     rank.stand_ins[index] += 1
-                    rank.machine.stand_in(ticket_at(index, self.num_ranks, rank.stand_ins[index]))
+                    rank.machine.stand_in(ticket_at(index, self.num_ranks, rank.stand_ins[index], mixed=self.mixed))
                 case _:
                     assert isinstance(action, Note), action
 
     def _send_down(self, rank: SimRank, action: Send) -> None:
-        for (_, number), line in self.lines.items():
+        for (producer, number), line in self.lines.items():
             if number == rank.number and line.identity == action.peer:
+                if isinstance(action.message, Tickets):
+                    asked = {ticket.recipe.model_digest for ticket in action.message.tickets}
+                    assert asked == {self.manifest(producer).model_digest}, (
+                        "a ticket goes only to its model's producers"
+                    )
                 line.down.append((Header(run="run", incarnation=rank.machine.incarnation), action.message))
                 return
         if action.peer not in self._half_open:
@@ -253,7 +276,7 @@ class World:
     def top_up(self, rank: SimRank) -> None:
         """Plan as the stream does; a second use of an index waits until the first is taken."""
         while rank.todo:
-            ticket = ticket_at(rank.todo[0], self.num_ranks)
+            ticket = ticket_at(rank.todo[0], self.num_ranks, mixed=self.mixed)
             pending = ticket.index in rank.asked and rank.asked.count(ticket.index) > rank.delivered.count(ticket.index)
             lies_there = any(other.index == ticket.index for other in rank.untaken)
             if pending or lies_there or not rank.machine.room_for(ticket.recipe.nbytes):

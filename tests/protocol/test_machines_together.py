@@ -1,9 +1,9 @@
 """One or two ranks and three producers over a simulated network, and whatever Hypothesis does to them.
 
-The four invariants of the design, after every step: every index is consumed exactly once per use planned; outstanding
+The invariants of the design, after every step: every index is consumed exactly once per use planned; outstanding
 credit equals live attempts; the bytes asked for and here stay within the cap; release is in order where order is asked
-for. And once the faults stop: everything that was planned arrives within bounded time, and no producer works for longer
-than a lease on what nobody asks of it.
+for; a ticket is only ever held by a producer of its model. And once the faults stop: everything that was planned
+arrives within bounded time, and no producer works for longer than a lease on what nobody asks of it.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from penstock.protocol.tickets import Kind
 from tests.protocol.network import (
     CREDIT_BYTES,
     CREDIT_GROUPS,
@@ -40,9 +41,10 @@ class Network(RuleBasedStateMachine):
         order=st.sampled_from(["ticket", "arrival"]),
         window_groups=st.sampled_from([1, 5, 12]),
         window_bytes=st.sampled_from([2 * GROUP_BYTES, 6 * GROUP_BYTES, 100 * GROUP_BYTES]),
+        mixed=st.booleans(),
     )
-    def begin(self, num_ranks: int, order: Order, window_groups: int, window_bytes: int) -> None:
-        self.world = World(num_ranks, order, (window_groups, window_bytes), NUM_INDICES)
+    def begin(self, num_ranks: int, order: Order, window_groups: int, window_bytes: int, mixed: bool) -> None:
+        self.world = World(num_ranks, order, (window_groups, window_bytes), NUM_INDICES, mixed=mixed)
         for _ in range(2):
             self.world.tick()
             self.world.talk()
@@ -188,6 +190,14 @@ class Network(RuleBasedStateMachine):
                 assert peer.held_bytes == sum(sizes[key.index] for key in mine) <= CREDIT_BYTES
 
     @invariant()
+    def a_ticket_is_held_only_by_producers_of_its_model(self) -> None:
+        for rank in self.world.ranks if self.world else ():
+            for entry in rank.machine._table:
+                for hold in entry.holds:
+                    manifest = rank.machine.peers[hold.holder].manifest
+                    assert manifest.model_digest == entry.ticket.recipe.model_digest
+
+    @invariant()
     def what_is_asked_for_and_here_stays_within_the_cap(self) -> None:
         for rank in self.world.ranks if self.world else ():
             untaken = sum(ticket.recipe.nbytes for ticket in rank.untaken)
@@ -201,11 +211,13 @@ class Network(RuleBasedStateMachine):
             assert rank.delivered == rank.asked[: len(rank.delivered)]
 
     def teardown(self) -> None:
-        """The faults stop. Producers that hang go on hanging, but for one where all hang."""
+        """The faults stop. Producers that hang go on hanging, but for one where all of a kind hang."""
         if self.world is None:
             return
-        if all(producer.hung for producer in self.world.producers):
-            self.world.producers[0].hung = False
+        for kind in Kind:
+            producers = [producer for producer in self.world.producers if producer.machine.manifest.kind is kind]
+            if producers and all(producer.hung for producer in producers):
+                producers[0].hung = False
         calm_since = self.world.now
         # One group after another where the window holds one. A cold start for each life of a rank. Hung producers are
         # found out one after another, by the times of before, which were as long as the faults made them.

@@ -25,7 +25,7 @@ from penstock.protocol.messages import (
     Welcome,
 )
 from penstock.protocol.rank_machine import Expectation
-from penstock.protocol.tickets import Attempt
+from penstock.protocol.tickets import Attempt, Kind
 from tests.protocol.desk import ANN, BOB, ENDPOINTS, PATIENCE, Desk, delivered, given, notes, sent
 from tests.protocol.samples import CRC32, MANIFEST, NBYTES, PIXELS
 
@@ -68,14 +68,14 @@ def test_another_model_is_refused_with_both_digests_and_its_name() -> None:
 def test_the_first_producer_pins_the_model_where_none_is_asked_for() -> None:
     desk = Desk(expects=Expectation())
     desk.join(ANN)
-    assert desk.machine.engine == MANIFEST
+    assert desk.machine.engines == {Kind.GENERATED: MANIFEST}
     assert sent(desk.hello(BOB, replace(MANIFEST, model_digest="d2")), Reject, BOB)
 
 
 def test_a_refused_producer_pins_nothing() -> None:
     desk = Desk()
     desk.hello(ANN, replace(MANIFEST, model_digest="d2"))
-    assert desk.machine.engine is None
+    assert desk.machine.engines == {}
     assert sent(desk.hello(BOB), Welcome, BOB)
 
 

@@ -30,7 +30,7 @@ def _buffer(table: TicketTable, index: int) -> list[int]:
 
 
 def _next(table: TicketTable) -> int | None:
-    entry = table.pop_planned()
+    entry = table.pop_planned({"d1"})
     if entry is None:
         return None
     table.put_back(entry)

@@ -7,7 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from penstock.consumer.knn import encode, knn_accuracy, pixel_features
+from penstock.consumer.evaluation.features import encode, pixel_features
+from penstock.consumer.evaluation.knn import knn_accuracy
 from penstock.consumer.models import build_encoder
 from penstock.kernels.augment import prepare
 from penstock.kernels.augment_recipe import AugmentRecipe

@@ -1,20 +1,27 @@
-"""The online evaluation: kNN on real handwriting that no prompt, no generator and no trainer has seen.
+"""The online evaluation: looks at the encoder during training, on real handwriting that nothing has been trained on.
 
-During training the validation scans vote for each other, renders of one scan never for a sibling, so that whoever
-stops or selects by the curve has not looked at the test scans. Those are read before and after training, and for
-the pixel floor.
+No prompt, no generator and no trainer has seen it. During training the validation scans vote for each other, renders of
+one scan never for a sibling, so that whoever stops or selects by the curve has not looked at the test scans. Those are
+read before and after training, and for the pixel floor. The same features give RankMe and the alarm for collapse.
 """
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import ViTModel
+from transformers import PreTrainedModel
 
 from penstock.consumer.config import EvaluationConfig
-from penstock.consumer.knn import encode, knn_accuracy, pixel_features
+from penstock.consumer.evaluation.collapse import CollapseAlarm
+from penstock.consumer.evaluation.features import encode, pixel_features
+from penstock.consumer.evaluation.knn import knn_accuracy
+from penstock.consumer.evaluation.rankme import Spread, spread
 from penstock.kernels.augment_recipe import AugmentRecipe
+from penstock.protocol.errors import RunError
 from penstock.toyworld.evaluation import LabelledImages, evaluation_sets
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +38,18 @@ class Labelled:
         return cls(*(torch.tensor(array) for array in (arrays.images, arrays.labels, arrays.scan_ids)))
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at an encoder in training sees, on the validation scans."""
+
+    knn: float
+    """Accuracy, each scan left out for its own renders; 0 .. 1."""
+    spread: Spread
+    """RankMe and mean cosine of the features."""
+
+
 class ToyWorldEvaluation:
-    """kNN of an encoder on held-out handwriting.
+    """An encoder on held-out handwriting.
 
     Args:
         config: k and temperature.
@@ -47,19 +64,32 @@ class ToyWorldEvaluation:
         self._queries = Labelled.of(sets.queries)
         self._raw_bank = Labelled.of(sets.raw_bank)
         self._raw_queries = Labelled.of(sets.raw_queries)
+        self._alarm = CollapseAlarm()
 
-    def validation(self, encoder: ViTModel) -> float:
-        """Accuracy among the validation scans, each left out for its own renders; 0 .. 1."""
+    def look(self, step: int, encoder: PreTrainedModel) -> Look:
+        """Look at the encoder after `step` steps; logs a warning once where its features collapse, and its end.
+
+        Raises:
+            RunError: features that are no numbers.
+        """
         features = self._features(encoder, self._bank)
-        ids = self._bank.scan_ids
-        return self._vote(features, self._bank, features, self._bank, exclude=(ids, ids))
+        if not bool(torch.isfinite(features).all()):
+            raise RunError(f"the encoder's features are no finite numbers at step {step}; lower optimizer.base_lr")
+        look = Look(knn=self._leave_one_out(features), spread=spread(features))
+        if (line := self._alarm.saw(step, look.spread)) is not None:
+            _log.warning(line)
+        return look
 
-    def test(self, encoder: ViTModel) -> float:
+    def validation(self, encoder: PreTrainedModel) -> float:
+        """Accuracy among the validation scans, each left out for its own renders; 0 .. 1."""
+        return self._leave_one_out(self._features(encoder, self._bank))
+
+    def test(self, encoder: PreTrainedModel) -> float:
         """Accuracy of rendered test scans against rendered validation scans; 0 .. 1."""
         features = self._features(encoder, self._bank), self._features(encoder, self._queries)
         return self._vote(features[0], self._bank, features[1], self._queries)
 
-    def raw_test(self, encoder: ViTModel) -> float:
+    def raw_test(self, encoder: PreTrainedModel) -> float:
         """The same on the scans merely enlarged, which no renderer has touched; 0 .. 1."""
         features = self._features(encoder, self._raw_bank), self._features(encoder, self._raw_queries)
         return self._vote(features[0], self._raw_bank, features[1], self._raw_queries)
@@ -69,8 +99,12 @@ class ToyWorldEvaluation:
         features = pixel_features(self._bank.images), pixel_features(self._queries.images)
         return self._vote(features[0], self._bank, features[1], self._queries)
 
-    def _features(self, encoder: ViTModel, data: Labelled) -> Tensor:
+    def _features(self, encoder: PreTrainedModel, data: Labelled) -> Tensor:
         return encode(encoder, data.images, self._recipe)
+
+    def _leave_one_out(self, features: Tensor) -> float:
+        ids = self._bank.scan_ids
+        return self._vote(features, self._bank, features, self._bank, exclude=(ids, ids))
 
     def _vote(
         self,

@@ -1,0 +1,134 @@
+"""What a run tells while it goes on: to the record, the progress line and the experiment trackers.
+
+Looking at a loss waits for the device, so it is done every few steps; what happens in between is counted on the device.
+"""
+
+import logging
+import math
+from typing import Self
+
+from penstock.consumer.batch import Batch
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.evaluation.online import Look
+from penstock.consumer.meter import Totals
+from penstock.consumer.record import Record
+from penstock.consumer.tracking import Tracking
+from penstock.consumer.training_step import StepLog, TrainingStep
+from penstock.protocol.errors import RunError
+from penstock.telemetry.progress import Progress, Snapshot
+
+_log = logging.getLogger(__name__)
+
+_SHOWN_GROUPS = 8
+
+
+class Reporter:
+    """Tells of one rank's steps; only that of rank 0 shows anything. A context manager.
+
+    Args:
+        config: the run's settings.
+        train_on: makes the steps, and counts those that were skipped.
+        record: of the run; written here.
+        tracking: the trackers.
+        progress: the line on the terminal; None on other ranks than 0.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train_on: TrainingStep,
+        record: Record,
+        tracking: Tracking,
+        progress: Progress | None,
+    ) -> None:
+        self._config = config
+        self._train_on = train_on
+        self._record = record
+        self._tracking = tracking
+        self._progress = progress
+        self._skipped = 0
+
+    def stepped(self, done: int, batch: Batch) -> None:
+        """`done` steps are done, the last of them on `batch`: show some of its groups where it is their turn."""
+        if not self._tracking.wants_groups(done):
+            return
+        num_groups = min(_SHOWN_GROUPS, len(batch.prompts))
+        images = batch.images.unflatten(0, (len(batch.prompts), -1))[:num_groups].cpu().numpy()
+        self._tracking.groups(list(zip(batch.prompts[:num_groups], images, strict=True)), done)
+
+    def looked(self, done: int, look: Look) -> None:
+        """The encoder was measured after `done` steps."""
+        self._record.knn.append((done, look.knn))
+        self._record.rankme.append((done, look.spread.rankme))
+        self._tracking.scalars({"eval/knn": look.knn, "eval/rankme": look.spread.rankme}, done)
+
+    def report(self, done: int, log: StepLog, totals: Totals) -> None:
+        """Tell where the run stands after `done` steps. All ranks call it; here the device is waited for.
+
+        Raises RunError where too many steps in succession were skipped.
+        """
+        losses = {name: float(loss) for name, loss in log.losses.items()}
+        self._look_at_skipped(done, losses["loss"])
+        if math.isfinite(losses["loss"]):
+            self._record.loss.append((done, losses["loss"]))
+        self._record.totals = totals
+        self._tracking.scalars(
+            {
+                **{f"train/{name}": loss for name, loss in losses.items()},
+                "train/lr": log.lr,
+                "train/grad_norm": float(log.grad_norm),
+                "train/steps_skipped": self._record.steps_skipped,
+                "stream/images_made": totals.images_made,
+                "stream/images_made_per_s": totals.made_per_s,
+                "stream/images_trained_per_s": totals.trained_per_s,
+                "stream/reuse": totals.reuse,
+                "stream/data_wait": totals.data_wait,
+                "stream/producers": totals.producers,
+            },
+            done,
+        )
+        if self._progress:
+            self._progress.update(self._snapshot(done, losses["loss"], totals))
+
+    def _snapshot(self, done: int, loss: float, totals: Totals) -> Snapshot:
+        return Snapshot(
+            step=done,
+            max_steps=self._config.max_steps,
+            images_made=totals.images_made,
+            images_trained=totals.images_trained,
+            made_per_s=totals.made_per_s,
+            trained_per_s=totals.trained_per_s,
+            reuse=totals.reuse,
+            loss=loss,
+            knn=self._record.knn[-1][1] if self._record.knn else None,
+            producers=totals.producers,
+            data_wait=totals.data_wait,
+        )
+
+    def _look_at_skipped(self, done: int, loss: float) -> None:
+        """Say how many steps changed nothing since the last look. Raises RunError where too many did in succession."""
+        skipped, last = int(self._train_on.num_skipped), int(self._train_on.num_skipped_last)
+        if last > self._config.optimizer.max_skipped_steps:
+            raise RunError(
+                f"the gradients of the last {last} steps were no finite numbers (loss {loss} at step {done}); lower "
+                "optimizer.base_lr, set optimizer.max_grad_norm, or set --mixed-precision no"
+            )
+        if skipped > self._skipped:
+            self._record.steps_skipped += skipped - self._skipped
+            _log.warning(
+                "step %d: %d of the last steps changed nothing, as their gradients were no finite numbers; %d in all",
+                *(done, skipped - self._skipped, self._record.steps_skipped),
+            )
+            self._skipped = skipped
+
+    def close(self) -> None:
+        """The steps are over."""
+        if self._progress:
+            self._progress.close()
+        self._tracking.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,73 @@
+"""Which experiment trackers a run tells of itself. Without torch: a missing package is said before it is loaded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+
+from penstock.config.rules import require
+from penstock.config.strict_yaml import did_you_mean
+from penstock.protocol.errors import ConfigError
+
+_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "aim": ("aim",),
+    "clearml": ("clearml",),
+    "comet_ml": ("comet_ml",),
+    "dvclive": ("dvclive",),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
+"""The packages, as pip names them, any of which gives Accelerate the tracker; the first is the one to install."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingConfig:
+    """Experiment trackers that Accelerate knows; see docs/tracking.md."""
+
+    trackers: tuple[str, ...] = ()
+    """Any of aim, clearml, comet_ml, dvclive, mlflow, swanlab, tensorboard, trackio, wandb; none by default."""
+    project: str = "penstock"
+    """What the trackers file the run under."""
+    images_every_steps: int = 500
+    """Steps between two sample grids of prompts with their images, for trackers that take images; 0 sends none. The
+    grids are kept: by the tracker, wherever it keeps things."""
+
+    def __post_init__(self) -> None:
+        for name in self.trackers:
+            if name not in _PACKAGES:
+                known = ", ".join(_PACKAGES)
+                raise ConfigError(f"trackers must be among {known}, got {name!r}{did_you_mean(name, _PACKAGES)}")
+        require(len(set(self.trackers)) == len(self.trackers), "trackers must name each once", self.trackers)
+        require(
+            bool(self.project)
+            and self.project.isprintable()
+            and not set(self.project) & set("/\\")
+            and self.project.strip(". ") != "",
+            "project must be a name that can be a folder's",
+            self.project,
+        )
+        require(self.images_every_steps >= 0, "images_every_steps must be >= 0", self.images_every_steps)
+
+
+def check_installed(trackers: Sequence[str]) -> None:
+    """Raise ConfigError, with what to install, where a tracker's package is missing.
+
+    Accelerate itself passes over such a tracker with a warning.
+    """
+    missing = [_PACKAGES[name][0] for name in trackers if not any(_is_installed(name) for name in _PACKAGES[name])]
+    if missing:
+        listed = " and ".join(missing)
+        raise ConfigError(f"tracking.trackers: {listed} is not installed here; run: pip install {' '.join(missing)}")
+
+
+def _is_installed(package: str) -> bool:
+    """Whether the package itself is there, and not merely a folder of its name."""
+    module = "mlflow" if package == "mlflow-skinny" else package
+    try:
+        metadata.metadata(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return find_spec(module) is not None
