@@ -12,6 +12,7 @@ Means over the seeds with 95% t-intervals; differences seed by seed. Two trainin
 `--work` holds already is not trained again, so an interrupted call goes on where it was.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any
 
 import harness
 from harness import BenchmarkError
+from paper import measures
 from paper.arms import Arm, Budget, units
 from paper.figure import draw
-from paper.measures import MEASURES, figures_of
 from paper.runs import Training, train_all
 from paper.verdict import PIXELS, RANDOM_INIT, summarise
 from rich.console import Console
@@ -30,17 +31,13 @@ from rich.table import Table
 PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "numpy", "scipy")
 
 
-def collect(arms: Sequence[Arm], seeds: Sequence[int], budget: Budget, work: Path) -> dict[str, Any]:
-    """All measures of the arms that are done for every one of `seeds`, with floors, intervals, differences and bars."""
-    figures = {arm.name: [figures_of(Training(arm, seed, budget, work)) for seed in seeds] for arm in arms}
-    first = next(iter(figures.values()))
-    measured: dict[str, Any] = {}
-    for measure in MEASURES:
-        rows = {name: [seed.after[measure] for seed in by_seed] for name, by_seed in figures.items()}
-        rows[RANDOM_INIT] = [seed.before[measure] for seed in first]
-        rows[PIXELS] = [seed.pixels[measure] for seed in first]
-        measured[measure] = summarise(rows)
-    return measured
+def collect(trainings: Sequence[Sequence[Training]], work: Path) -> dict[str, Any]:
+    """Each measure's rows with intervals, differences and bars, of trainings that are done, [arms][seeds]."""
+    rows = {by_seed[0].arm.name: [measures.of_training(training) for training in by_seed] for by_seed in trainings}
+    rows[RANDOM_INIT] = [measures.of_random_init(training) for training in trainings[0]]
+    rows[PIXELS] = [measures.of_pixels(work)] * len(trainings[0])
+    names = rows[PIXELS][0]
+    return {name: summarise({arm: [seed[name] for seed in seeds] for arm, seeds in rows.items()}) for name in names}
 
 
 def print_tables(measured: dict[str, Any]) -> None:
@@ -64,33 +61,42 @@ def _with_interval(figures: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run the benchmark. Returns the exit status."""
+    options = _options()
+    budget, seeds = Budget(num_images=options.images, num_steps=options.steps), range(options.seeds)
+    by_unit, work = units(full=options.full), options.work.absolute()
+    usage = harness.CpuUsage()
+    seconds = train_all([[Training(arm, seed, budget, work) for arm in unit] for seed in seeds for unit in by_unit])
+    others = usage.others()
+    print(f"{seconds:.0f} s of training; other processes took {others:.0%} of the CPU time", file=sys.stderr)
+    trainings = [[Training(arm, seed, budget, work) for seed in seeds] for unit in by_unit for arm in unit]
+    measured = collect(trainings, work)
+    print_tables(measured)
+    arms = [by_seed[0].arm for by_seed in trainings]
+    result = {"measured": measured, "settings": settings(arms, budget, seeds), "seconds": seconds, "others_cpu": others}
+    harness.write_json(options.json, result, PACKAGES)
+    if options.figure:
+        draw(options.figure, measured["knn"], "kNN on held-out handwriting; dots are seeds, bars 95% intervals")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    """What the user asks for. Raises BenchmarkError."""
     parser = harness.parser(__doc__)
     parser.add_argument("--full", action="store_true", help="all tables, an hour and more; else (a) alone, ten minutes")
     parser.add_argument("--quick", action="store_false", dest="full", help="(a) alone: the default")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (3)")
+    parser.add_argument("--images", type=int, default=Budget().num_images, metavar="N", help="trained on in each arm")
     parser.add_argument("--steps", type=int, default=Budget().num_steps, metavar="N", help="of each training")
     parser.add_argument("--work", type=Path, default=Path("runs/bench/paper_tables"), help="where the trainings lie")
     parser.add_argument("--figure", type=Path, metavar="PATH", help="draw the tables there, as PNG; with --full")
     options = parser.parse_args()
     if options.seeds < 1 or options.steps < 1:
         raise BenchmarkError("--seeds must be >= 1, --steps >= 1")
+    if options.images < 1 or options.images % Budget().rows_per_step:
+        raise BenchmarkError(f"--images must be a multiple of {Budget().rows_per_step}, got {options.images}")
     if options.figure and not options.full:
         raise BenchmarkError("--figure draws all tables: give --full too")
-    budget, seeds = Budget(num_steps=options.steps), range(options.seeds)
-    by_unit = units(full=options.full)
-    usage = harness.CpuUsage()
-    work = options.work.absolute()
-    seconds = train_all([[Training(arm, seed, budget, work) for arm in unit] for seed in seeds for unit in by_unit])
-    others = usage.others()
-    arms = [arm for unit in by_unit for arm in unit]
-    measured = collect(arms, seeds, budget, work)
-    print_tables(measured)
-    result = {"measured": measured, "settings": settings(arms, budget, seeds), "seconds": seconds, "others_cpu": others}
-    harness.write_json(options.json, result, PACKAGES)
-    if options.figure:
-        draw(options.figure, measured["knn"], "kNN on held-out handwriting; dots are seeds, bars 95% intervals")
-    print(f"{seconds:.0f} s of training; other processes took {others:.0%} of the CPU time", file=sys.stderr)
-    return 0
+    return options
 
 
 def settings(arms: Sequence[Arm], budget: Budget, seeds: Sequence[int]) -> dict[str, Any]:

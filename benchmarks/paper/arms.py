@@ -17,7 +17,7 @@ class Budget:
     """What every arm may spend on a seed."""
 
     num_images: int = 2048
-    """Images that are trained on. A multiple of 64: the groups of a step are an eighth of it or less."""
+    """Images that are trained on; a multiple of `rows_per_step`, so that all of a step's lanes are alike."""
     lookahead_images: int = 128
     """Images that are made beside them, because the window is never empty; never trained on."""
     rows_per_step: int = 256

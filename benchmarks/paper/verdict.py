@@ -8,8 +8,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from paper.arms import (
     CLIP,
     GROUP_SIZES,
@@ -22,6 +20,7 @@ from paper.arms import (
     with_group_size,
     with_guidance,
 )
+from penstock.telemetry.seed_interval import seed_interval
 
 RANDOM_INIT, PIXELS = "random init", "pixels"
 MARGIN = 0.05
@@ -44,11 +43,9 @@ ORDERS: Sequence[tuple[str, str, str, float]] = (
 
 def interval(values: Sequence[float]) -> list[float] | None:
     """The 95% t-interval of the mean; None where there is one value."""
-    if len(values) < 2:
-        return None
-    mean = statistics.fmean(values)
-    half = float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return [mean - half, mean + half]
+    over_seeds = seed_interval(values)
+    half = over_seeds.half_width
+    return None if half is None else [over_seeds.mean - half, over_seeds.mean + half]
 
 
 def summarise(rows: Row) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +40,11 @@ def verdict(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return _load("paper.runs", monkeypatch)
+
+
+@pytest.fixture
+def paper_tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return _load("paper_tables", monkeypatch)
 
 
 @pytest.fixture
@@ -150,6 +157,89 @@ def test_a_training_with_other_settings_is_done_again(arms: ModuleType, runs: Mo
     assert training.is_done
     assert not runs.Training(arms.SIMCLR, 3, arms.Budget(num_steps=11), tmp_path).is_done
     assert not runs.Training(arms.SIMCLR, 4, budget, tmp_path).is_done
+
+
+def _report(path: Path, knn: float) -> None:
+    """A report as `penstock evaluate` writes it, of kNN `knn` on rendered scans; other figures differ from it."""
+    names = {"toyworld, rendered": 0.0, "toyworld, raw scans": 0.1}
+    tasks = [
+        {"name": name, "knn": {"accuracy": knn + more}, "linear_probe": {"accuracy": knn + more + 0.05}}
+        for name, more in names.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"tasks": tasks}))
+
+
+def _all_trainings(arms: ModuleType, runs: ModuleType, work: Path, made: int) -> list[list[Any]]:
+    """Every arm with two seeds, as if trained and measured: kNN .5 and .7."""
+    budget = arms.Budget()
+    trainings = [[runs.Training(arm, seed, budget, work) for seed in (0, 1)] for arm in _all_arms(arms)]
+    for by_seed in trainings:
+        for training, knn in zip(by_seed, (0.5, 0.7), strict=True):
+            _report(training.run_dir / "report.json", knn)
+            (training.run_dir / "summary.json").write_text(json.dumps({"images_generated": made}))
+    for seed in (0, 1):
+        _report(work / f"seed{seed}" / "random_init" / "report.json", 0.2)
+        (work / f"seed{seed}" / "random_init" / "config.json").touch()
+    _report(work / "pixels_report.json", 0.55)
+    return trainings
+
+
+def test_the_tables_hold_four_measures_of_every_arm_and_floor_and_can_be_drawn(
+    arms: ModuleType, runs: ModuleType, paper_tables: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainings = _all_trainings(arms, runs, tmp_path, made=2048 + 128)
+    measured = paper_tables.collect(trainings, tmp_path)
+    shifts = {"knn": 0.0, "linear_probe": 0.05, "knn_raw_scans": 0.1, "linear_probe_raw_scans": 0.15}
+    assert measured.keys() == shifts.keys()
+    for measure, shift in shifts.items():
+        rows = measured[measure]["arms"]
+        assert rows.keys() == {arm.name for arm in _all_arms(arms)} | {"random init", "pixels"}
+        assert rows[arms.CLIP.name]["seeds"] == pytest.approx([0.5 + shift, 0.7 + shift])
+        assert rows["pixels"]["mean"] == pytest.approx(0.55 + shift)
+    paper_tables.print_tables(measured)
+    printed = capsys.readouterr().out
+    assert "stablerep w=2 m=4 above simclr w=2 m=4 by 5 points: +0.0%, MISSED" in printed
+    paper_tables.draw(tmp_path / "tables.png", measured["knn"], "all of it")
+    assert (tmp_path / "tables.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_arm_that_had_more_images_than_the_others_gives_no_table(
+    arms: ModuleType, runs: ModuleType, paper_tables: ModuleType, tmp_path: Path
+) -> None:
+    trainings = _all_trainings(arms, runs, tmp_path, made=2048 + 132)
+    with pytest.raises(Exception, match="2176 images were to be made, got 2180"):
+        paper_tables.collect(trainings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--seeds", "0"], "--seeds must be >= 1, --steps >= 1"),
+        (["--images", "300"], "--images must be a multiple of 256, got 300"),
+        (["--figure", "x.png"], "--figure draws all tables: give --full too"),
+    ],
+)
+def test_bad_options_are_one_line(
+    options: list[str], error: str, paper_tables: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["paper_tables.py", *options])
+    with pytest.raises(Exception, match=f"^{error}$"):
+        paper_tables.main()
+
+
+@pytest.mark.slow
+def test_the_quick_tables_run_and_do_not_train_twice(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "paper_tables.py"), "--seeds", "1", "--images", "256"]
+    command += ["--steps", "3", "--work", str(tmp_path / "work"), "--json", str(tmp_path / "tables.json")]
+    for is_again in (False, True):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr
+        assert ("stablerep w=2 m=4" in done.stderr) is not is_again
+        result = json.loads((tmp_path / "tables.json").read_text())
+        assert result["settings"]["images_generated"] == 256 + 128
+        assert 0 < result["measured"]["knn"]["arms"]["simclr w=2 m=4"]["mean"] < 1
+        assert result["measured"]["knn"]["bars"][0]["interval"] is None
 
 
 class _CountingEngine:
