@@ -42,7 +42,7 @@ def collect(trainings: Sequence[Sequence[Training]], work: Path) -> dict[str, An
 
 def print_tables(measured: dict[str, Any]) -> None:
     """Every arm with its interval, and every bar with what was measured."""
-    table = Table(title="Accuracy on held-out handwriting, mean over the seeds and 95% interval")
+    table = Table(title="Accuracy on held-out handwriting: mean over the seeds ± half of the 95% interval")
     for column in ("", *measured):
         table.add_column(column, justify="right" if column else "left")
     for name in next(iter(measured.values()))["arms"]:
@@ -51,12 +51,13 @@ def print_tables(measured: dict[str, Any]) -> None:
     for measure, by in measured.items():
         for bar in by["bars"]:
             value = bar["measured"] if "interval" not in bar else f"{bar['measured']:+.1%}"
-            print(f"{measure} ({bar['table']}) {bar['bar']}: {value}, {'met' if bar['met'] else 'MISSED'}")
+            doubt = ", within the luck of the seeds" if bar.get("clear") is False else ""
+            print(f"{measure} ({bar['table']}) {bar['bar']}: {value}, {'met' if bar['met'] else 'MISSED'}{doubt}")
 
 
 def _with_interval(figures: dict[str, Any]) -> str:
     bounds = figures["interval"]
-    return f"{figures['mean']:.1%}" + (f" ({bounds[0]:.1%} to {bounds[1]:.1%})" if bounds else "")
+    return f"{figures['mean']:.1%}" + (f" ± {100 * (bounds[1] - figures['mean']):.1f}" if bounds else "")
 
 
 def main() -> int:
@@ -66,16 +67,19 @@ def main() -> int:
     by_unit, work = units(full=options.full), options.work.absolute()
     usage = harness.CpuUsage()
     seconds = train_all([[Training(arm, seed, budget, work) for arm in unit] for seed in seeds for unit in by_unit])
-    others = usage.others()
-    print(f"{seconds:.0f} s of training; other processes took {others:.0%} of the CPU time", file=sys.stderr)
+    others = usage.others() if seconds else None
+    if others is not None:
+        print(f"{seconds:.0f} s of training; other processes took {others:.0%} of the CPU time", file=sys.stderr)
     trainings = [[Training(arm, seed, budget, work) for seed in seeds] for unit in by_unit for arm in unit]
     measured = collect(trainings, work)
     print_tables(measured)
     arms = [by_seed[0].arm for by_seed in trainings]
-    result = {"measured": measured, "settings": settings(arms, budget, seeds), "seconds": seconds, "others_cpu": others}
+    times = {"seconds_of_this_call": seconds, "others_cpu": others}
+    times["trainer_seconds"] = sum(training.summary["seconds"] for by_seed in trainings for training in by_seed)
+    result = {"measured": measured, "settings": settings(arms, budget, seeds), **times}
     harness.write_json(options.json, result, PACKAGES)
     if options.figure:
-        draw(options.figure, measured["knn"], "kNN on held-out handwriting; dots are seeds, bars 95% intervals")
+        draw(options.figure, measured)
     return 0
 
 
@@ -115,6 +119,7 @@ def settings(arms: Sequence[Arm], budget: Budget, seeds: Sequence[int]) -> dict[
                 "images_per_step": arm.groups_per_step(budget) * arm.images_per_group,
                 "views_per_image": arm.num_views,
                 "base_lr": arm.base_lr,
+                "teacher_decay": arm.teacher_decay if arm.objective == "synclr" else None,
             }
             for arm in arms
         },

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +15,8 @@ from paper.verdict import PIXELS, RANDOM_INIT
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLORS = {STABLEREP.objective: "#c2512f", SIMCLR.objective: "#2f6f9f"}
 LABELS = {STABLEREP.objective: "StableRep", SIMCLR.objective: "SimCLR"}
-DPI = 150
+DPI = 110
+PANELS = {"knn": "kNN", "linear_probe": "linear probe"}
 OBJECTIVES = {
     "SynCLR": SYNCLR.name,
     "StableRep+": STABLEREP_PLUS.name,
@@ -28,35 +29,38 @@ OBJECTIVES = {
 }
 
 
-def draw(path: Path, measured: Mapping[str, Any], title: str) -> None:
-    """Draw one measure of `verdict.summarise` as PNG; every point with its seeds and 95% interval. For `--full`."""
-    figure = Figure(figsize=(11, 3.9), layout="constrained")
+def draw(path: Path, measured: Mapping[str, Any]) -> None:
+    """Draw kNN and linear probe on rendered scans as PNG; every point with its seeds and interval. For `--full`."""
+    figure = Figure(figsize=(11, 3.6 * len(PANELS)), layout="constrained")
     FigureCanvasAgg(figure)
-    objectives, guidance, sizes = figure.subplots(1, 3, width_ratios=(1.15, 1.2, 0.9))
-    _objectives(objectives, measured["arms"])
-    _curves(guidance, measured["guidance"], "guidance scale w", "(c) guidance")
-    _curves(sizes, {STABLEREP.objective: measured["group_size"]}, "images a prompt m", "(d) m, as many images")
-    pixels = measured["arms"][PIXELS]["mean"]
-    for axes in (guidance, sizes):
-        axes.axhline(pixels, color=MUTED, linestyle=":", linewidth=1)
-        _at_right(axes, "pixels", pixels, va="top", color=MUTED)
-    guidance.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, color=INK, fontsize=10)
+    grid = figure.subplots(len(PANELS), 3, width_ratios=(1.15, 1.2, 0.9))
+    for row, (measure, title) in zip(grid, PANELS.items(), strict=True):
+        _row(*row, measured[measure], title)
+    figure.suptitle("Held-out handwriting, rendered: dots are seeds, bars 95% intervals", color=INK, fontsize=10)
     figure.savefig(path, dpi=DPI)
 
 
-def _objectives(axes: Axes, arms: Mapping[str, Any]) -> None:
+def _row(objectives: Axes, guidance: Axes, sizes: Axes, measured: Mapping[str, Any], measure: str) -> None:
+    """One measure."""
+    _objectives(objectives, measured["arms"], f"(a, b, e) objectives at w = 2, m = 4: {measure}")
+    _curves(guidance, measured["guidance"], "guidance scale w", f"(c) guidance: {measure}")
+    _curves(sizes, {STABLEREP.objective: measured["group_size"]}, "images a prompt m", "(d) m, as many images in all")
+    sizes.sharey(guidance)
+    guidance.legend(frameon=False, fontsize=8)
+
+
+def _objectives(axes: Axes, arms: Mapping[str, Any], title: str) -> None:
     names = [label for label, name in reversed(OBJECTIVES.items()) if name in arms]
     for place, label in enumerate(names):
         name = OBJECTIVES[label]
         color = COLORS.get(name.split()[0], MUTED if name in (PIXELS, RANDOM_INIT) else INK)
         _point(axes, arms[name], place, color, upright=False)
-        _at_right(axes, f"{arms[name]['mean']:.1%}", place, va="center", color=INK)
+        _at_right(axes, f"{arms[name]['mean']:.1%}", place, color=INK)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(0, 1.22)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _plain(axes, "(a, b, e) objectives, w = 2, m = 4")
+    _plain(axes, title)
 
 
 def _curves(axes: Axes, curves: Mapping[str, Any], label: str, title: str) -> None:
@@ -70,7 +74,6 @@ def _curves(axes: Axes, curves: Mapping[str, Any], label: str, title: str) -> No
         axes.set_xscale("log")
         axes.set_xticks(places, [f"{value:g}" for value in places])
         axes.minorticks_off()
-    axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel(label, color=INK)
     _plain(axes, title)
@@ -89,9 +92,9 @@ def _point(axes: Axes, figures: Mapping[str, Any], place: float, color: str, *, 
     axes.plot(*ways([figures["mean"]]), "o", color=color, markersize=5)
 
 
-def _at_right(axes: Axes, text: str, height: float, *, va: Literal["top", "center"], color: str) -> None:
+def _at_right(axes: Axes, text: str, height: float, *, color: str) -> None:
     where = ("axes fraction", "data")
-    axes.annotate(text, (0.99, height), xycoords=where, ha="right", va=va, fontsize=8, color=color)
+    axes.annotate(text, (0.99, height), xycoords=where, ha="right", va="center", fontsize=8, color=color)
 
 
 def _plain(axes: Axes, title: str) -> None:

@@ -26,7 +26,7 @@ Figures = Mapping[str, float]
 
 def of_training(training: Training) -> Figures:
     """The figures of a training that is done. Raises BenchmarkError where its images were not those of the budget."""
-    made = json.loads((training.run_dir / "summary.json").read_text())["images_generated"]
+    made = training.summary["images_generated"]
     if made != training.budget.num_generated:
         raise BenchmarkError(f"{training.run_dir}: {training.budget.num_generated} images were to be made, got {made}")
     return _measure(str(training.run_dir / "encoder"), training.run_dir / _REPORT)

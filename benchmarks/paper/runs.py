@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import harness
 from harness import BenchmarkError
@@ -54,6 +55,11 @@ class Training:
         except FileNotFoundError:
             return False
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run said of itself; once it is done."""
+        return dict(json.loads((self.run_dir / "summary.json").read_text()))
+
     def run(self, processes: harness.Processes, endpoint: str) -> None:
         """Train; whatever the folder held before is gone. Raises BenchmarkError."""
         unfinished = self.run_dir.with_name(self.run_dir.name + ".unfinished")
@@ -69,12 +75,15 @@ class Training:
 
 
 def train_all(units: Sequence[Sequence[Training]]) -> float:
-    """Do what is not done, a unit's trainings one after another on one producer. Returns the seconds that it took.
+    """Do what is not done, a unit's trainings one after another on one producer.
 
+    Returns the seconds that it took; 0 where nothing was left to do.
     Raises BenchmarkError with the first that fails; the others of its slot are not begun.
     """
     started = time.monotonic()
     to_do = [unit for unit in units if not all(training.is_done for training in unit)]
+    if not to_do:
+        return 0.0
     with tempfile.TemporaryDirectory(prefix="penstock-paper-") as folder, ThreadPoolExecutor(NUM_SLOTS) as pool:
         processes = harness.Processes(Path(folder))
         local = threading.local()

@@ -78,14 +78,18 @@ def _differences(rows: Row) -> dict[str, Any]:
 
 
 def _curve(rows: Row, names: Mapping[float, str]) -> dict[str, Any] | None:
-    """Where the curve is highest, for the mean and for each seed; None where a point of it is missing."""
+    """Where the curve is highest, for the mean and for each seed, and how far above its ends, seed by seed.
+
+    None where a point of it is missing.
+    """
     if not all(name in rows for name in names.values()):
         return None
     points = {f"{value:g}": _mean(rows[name]) for value, name in names.items()}
     seeds = range(len(rows[next(iter(names.values()))]))
     by_seed = [max(names, key=lambda value: rows[names[value]][seed]) for seed in seeds]
     best = max(names, key=lambda value: statistics.fmean(rows[names[value]]))
-    return {"points": points, "best": best, "best_by_seed": by_seed}
+    ends = {f"{end:g}": _difference(rows, names[best], names[end]) for end in (min(names), max(names))}
+    return {"points": points, "best": best, "best_by_seed": by_seed, "best_above_ends": ends}
 
 
 def _bars(rows: Row) -> list[dict[str, Any]]:
