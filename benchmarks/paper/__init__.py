@@ -1,0 +1,1 @@
+"""The parts of `paper_tables.py`: what is compared, how it runs, what comes of it."""
