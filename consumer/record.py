@@ -28,8 +28,7 @@ class Record:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Record":
-        """From `to_json`; a checkpoint from before there was `rankme` has none. Raises TypeError or KeyError."""
-        value = {"rankme": [], **value}
+        """From `to_json`. Raises TypeError or KeyError where that is not what it is."""
         curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn", "rankme")}
         totals = Totals(**{**value["totals"], "groups_by_uses": tuple(value["totals"]["groups_by_uses"])})
         return cls(**{**value, **curves, "totals": totals})

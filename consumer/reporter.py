@@ -7,10 +7,13 @@ import logging
 import math
 from typing import Self
 
+from accelerate import Accelerator
+
 from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation.online import Look
 from penstock.consumer.meter import Totals
+from penstock.consumer.ranks import sum_over_ranks
 from penstock.consumer.record import Record
 from penstock.consumer.tracking import Tracking
 from penstock.consumer.training_step import StepLog, TrainingStep
@@ -27,6 +30,7 @@ class Reporter:
 
     Args:
         config: the run's settings.
+        accelerator: of this process.
         train_on: makes the steps, and counts those that were skipped.
         record: of the run; written here.
         tracking: the trackers.
@@ -36,12 +40,14 @@ class Reporter:
     def __init__(
         self,
         config: TrainConfig,
+        accelerator: Accelerator,
         train_on: TrainingStep,
         record: Record,
         tracking: Tracking,
         progress: Progress | None,
     ) -> None:
         self._config = config
+        self._accelerator = accelerator
         self._train_on = train_on
         self._record = record
         self._tracking = tracking
@@ -69,7 +75,9 @@ class Reporter:
 
         Raises RunError where too many steps in succession were skipped.
         """
-        losses = {name: float(loss) for name, loss in log.losses.items()}
+        # Of some objectives a rank knows its own share alone.
+        total = sum_over_ranks(self._accelerator, [float(loss) for loss in log.losses.values()])
+        losses = {name: loss / self._accelerator.num_processes for name, loss in zip(log.losses, total, strict=True)}
         self._look_at_skipped(done, losses["loss"])
         if math.isfinite(losses["loss"]):
             self._record.loss.append((done, losses["loss"]))

@@ -180,7 +180,7 @@ class Trainer:
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
         self._stack.enter_context(tracking)
         progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
-        return Reporter(config, self._train_on, self._record, tracking, progress)
+        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
 
     def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""

@@ -98,7 +98,7 @@ STABLEREP = Arm()
 SIMCLR = Arm(objective="simclr", num_views=2, base_lr=8e-3)
 STABLEREP_PLUS = Arm(objective="stablerep+")
 CLIP = Arm(objective="clip", base_lr=2e-3)
-SYNCLR = Arm(objective="synclr", base_lr=8e-3, teacher_decay=0.9)
+SYNCLR = Arm(objective="synclr", teacher_decay=0.9)
 SUPERVISED = Arm(objective="supervised")
 
 
