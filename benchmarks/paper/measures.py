@@ -27,8 +27,9 @@ Figures = Mapping[str, float]
 def of_training(training: Training) -> Figures:
     """The figures of a training that is done. Raises BenchmarkError where its images were not those of the budget."""
     made = training.summary["images_generated"]
-    if made != training.budget.num_generated:
-        raise BenchmarkError(f"{training.run_dir}: {training.budget.num_generated} images were to be made, got {made}")
+    least, most = training.budget.num_images, training.budget.num_generated
+    if not least <= made <= most:  # a very short run ends before its window is full
+        raise BenchmarkError(f"{training.run_dir}: {least} to {most} images were to be made, got {made}")
     return _measure(str(training.run_dir / "encoder"), training.run_dir / _REPORT)
 
 
