@@ -18,12 +18,12 @@ LABELS = {STABLEREP.objective: "StableRep", SIMCLR.objective: "SimCLR"}
 DPI = 110
 PANELS = {"knn": "kNN", "linear_probe": "linear probe"}
 OBJECTIVES = {
-    "SynCLR": SYNCLR.name,
     "StableRep+": STABLEREP_PLUS.name,
     "StableRep": STABLEREP.name,
     "supervised": SUPERVISED.name,
     "CLIP": CLIP.name,
     "SimCLR": SIMCLR.name,
+    "SynCLR": SYNCLR.name,
     "pixels": PIXELS,
     "random init": RANDOM_INIT,
 }
