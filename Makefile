@@ -49,6 +49,7 @@ test: setup  ## all tests that need no GPU, the quick half of the faults among t
 
 faults: setup  ## every fault on real processes, and the table of what was seen; at most fifteen minutes
 	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=1500
+	@$(ONE_THREAD) $(PY) -m pytest -q -m long tests/integration --session-timeout=600
 
 lint: setup  ## style, format and types
 	@.venv/bin/ruff check .

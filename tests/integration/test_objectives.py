@@ -63,7 +63,7 @@ def test_every_objective_trains_in_parts_and_keeps_the_average(name: str, tmp_pa
         assert all(equal) is same, kept
 
 
-@pytest.mark.parametrize("name", ["stablerep+", "synclr"])
+@pytest.mark.parametrize("name", ["synclr", pytest.param("stablerep+", marks=pytest.mark.long)])
 def test_a_run_that_was_killed_ends_in_the_weights_of_one_that_was_not(name: str, tmp_path: Path) -> None:
     options = ["--objective.name", name, "--order", "ticket", "--max-steps", "40", "--checkpoint-every-steps", "5"]
     options += ["--optimizer.ema-decay", "0.9", "--optimizer.warmup-steps", "2", "--model.drop-path", "0.2"]
@@ -82,7 +82,7 @@ def test_a_run_that_was_killed_ends_in_the_weights_of_one_that_was_not(name: str
         assert digests[0] == digests[1], file
 
 
-@pytest.mark.parametrize("every", ["1000", "5"])
+@pytest.mark.parametrize("every", ["5", pytest.param("1000", marks=pytest.mark.long)])
 def test_a_rate_that_breaks_the_weights_ends_the_run_in_one_line_and_spares_the_last_good_checkpoint(
     every: str, tmp_path: Path
 ) -> None:
