@@ -90,6 +90,7 @@ class LiveRank:
         **patience: Any,
     ) -> None:
         self.socket = RankSocket(endpoint)
+        self.recipe = replace(RECIPE, model_digest=digest)
         self.machine = RankMachine(
             run_id="run",
             incarnation=incarnation,
@@ -107,7 +108,7 @@ class LiveRank:
 
     def plan(self, *indices: int) -> None:
         for index in indices:
-            self.machine.plan(Ticket(index=index, rank=0, recipe=RECIPE))
+            self.machine.plan(Ticket(index=index, rank=0, recipe=self.recipe))
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WAIT_S
