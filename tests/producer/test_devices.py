@@ -113,7 +113,7 @@ def test_producers_do_not_outlive_a_parent_that_is_killed(open_rank: OpenRank, s
 
 
 def test_producers_that_the_trainer_refuses_are_not_started_again(open_rank: OpenRank, start: StartFleet) -> None:
-    work = Work(open_rank, digest="another")
+    work = Work(open_rank, digest="a0")
     fleet = start(work.rank.socket.endpoint)
     work.until(lambda: not fleet.alive)
     assert fleet.end() == 1
