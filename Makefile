@@ -44,8 +44,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole way of the data on this machine, in minutes; results in runs/demo
 	@.venv/bin/penstock demo --overwrite
 
-test: setup  ## all tests that need no GPU, the quick half of the faults among them; about five minutes
-	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=1500
+test: setup  ## all tests that need no GPU, the quick half of the faults among them; a quarter of an hour
+	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=1650
 
 faults: setup  ## every fault on real processes, and the table of what was seen; at most fifteen minutes
 	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=1500
