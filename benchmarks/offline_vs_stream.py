@@ -30,8 +30,8 @@ from baselines.offline import CLAIMS, IMAGES, train_config
 from harness import BenchmarkError
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t as student_t
 
+from penstock.telemetry.seed_interval import seed_interval
 from penstock.telemetry.summary import Summary
 
 RUN_S = 300.0
@@ -170,15 +170,6 @@ def compare(seed: int, steps: int) -> dict[str, Any]:
     return {"seed": seed, "stream": streamed, "offline": stored, "speedup": stored["seconds"] / streamed["seconds"]}
 
 
-def interval(values: Sequence[float]) -> list[float] | None:
-    """The 95% t-interval of the mean; None where there is one value."""
-    if len(values) < 2:
-        return None
-    mean = statistics.fmean(values)
-    half = float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return [mean - half, mean + half]
-
-
 def summarise(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
     """Medians of times and bytes, means of kNN with their intervals, and the seeds' own figures."""
 
@@ -190,7 +181,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
 
     knn = {way: of(way, "knn") for way in WAYS}
     differences = [ours - theirs for ours, theirs in zip(knn["stream"], knn["offline"], strict=True)]
-    bounds = interval(differences)
+    bounds = seed_interval(differences).bounds
     speedup = statistics.median(row["speedup"] for row in rows)
     others = max(max(of(way, "others_cpu")) for way in WAYS)
     return {
@@ -201,8 +192,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
         "knn_offline": statistics.fmean(knn["offline"]),
         "knn_difference": statistics.fmean(differences),
         "knn_difference_interval": bounds,
-        "knn_stream_interval": interval(knn["stream"]),
-        "knn_offline_interval": interval(knn["offline"]),
+        "knn_stream_interval": seed_interval(knn["stream"]).bounds,
+        "knn_offline_interval": seed_interval(knn["offline"]).bounds,
         "bytes_on_disk_stream": median("stream", "bytes_on_disk"),
         "bytes_on_disk_offline": median("offline", "bytes_on_disk"),
         "generation_seconds_offline": median("offline", "generation_seconds"),

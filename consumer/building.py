@@ -1,5 +1,7 @@
 """From settings to what learns: the network, its tokenizer, its optimizer and the learning rate of every step."""
 
+from itertools import count
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,16 +20,12 @@ from penstock.consumer.tokenizer import CaptionTokenizer, open_tokenizer
 from penstock.consumer.vit_sizes import EncoderSizes, encoder_sizes, is_vit
 from penstock.protocol.errors import ConfigError
 
-_TOKENIZER_CAPTIONS = 20_000
-"""From how many of the run's first captions its own tokenizer is made."""
-
 
 def build_tokenizer(config: TrainConfig, prompts: PromptSource) -> CaptionTokenizer | None:
     """The tokenizer of the text tower; None where the objective reads no text. Raises ConfigError."""
     if not config.objective.reads_text:
         return None
-    captions = (prompts.prompt(index) for index in range(_TOKENIZER_CAPTIONS))
-    return open_tokenizer(config.text.tokenizer, captions, config.text.max_tokens)
+    return open_tokenizer(config.text.tokenizer, map(prompts.prompt, count()), config.text.max_tokens)
 
 
 def build_network(config: TrainConfig, prompts: PromptSource, tokenizer: CaptionTokenizer | None) -> Network:

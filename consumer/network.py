@@ -54,7 +54,8 @@ class Network(nn.Module):
             targets: of the rows.
         """
         texts = None if token_ids is None else self.encode_texts(token_ids)
-        return self.losses(self.encode(pixel_values), texts, self.teach(pixel_values), targets)
+        teacher = None if self.teacher is None else self.teach(pixel_values)
+        return self.losses(self.encode(pixel_values), texts, teacher, targets)
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Features `[n, hidden]` of pixels `[n, 3, S, S]`."""
@@ -67,10 +68,10 @@ class Network(nn.Module):
         return encode_text(self.text_tower, token_ids)
 
     @torch.no_grad()
-    def teach(self, pixel_values: Tensor) -> Tensor | None:
-        """The teacher's features `[n, hidden]`; None where there is no teacher."""
+    def teach(self, pixel_values: Tensor) -> Tensor:
+        """The teacher's features `[n, hidden]` of pixels `[n, 3, S, S]`."""
         if self.teacher is None:
-            return None
+            raise ValueError("this network has no teacher")
         return image_feature(self.teacher.module, pixel_values)
 
     def losses(

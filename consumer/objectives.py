@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,8 @@ def build_objective(
     Raises ValueError for `supervised` without concepts.
     """
 
-    def image_contrast(positives: str) -> ImageContrast:
-        by_image = positives == "image"
-        head = build_head(model, hidden_size)
-        return ImageContrast(head, positives="image" if by_image else "prompt", temperature=config.temperature)
+    def image_contrast(positives: Literal["prompt", "image"]) -> ImageContrast:
+        return ImageContrast(build_head(model, hidden_size), positives=positives, temperature=config.temperature)
 
     def language_contrast() -> LanguageContrast:
         return LanguageContrast(LanguageHead(hidden_size, text.hidden_size, text.out_size))

@@ -26,7 +26,7 @@ _SHOWN_GROUPS = 8
 
 
 class Reporter:
-    """Tells of one rank's steps; only that of rank 0 shows anything. A context manager.
+    """Tells of one rank's steps; only that of rank 0 shows anything. A context manager, which closes what it is given.
 
     Args:
         config: the run's settings.

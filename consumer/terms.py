@@ -39,7 +39,7 @@ class Targets:
     prompt_ids: Tensor
     """`[G]`."""
     sample_ids: Tensor
-    """`[G, m]`: names an image in the whole run."""
+    """`[G, m]`: names an image in the whole run. May be on the host: to send it waits, and few terms read it."""
     concepts: Tensor
     """`[G]`: class of each group's prompt, -1 where it has none."""
 
@@ -88,7 +88,7 @@ class ImageContrast(nn.Module):
             labels = targets.prompt_ids.repeat_interleave(num_images * num_views)
             embeddings = self.head(rows, num_images * num_views)
         else:
-            labels = targets.sample_ids.flatten().repeat_interleave(num_views)
+            labels = targets.sample_ids.to(rows.device).flatten().repeat_interleave(num_views)
             embeddings = self.head(rows, num_views)
         return multipos_loss(embeddings, labels, temperature=self.temperature, group=default_group())
 

@@ -24,7 +24,7 @@ OWN = "own"
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _MAX_VOCABULARY = 4096
-_MAX_CAPTIONS = 1 << 16
+_MAX_CAPTIONS = 20_000
 """Captions that the vocabulary is learnt from, at most: about two seconds."""
 _CACHED_CAPTIONS = 1 << 16
 
@@ -102,7 +102,7 @@ def open_tokenizer(name: str, captions: Iterable[str], max_tokens: int) -> Capti
 
     Args:
         name: `own`, learnt from `captions`; else a folder or an id on the hub, such as `openai/clip-vit-base-patch32`.
-        captions: read only for `own`, and no more than the first 65,536 of them.
+        captions: read only for `own`, and no more than the first 20,000 of them.
         max_tokens: start and end token included.
 
     Raises:
@@ -117,7 +117,7 @@ def open_tokenizer(name: str, captions: Iterable[str], max_tokens: int) -> Capti
 def _load(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name)
-    except Exception as error:
+    except Exception as error:  # the library in Rust raises Exception itself for a file that it cannot read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"cannot be loaded ({reason}); name a tokenizer's folder, an id on the hub, or {OWN}"

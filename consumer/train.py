@@ -178,8 +178,7 @@ class Trainer:
     def _open_reporter(self, first_step: int) -> Reporter:
         config = self._config
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
-        self._stack.enter_context(tracking)
-        progress = self._stack.enter_context(Progress()) if self._accelerator.is_main_process else None
+        progress = Progress() if self._accelerator.is_main_process else None
         return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
 
     def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:

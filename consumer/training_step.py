@@ -76,7 +76,7 @@ class TrainingStep:
     def __call__(self, batch: Batch, step: int) -> StepLog:
         """Train on the batch of optimizer step `step`."""
         views = self._augment(batch)
-        targets = Targets(batch.prompt_ids, batch.sample_ids.to(views.device), batch.concepts)
+        targets = Targets(batch.prompt_ids, batch.sample_ids, batch.concepts)
         if self._num_parts == 1:
             losses = self._model(views, batch.token_ids, targets)
             self._accelerator.backward(losses["loss"])
@@ -118,8 +118,9 @@ class TrainingStep:
         if token_ids is not None:
             texts = CachedFeatures(network.encode_texts, token_ids, self._num_parts, autocast)
         with autocast():
-            taught = [network.teach(part) for part in views.chunk(self._num_parts)] if network.teacher else []
-            teacher = torch.cat([rows for rows in taught if rows is not None]) if taught else None
+            teacher = None
+            if network.teacher is not None:
+                teacher = torch.cat([network.teach(part) for part in views.chunk(self._num_parts)])
             losses = network.losses(images.features, texts.features if texts else None, teacher, targets)
         self._accelerator.backward(losses["loss"])
         images.backward()

@@ -21,6 +21,11 @@ class SeedInterval:
     """Half of the 95% interval; None for one seed, which says nothing of the spread."""
     num_seeds: int
 
+    @property
+    def bounds(self) -> list[float] | None:
+        """Where the interval begins and ends; None for one seed."""
+        return None if self.half_width is None else [self.mean - self.half_width, self.mean + self.half_width]
+
 
 def seed_interval(values: Sequence[float]) -> SeedInterval:
     """Mean and interval of one value a seed. Raises ValueError where there is none."""

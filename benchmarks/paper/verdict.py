@@ -43,9 +43,7 @@ ORDERS: Sequence[tuple[str, str, str, float]] = (
 
 def interval(values: Sequence[float]) -> list[float] | None:
     """The 95% t-interval of the mean; None where there is one value."""
-    over_seeds = seed_interval(values)
-    half = over_seeds.half_width
-    return None if half is None else [over_seeds.mean - half, over_seeds.mean + half]
+    return seed_interval(values).bounds
 
 
 def summarise(rows: Row) -> dict[str, Any]:
