@@ -25,9 +25,8 @@ def build_tokenizer(config: TrainConfig, prompts: PromptSource) -> CaptionTokeni
     """The tokenizer of the text tower; None where the objective reads no text. Raises ConfigError."""
     if not config.objective.reads_text:
         return None
-    return open_tokenizer(
-        config.text.tokenizer, (prompts.prompt(index).text for index in count()), config.text.max_tokens
-    )
+    captions = (prompts.prompt(index).text for index in count())
+    return open_tokenizer(config.text.tokenizer, captions, config.text.max_tokens)
 
 
 def build_network(config: TrainConfig, prompts: PromptSource, tokenizer: CaptionTokenizer | None) -> Network:
