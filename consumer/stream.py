@@ -53,6 +53,12 @@ class Group:
     producer: str
     manifest: Manifest
     """What made it; equal manifests promise equal bits."""
+    candidates: tuple[int, ...] = ()
+    """Which of the recipe's candidates the images are; empty for the first m."""
+    num_made: int = 0
+    """Candidates that were made and scored; 0 where no filter chose."""
+    crc32: int = 0
+    """CRC-32 of the frame as it was sent; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
