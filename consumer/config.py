@@ -18,7 +18,7 @@ from penstock.protocol.limits import (
     MAX_INFERENCE_STEPS,
     MAX_NAME_LENGTH,
 )
-from penstock.protocol.tickets import check_guidance, check_native_size, is_digest
+from penstock.protocol.tickets import check_guidance, check_native_size, check_scale, is_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,8 @@ class GeneratorConfig:
             f"images_per_group must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.images_per_group,
         )
-        check_guidance(self.guidance_scale, self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
+        check_scale("guidance_scale", self.guidance_scale, require)
+        check_guidance(self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
