@@ -104,11 +104,12 @@ class _Runs:
         # Exponent and 7 bits of the fraction; a logarithm's last bits are not the same everywhere.
         fraction, exponent = np.frexp(weights)
         bin_N = (exponent.astype(np.int32) << 7) + (fraction * 128).astype(np.int32)
-        taken = np.flatnonzero(weights > 0).astype(np.uint32)
-        self.rows: NDArray[np.uint32] = taken[np.lexsort((bin_N[taken], codes[taken]))]
+        rows = _by_concept(codes, np.flatnonzero(weights > 0))
+        if np.any((np.diff(codes[rows]) == 0) & (np.diff(bin_N[rows]) != 0)):
+            rows = rows[np.lexsort((bin_N[rows], codes[rows]))]
+        self.rows: NDArray[np.uint32] = rows
         """uint32 [N']: the rows that are ever to come, run by run."""
-        codes, bin_N = codes[self.rows], bin_N[self.rows]
-        begins = np.append(True, (codes[1:] != codes[:-1]) | (bin_N[1:] != bin_N[:-1]))
+        begins = np.append(True, (np.diff(codes[rows]) != 0) | (np.diff(bin_N[rows]) != 0))
         self.starts: NDArray[np.uint64] = np.flatnonzero(begins).astype(np.uint64)
         """uint64 [R]: where each run begins in `rows`."""
         self.sizes: NDArray[np.uint64] = np.diff(self.starts, append=np.uint64(len(self.rows)))
@@ -122,3 +123,10 @@ class _Runs:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+
+def _by_concept(codes: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The rows, ordered by concept and within it by themselves: uint32. Sorts numbers, four times as fast as places."""
+    keys = (codes[rows].astype(np.uint64) << np.uint64(32)) | rows.astype(np.uint64)
+    keys.sort()
+    return keys.astype(np.uint32)
