@@ -22,15 +22,16 @@ from penstock.consumer.ledger_schema import (
     one_line,
     open_for_writing,
     pack,
+    pack_scales,
     read_marks,
     transaction,
 )
 from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.tickets import Manifest, Recipe, prompt_id
 
-PER_GROUP = ("prompt", "seed")
-"""What of a recipe stands in its group's own row; the rest is shared by many."""
-_SHARED = tuple(field.name for field in fields(Recipe) if field.name not in PER_GROUP)
+_PER_GROUP = ("prompt", "seed", "guidance_scales")
+"""What of a recipe may be any group's own; the rest is shared by many."""
+_SHARED = tuple(field.name for field in fields(Recipe) if field.name not in _PER_GROUP)
 _shared = attrgetter(*_SHARED)
 
 _KNOWN = 1 << 18
@@ -66,7 +67,7 @@ class Ledger:
                 raise
         self._engines: dict[str, tuple[Manifest, int]] = {}
         """By a producer's name what it was when it was last met, and its row."""
-        self._recipes: dict[Hashable, int] = {}
+        self._recipes: dict[Hashable, tuple[int, tuple[float, ...]]] = {}
         self._group_rows: dict[int, int] = {}
         """By global index, those used last at the end."""
         self._quarantined: list[Quarantined] = []
@@ -85,12 +86,13 @@ class Ledger:
         """
         ticket = group.ticket
         recipe = ticket.recipe
+        shared, shared_scales = self._recipe(recipe)
         row = self._append(
             "groups",
             ticket.index,
             self._number("prompts", recipe.prompt, lambda: (prompt_id(recipe.prompt), recipe.prompt)),
             recipe.seed,
-            self._recipe(recipe),
+            shared,
             self._producer(group.producer, group.manifest),
             self._number("concepts", concept, lambda: (concept,)) if concept else None,
             group.crc32,
@@ -98,7 +100,7 @@ class Ledger:
             ticket.stand_in,
             group.num_made,
             pack(group.candidates) if group.candidates else None,
-            None,
+            None if recipe.guidance_scales == shared_scales else pack_scales(recipe.guidance_scales),
         )
         _remember(self._group_rows, ticket.index, row)
 
@@ -166,11 +168,13 @@ class Ledger:
         _remember(known, key, number)
         return number
 
-    def _recipe(self, recipe: Recipe) -> int:
+    def _recipe(self, recipe: Recipe) -> tuple[int, tuple[float, ...]]:
+        """The row of what the recipe shares with others, and the guidance scales that stand there: the first met."""
         key = _shared(recipe)
         if key not in self._recipes:
-            text = json.dumps(dict(zip(_SHARED, key, strict=True)), sort_keys=True)
-            self._recipes[key] = self._number("recipes", text, lambda: (text,))
+            scales = recipe.guidance_scales
+            text = json.dumps(dict(zip(_SHARED, key, strict=True), guidance_scales=scales), sort_keys=True)
+            self._recipes[key] = self._number("recipes", text, lambda: (text,)), scales
         return self._recipes[key]
 
     def _producer(self, name: str, manifest: Manifest) -> int:

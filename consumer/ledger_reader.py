@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.ledger_schema import FILES, one_line, open_for_reading, unpack
+from penstock.consumer.ledger_schema import FILES, one_line, open_for_reading, unpack, unpack_scales
 from penstock.consumer.schedule import images_of_use
 from penstock.protocol.errors import RunError
 from penstock.protocol.tickets import Manifest, Recipe, normalise_prompt, prompt_id
@@ -306,6 +306,12 @@ class _File:
         guidance: bytes | None,
     ) -> LedgerGroup:
         name, manifest = self._producer(producer)
+        shared = self._recipe(recipe)
+        if guidance:
+            shared = shared | {"guidance_scales": unpack_scales(guidance)}
+        made = Recipe(**shared, prompt=prompt, seed=seed)
+        if candidates:
+            made = made.choose(unpack(candidates))
         return LedgerGroup(
             index=index,
             rank=self.rank,
@@ -313,7 +319,7 @@ class _File:
             stand_in=stand_in,
             crc32=crc32,
             num_made=num_made,
-            recipe=Recipe(**self._recipe(recipe), prompt=prompt, seed=seed),
+            recipe=made,
             producer=name,
             manifest=manifest,
             concept=concept or "",
@@ -321,8 +327,9 @@ class _File:
         )
 
     def _read_recipe(self, row: int) -> dict[str, Any]:
-        recipe: dict[str, Any] = json.loads(self.rows("SELECT recipe FROM recipes WHERE id = ?", (row,))[0][0])
-        return recipe
+        ((text,),) = self.rows("SELECT recipe FROM recipes WHERE id = ?", (row,))
+        recipe: dict[str, Any] = json.loads(text)
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
 
     def _read_producer(self, row: int) -> tuple[str, Manifest]:
         query = "SELECT name, manifests.manifest FROM producers JOIN manifests ON manifests.id = producers.manifest"

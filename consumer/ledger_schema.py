@@ -210,6 +210,16 @@ def unpack(packed: bytes) -> list[int]:
     return numbers
 
 
+def pack_scales(scales: Sequence[float]) -> bytes:
+    """Guidance scales, packed in thousandths: a recipe's are multiples of 0.001."""
+    return pack([round(1000 * scale) for scale in scales])
+
+
+def unpack_scales(packed: bytes) -> tuple[float, ...]:
+    """The guidance scales that `pack_scales` has packed."""
+    return tuple(number / 1000 for number in unpack(packed))
+
+
 def _key(table: str) -> str:
     return TABLES[table][0].partition(" ")[0]
 

@@ -21,6 +21,10 @@ class Captions(Protocol):
     def concepts(self) -> tuple[str, ...]:
         """Names of their classes; none where they have no concepts."""
 
+    @property
+    def concept_codes(self) -> NDArray[np.int32] | None:
+        """int32 [N]: the concept of each, a place in `concepts`, or -1; None where they have no concepts."""
+
     def __len__(self) -> int: ...
 
     def caption(self, row: int) -> Prompt:
@@ -38,17 +42,17 @@ class ListedCaptions:
 
     def __init__(self, texts: Sequence[str], digest: str, names: Sequence[str] = ()) -> None:
         self._texts = texts
-        self._names = names
         self.digest = digest
         self.concepts = tuple(sorted(set(names)))
-        self._place = {name: place for place, name in enumerate(self.concepts)}
+        place = {name: place for place, name in enumerate(self.concepts)}
+        self.concept_codes = np.array([place[name] for name in names], dtype=np.int32) if names else None
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def caption(self, row: int) -> Prompt:
         """The caption in a row."""
-        return Prompt(self._texts[row], self._place[self._names[row]] if self._names else -1)
+        return Prompt(self._texts[row], -1 if self.concept_codes is None else int(self.concept_codes[row]))
 
 
 class ShuffledCaptions:
@@ -74,6 +78,12 @@ class ShuffledCaptions:
     def concepts(self) -> tuple[str, ...]:
         """Of the captions."""
         return self._captions.concepts
+
+    @property
+    def num_without_concept(self) -> int:
+        """Captions that have none, where others do."""
+        codes = self._captions.concept_codes
+        return 0 if codes is None else int(np.count_nonzero(codes < 0))
 
     def prompt(self, index: int) -> Prompt:
         """What stands at `index`; index // N is the epoch."""

@@ -46,7 +46,7 @@ class TicketWriter:
             prompt=prompt,
             seed=group_seed(self._seed, prompt_id(prompt), _source_index(index, stand_in)),
             num_images=self._generator.images_per_group,
-            guidance_scale=self._generator.guidance_scale,
+            guidance_scales=(self._generator.guidance_scale,),
             guidance_rescale=self._generator.guidance_rescale,
             guidance_start=self._generator.guidance_start,
             guidance_stop=self._generator.guidance_stop,

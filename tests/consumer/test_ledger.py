@@ -35,7 +35,7 @@ def a_group(
         prompt=prompt,
         seed=group_seed(0, prompt_id(prompt), index),
         num_images=4,
-        guidance_scale=2.0,
+        guidance_scales=(2.0,),
         num_inference_steps=8,
         scheduler="default",
         height=8,
@@ -260,7 +260,8 @@ def test_a_killed_writer_leaves_every_step_whole(run_dir: Path) -> None:
         assert writer.stdout
         heard = [writer.stdout.readline().split() for _ in range(rng.randrange(1, 90))]
         writer.send_signal(signal.SIGKILL)
-        heard += [line.split() for line in writer.communicate()[0].splitlines() if line]
+        heard += [line.split() for line in writer.stdout if line.endswith("\n")]
+        writer.wait()
         done = max(int(step) for word, step in heard if word == "step")
         rows = dict(_rows(path, "SELECT step, last_group FROM steps"))
         assert done < len(rows) <= done + 2, "what was said to be done is there, and at most what was begun"
