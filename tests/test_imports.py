@@ -55,7 +55,7 @@ EXCEPTIONS: dict[str, set[str]] = {
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
 knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images."""
 
-EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil"}
+EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil", "numpy"}
 """What `deploy` may import as its modules load."""
 
 STANDARD = set(sys.stdlib_module_names)

@@ -1,0 +1,109 @@
+"""A ledger in memory, of groups that a real engine made: what the verbs on recorded runs are tried on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from penstock.producer.__main__ import open_engine
+from penstock.producer.config import ProduceConfig
+from penstock.producer.engine import make
+from penstock.protocol.checksum import crc32
+from penstock.protocol.image_codec import encode_images
+from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed, prompt_id
+from penstock.toyworld.captions import Captioner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedGroup:
+    """As the ledger's reader gives it."""
+
+    index: int
+    recipe: Recipe
+    manifest: Manifest
+    crc32: int = 0
+    rank: int = 0
+    attempt: int = 0
+    stand_in: int = 0
+    num_made: int = 0
+    producer: str = "local-0"
+    concept: str = ""
+    first_step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedUse:
+    """As the ledger's reader gives it."""
+
+    group: RecordedGroup
+    echo: int
+    images: tuple[int, ...]
+
+
+class RecordedLedger:
+    """Groups in memory; step s uses those at `used[s]`, two images of each."""
+
+    def __init__(self, groups: Sequence[RecordedGroup], used: Sequence[Sequence[int]]) -> None:
+        self._groups = {group.index: group for group in groups}
+        self._used = used
+        self.num_groups = len(groups)
+        self.steps = range(len(used))
+
+    def groups(
+        self, *, step: int | None = None, index: int | None = None, prompt: str | None = None
+    ) -> Iterator[RecordedGroup]:
+        for group in self._groups.values():
+            if index in (None, group.index) and prompt in (None, group.recipe.prompt):
+                yield group
+
+    def uses(self, step: int) -> list[RecordedUse]:
+        echo = [sum(index in earlier for earlier in self._used[:step]) for index in self._used[step]]
+        return [
+            RecordedUse(self._groups[index], times, (0, self._groups[index].recipe.num_images - 1))
+            for index, times in zip(self._used[step], echo, strict=True)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+
+def recipe(prompt: str, index: int, model_digest: str, num_images: int = 3) -> Recipe:
+    return Recipe(
+        prompt=prompt,
+        seed=group_seed(0, prompt_id(prompt), index),
+        num_images=num_images,
+        guidance_scale=2.5,
+        num_inference_steps=2,
+        scheduler="default",
+        height=32,
+        width=32,
+        model_digest=model_digest,
+    )
+
+
+def toy_groups(num: int, jpeg_quality: int | None = None) -> list[RecordedGroup]:
+    """Groups of the shipped tiny model as a producer would have made and summed them, a batch of their own each."""
+    engine = open_engine(ProduceConfig(device="cpu", dtype="float32", batch_images=8, decode_images=4, threads=1))
+    engine.load()
+    manifest = engine.manifest
+    if jpeg_quality is not None:
+        from importlib.metadata import version
+
+        versions = manifest.versions | {"simplejpeg": version("simplejpeg")}
+        manifest = replace(manifest, codec=f"jpeg-{jpeg_quality}", versions=versions)
+    captions = Captioner(0)
+    groups = []
+    for index in range(num):
+        caption = captions.prompt(index)
+        ticket = Ticket(index=index, rank=0, recipe=recipe(caption.text, index, manifest.model_digest))
+        (images,) = make(engine, [ticket])
+        checksum = crc32(encode_images(images, jpeg_quality).payload)
+        groups.append(
+            RecordedGroup(
+                index=index, recipe=ticket.recipe, manifest=manifest, crc32=checksum, concept=str(caption.digit)
+            )
+        )
+    return groups
