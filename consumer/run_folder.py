@@ -29,7 +29,7 @@ LOCK = "run.lock"
 
 _OWN = re.compile(
     r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
-    r"|(image-)?producer-\d+\.log|tracking"
+    r"|(image-)?producer-\d+\.log|tracking|audit"
 )
 """What a run writes; nothing else is ever deleted."""
 

@@ -51,7 +51,9 @@ def main(argv: Sequence[str]) -> int:
         labelled = all(group.concept for group in _groups(ledger, first, last, options.limit))
         state = begin_or_go_on(options.out / STATE, options.out, _settings(options, ledger, first, last))
         if state.finished:
-            print(f"{options.out} is complete: {counted(state.num_samples, 'image')} in {counted(state.num_shards, 'shard')}")
+            print(
+                f"{options.out} is complete: {counted(state.num_samples, 'image')} in {counted(state.num_shards, 'shard')}"
+            )
             return 0
         groups = islice(_groups(ledger, first, last, options.limit), state.num_groups, None)
         total = _num_groups(ledger, first, last, options.limit)
@@ -144,9 +146,7 @@ def _settings(
     }
 
 
-def _write(
-    options: "argparse.Namespace", state: ExportState, writer: SampleWriter, remade: "Iterator[Remade]"
-) -> None:
+def _write(options: "argparse.Namespace", state: ExportState, writer: SampleWriter, remade: "Iterator[Remade]") -> None:
     """Fill shard after shard; what is whole is noted, so that the next try begins after it. Raises ConfigError."""
     num_groups = num_samples = 0
     try:

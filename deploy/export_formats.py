@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -240,5 +239,3 @@ FORMATS: Mapping[str, Callable[..., SampleWriter]] = {
     "parquet": ParquetWriter,
 }
 """By name: takes the data set's folder, the codec (`png`, `jpeg`) and its quality, and whether samples have classes."""
-
-

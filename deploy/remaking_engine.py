@@ -44,9 +44,7 @@ def find_engine(manifest: Manifest, choice: EngineChoice) -> "ProduceConfig":
         images, split = _find_images(manifest, choice)
         return ProduceConfig(images=images, images_split=split, batch_images=manifest.batch_images)
     if manifest.backend == _PACED:
-        return ProduceConfig(
-            backend=_PACED, batch_images=manifest.batch_images, paced_images_per_s=_FAST_IMAGES_PER_S
-        )
+        return ProduceConfig(backend=_PACED, batch_images=manifest.batch_images, paced_images_per_s=_FAST_IMAGES_PER_S)
     device, is_same = _find_device(manifest, choice.device)
     settings: dict[str, Any] = {
         "model": _find_model(manifest, choice.model),

@@ -78,7 +78,9 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     configure_logging("replay")
     with open_ledger(options.run) as ledger, open_remaker(options) as remaker:
-        wanted = list(_of_step(ledger, options.step) if options.step is not None else _of_indices(ledger, options.index))
+        wanted = list(
+            _of_step(ledger, options.step) if options.step is not None else _of_indices(ledger, options.index)
+        )
         shown, tally = _remake(wanted, remaker)
         num_images = sum(len(each.images) for each in wanted)
         title = f"step {options.step}" if options.step is not None else f"groups of {options.run.resolve().name}"
@@ -129,7 +131,9 @@ def _of_indices(ledger: "LedgerReader", indices: Sequence[int]) -> Iterator[Want
     for index in indices:
         found = list(ledger.groups(index=index))
         if not found:
-            raise ConfigError(f"--index {index} is not in the ledger, which holds {counted(ledger.num_groups, 'group')}")
+            raise ConfigError(
+                f"--index {index} is not in the ledger, which holds {counted(ledger.num_groups, 'group')}"
+            )
         for group in found:
             yield Wanted(group, tuple(range(group.recipe.num_images)), f"group {index} · step {group.first_step}")
 

@@ -60,7 +60,9 @@ class _Cell:
         return max(self.picture.shape[0], (len(self.lines) + 1) * _LINE_PX)
 
 
-def draw_sheet(title: str, subtitle: str, groups: Sequence[SheetGroup], *, is_wrong: bool = False) -> npt.NDArray[np.uint8]:
+def draw_sheet(
+    title: str, subtitle: str, groups: Sequence[SheetGroup], *, is_wrong: bool = False
+) -> npt.NDArray[np.uint8]:
     """The groups in order, down the first column, then the next.
 
     Args:
@@ -142,7 +144,9 @@ class _Sheet:
         self._figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(self._figure)  # no window, no global state
 
-    def write(self, left: int, baseline: int, text: str, *, size: float, color: str = INK, weight: str = "normal") -> None:
+    def write(
+        self, left: int, baseline: int, text: str, *, size: float, color: str = INK, weight: str = "normal"
+    ) -> None:
         """One line of text."""
         # parse_math: a price in a caption is no formula.
         self._figure.text(

@@ -11,7 +11,7 @@ from penstock.producer.engine import make
 from penstock.protocol.checksum import crc32
 from penstock.protocol.image_codec import encode_images
 from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed, prompt_id
-from penstock.toyworld.captions import Captioner
+from penstock.toyworld.captions import DIGIT_WORDS, Captioner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,9 @@ class RecordedLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
 
@@ -103,7 +105,7 @@ def toy_groups(num: int, jpeg_quality: int | None = None) -> list[RecordedGroup]
         checksum = crc32(encode_images(images, jpeg_quality).payload)
         groups.append(
             RecordedGroup(
-                index=index, recipe=ticket.recipe, manifest=manifest, crc32=checksum, concept=str(caption.digit)
+                index=index, recipe=ticket.recipe, manifest=manifest, crc32=checksum, concept=DIGIT_WORDS[caption.digit]
             )
         )
     return groups
