@@ -1,4 +1,4 @@
-"""`penstock audit`: what prompts asked for against what images show, group by group, and how the encoder does on each."""
+"""`penstock audit`: what prompts asked for against what images show, and how the encoder does on each group."""
 
 import sys
 import time

@@ -1,6 +1,4 @@
-"""What an audit looks for: attributes with their values, the words by which a prompt names them, and the texts by which
-a scorer finds them in an image.
-"""
+"""What an audit looks for: attributes, whose values prompts name by words and scorers find in images by texts."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

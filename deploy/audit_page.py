@@ -1,4 +1,4 @@
-"""An audit as one HTML page: no script, nothing from elsewhere, pictures in it, readable by day, by night and on a phone."""
+"""An audit as one HTML page: pictures in it, nothing from elsewhere, readable by day, by night and on a phone."""
 
 import base64
 import html
@@ -41,7 +41,8 @@ main { max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
 h1 { font-size: 26px; margin: 8px 0 4px; } h2 { font-size: 19px; margin: 0; }
 p { margin: 6px 0; } .muted { color: var(--muted); } .small { font-size: 13px; }
 .facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 16px 0; padding: 0; }
-.facts div { min-width: 96px; } .facts dt { color: var(--muted); font-size: 13px; } .facts dd { margin: 0; font-size: 20px; }
+.facts div { min-width: 96px; } .facts dt { color: var(--muted); font-size: 13px; }
+.facts dd { margin: 0; font-size: 20px; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px; margin: 20px 0; }
 ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 3px 0; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 10px 0 4px; font-size: 13px; color: var(--muted); }
@@ -230,7 +231,7 @@ def _method(report: AuditReport) -> str:
     parts = ["Groups are the images of one prompt, made together; a use is a step that trained on a group."]
     if report.num_images:
         parts += [
-            f"{report.num_sampled_groups:,} groups were drawn evenly (seed {report.seed}) and made again from the ledger.",
+            f"{report.num_sampled_groups:,} groups were drawn evenly (seed {report.seed}) and made again.",
             f"Each image shows the value whose text the scorer {_text(report.scorer)} "
             f"({_text(report.scorer_digest[:12])}) matches best: its errors are in these figures.",
             f"Intervals are {CONFIDENCE:.0%}, by a bootstrap over groups; of many values some lie outside by luck. "

@@ -1,4 +1,4 @@
-"""How the trained encoder does on each class and group of labelled images, beside how often the prompts asked for it."""
+"""How the trained encoder does on each class and group of labelled images."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -51,9 +51,8 @@ def main(argv: Sequence[str]) -> int:
         labelled = all(group.concept for group in _groups(ledger, first, last, options.limit))
         state = begin_or_go_on(options.out / STATE, options.out, _settings(options, ledger, first, last))
         if state.finished:
-            print(
-                f"{options.out} is complete: {counted(state.num_samples, 'image')} in {counted(state.num_shards, 'shard')}"
-            )
+            what = f"{counted(state.num_samples, 'image')} in {counted(state.num_shards, 'shard')}"
+            print(f"{options.out} is complete: {what}")
             return 0
         groups = islice(_groups(ledger, first, last, options.limit), state.num_groups, None)
         total = _num_groups(ledger, first, last, options.limit)

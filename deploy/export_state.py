@@ -1,4 +1,4 @@
-"""How far an export has come, kept beside its shards, so that one that was stopped goes on and no other mixes with it."""
+"""How far an export has come, kept beside its shards, so that one that was stopped goes on."""
 
 import dataclasses
 import json
