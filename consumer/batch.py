@@ -8,7 +8,7 @@ import torch
 
 from penstock.consumer.reservoir import Use
 from penstock.protocol.limits import MAX_IMAGES_PER_GROUP
-from penstock.protocol.tickets import prompt_id
+from penstock.protocol.tickets import Ticket, prompt_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Batch:
 class Reader:
     """What a batch says of its captions."""
 
-    concept: Callable[[str], int] = lambda prompt: -1
-    """Class of a prompt, -1 where it has none."""
+    concept: Callable[[Ticket], int] = lambda ticket: -1
+    """Class of a ticket's prompt, -1 where it has none."""
     tokenize: Callable[[Sequence[str]], torch.Tensor] | None = None
     """Captions to int64 [G, L]; None where nothing reads them."""
 
@@ -97,6 +97,6 @@ def collate(
         echoes=torch.tensor([use.echo for use in uses]).repeat_interleave(num_images),
         indices=tuple(ticket.index for ticket in tickets),
         prompts=tuple(prompts),
-        concepts=torch.tensor([reader.concept(prompt) for prompt in prompts]),
+        concepts=torch.tensor([reader.concept(ticket) for ticket in tickets]),
         token_ids=reader.tokenize(prompts) if reader.tokenize else None,
     )

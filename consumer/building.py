@@ -14,7 +14,7 @@ from penstock.consumer.network import Network
 from penstock.consumer.objectives import build_objective
 from penstock.consumer.optimizer import CosineSchedule, build_optimizer
 from penstock.consumer.positions import start_from_sincos
-from penstock.consumer.prompts import PromptSource
+from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.text_tower import build_text_tower
 from penstock.consumer.tokenizer import CaptionTokenizer, open_tokenizer
 from penstock.consumer.vit_sizes import EncoderSizes, encoder_sizes, is_vit
@@ -25,7 +25,8 @@ def build_tokenizer(config: TrainConfig, prompts: PromptSource) -> CaptionTokeni
     """The tokenizer of the text tower; None where the objective reads no text. Raises ConfigError."""
     if not config.objective.reads_text:
         return None
-    return open_tokenizer(config.text.tokenizer, map(prompts.prompt, count()), config.text.max_tokens)
+    captions = (prompts.prompt(index).text for index in count())
+    return open_tokenizer(config.text.tokenizer, captions, config.text.max_tokens)
 
 
 def build_network(config: TrainConfig, prompts: PromptSource, tokenizer: CaptionTokenizer | None) -> Network:

@@ -18,7 +18,7 @@ from penstock.protocol.limits import (
     MAX_INFERENCE_STEPS,
     MAX_NAME_LENGTH,
 )
-from penstock.protocol.tickets import check_guidance, check_native_size, is_digest
+from penstock.protocol.tickets import check_guidance, check_native_size, check_scale, is_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,27 @@ class PromptsConfig:
     source: str = "toyworld"
     """`toyworld`: captions of handwritten digits; or the path of a text file with one caption a line, which a concept
     and a tab may precede."""
+    concepts: str = ""
+    """Path of a list of concepts, one a line, other spellings after `|`: those that the captions name are found."""
+    balance: Literal["natural", "sqrt", "uniform", "metaclip", "counts"] = "natural"
+    """How often concepts come. `natural`: as the captions hold them. `sqrt`: by the square root of that. `uniform`:
+    equally. `metaclip`: captions are kept as MetaCLIP's curation does. `counts`: as `balance_counts` says."""
+    balance_count: int = 20_000
+    """t of `metaclip`: concepts of fewer captions keep them all. Lower is flatter. The original had 20,000 for 400 million
+    captions."""
+    balance_counts: str = ""
+    """Path of CONCEPT<tab>NUMBER lines: the shares, in any unit, for balance counts. Concepts beside them do not come."""
+
+    def __post_init__(self) -> None:
+        self._check_balance()
+
+    def _check_balance(self) -> None:
+        require(self.balance_count >= 1, "prompts.balance_count must be >= 1", self.balance_count)
+        require(
+            (self.balance == "counts") == bool(self.balance_counts),
+            "prompts.balance counts goes with prompts.balance_counts, and none without the other",
+            (self.balance, self.balance_counts),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +90,8 @@ class GeneratorConfig:
             f"images_per_group must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.images_per_group,
         )
-        check_guidance(self.guidance_scale, self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
+        check_scale("guidance_scale", self.guidance_scale, require)
+        check_guidance(self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",

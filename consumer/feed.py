@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from penstock.consumer.batch import NO_READER, Batch, Reader, collate
 from penstock.consumer.feed_state import Entered, FeedState, Kept
-from penstock.consumer.prompts import TicketWriter
+from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.schedule import Order, images_of_use
 from penstock.consumer.stream import Group, GroupStream, Quarantined

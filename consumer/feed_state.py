@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
-from penstock.consumer.prompts import owned_indices
+from penstock.consumer.ownership import owned_indices
 from penstock.consumer.reuse import Usage
 
 

@@ -13,7 +13,8 @@ from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.prefetch import Prefetcher
-from penstock.consumer.prompts import PromptSource, TicketWriter
+from penstock.consumer.prompts.source import PromptSource
+from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.schedule import Share, open_order
@@ -134,9 +135,10 @@ def open_batches(
         capacity_groups=config.capacity_groups,
         policy=config.reservoir.reuse_policy,
     )
+    writer = TicketWriter(prompts, config, model_digest)
     feed = Feed(
         stream=stream,
-        writer=TicketWriter(prompts, config, model_digest),
+        writer=writer,
         order=open_order(config.order, share),
         reservoir=Reservoir(capacity_groups=share.capacity, policy=share.policy),
         state=state,
@@ -144,6 +146,6 @@ def open_batches(
         seed=config.seed,
         images_per_use=config.images_per_use,
         pin_memory=device.type == "cuda",
-        reader=Reader(prompts.concept, tokenize),
+        reader=Reader(writer.concept, tokenize),
     )
     return Prefetcher(feed, ledger, device, steps, keeps_state)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
-from penstock.consumer.prompts import MixedPrompts, PromptSource, check_concepts, open_source
+from penstock.consumer.prompts.mixed import MixedPrompts
+from penstock.consumer.prompts.opening import check_concepts, check_gaps, open_source
+from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
@@ -50,7 +52,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         )
     check_installed(config.tracking.trackers)
     check_name(config.model.name)
-    prompts = open_source(config.prompts.source, config.seed)
+    prompts = open_source(config.prompts, config.seed, tell=_log.info if rank == 0 else _log.debug)
+    check_gaps(prompts, config)
     real = open_real_images(config)
     if real is not None:
         prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)

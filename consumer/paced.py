@@ -28,7 +28,7 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.prefetch import Prefetcher
-from penstock.consumer.prompts import open_source
+from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.stream import GroupStream
 from penstock.protocol.errors import ConfigError, StarvedError
@@ -165,7 +165,7 @@ def main(argv: Sequence[str]) -> int:
         digest = wait_for_fleet(config, stream)
         batches = open_batches(
             config,
-            open_source(config.prompts.source, config.seed),
+            open_source(config.prompts, config.seed),
             stream,
             stack.enter_context(open_ledger(config, folder, rank, world_size, digest)),
             digest,

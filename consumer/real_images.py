@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from penstock.consumer.config import RealConfig, TrainConfig
 from penstock.consumer.local_fleet import real_arguments
-from penstock.consumer.prompts import CaptionList
+from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.imagesets.imageset import ImageSet
 from penstock.imagesets.opening import open_imageset
 from penstock.protocol.errors import ConfigError
@@ -26,7 +26,7 @@ _LACKS_GENERATOR = "no producer generates images: penstock produce"
 class RealImages:
     """A run's set of real images."""
 
-    prompts: CaptionList
+    prompts: ShuffledCaptions
     """Its captions; their digest is the set's."""
     lack: str
     """What to say where no producer serves it."""
@@ -55,19 +55,20 @@ def open_real_images(config: TrainConfig) -> RealImages | None:
     if len(captions) < len(images):
         left_out = len(images) - len(captions)
         _log.warning("%s: %d images have no caption, or one that is too long, and are left out", images.name, left_out)
-    return RealImages(CaptionList(captions, images.digest, config.seed, _concepts(images, rows)), _lack(real))
+    listed = ListedCaptions(captions, images.digest, _concepts(images, rows))
+    return RealImages(ShuffledCaptions(listed, config.seed), _lack(real))
 
 
-def _concepts(images: ImageSet, rows: Sequence[int]) -> dict[int, str]:
-    """The class of every caption by `prompt_id`; none where images have no classes or a caption stands in two."""
+def _concepts(images: ImageSet, rows: Sequence[int]) -> list[str]:
+    """The class of every caption; none where images have no classes or a caption stands in two."""
     if images.labels is None:
-        return {}
+        return []
     found: dict[int, str] = {}
     for row in rows:
         name = images.classes[images.labels[row]]
         if found.setdefault(prompt_id(images.captions[row]), name) != name:
-            return {}
-    return found
+            return []
+    return [images.classes[images.labels[row]] for row in rows]
 
 
 def lack_of_generator(config: TrainConfig) -> str:

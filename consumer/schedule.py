@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from penstock.consumer.feed_state import FeedState
-from penstock.consumer.prompts import owned_indices
+from penstock.consumer.ownership import owned_indices
 from penstock.consumer.reuse import ReusePolicy, Usage
 
 

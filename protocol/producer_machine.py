@@ -34,13 +34,13 @@ from penstock.protocol.messages import (
 )
 from penstock.protocol.tickets import Attempt, Manifest, Recipe, Ticket
 
-_OWN = ("prompt", "seed", "num_images")
+_OWN = ("prompt", "seed", "num_images", "candidates")
 """What every ticket of a batch has for itself."""
 _shared = attrgetter(*(field.name for field in fields(Recipe) if field.name not in _OWN))
 
 
 def same_recipe(ticket: Ticket) -> Hashable:
-    """All of the recipe but prompt, seed and num_images: where it is equal, any engine can make tickets together."""
+    """All of the recipe but what is each ticket's own: where it is equal, any engine can make tickets together."""
     shared: Hashable = _shared(ticket.recipe)
     return shared
 
@@ -153,8 +153,27 @@ class ProducerMachine:
             actions.append(Send(peer, Started(attempts=attempts)))
         return batch, actions
 
-    def finish(self, held: HeldTicket, images: CodedImages, crc32: int, seconds: float, now: float) -> list[Action]:
-        """Send a finished group as soon as its link has room, unless its rank has gone or begun another life."""
+    def finish(
+        self,
+        held: HeldTicket,
+        images: CodedImages,
+        crc32: int,
+        seconds: float,
+        now: float,
+        *,
+        candidates: tuple[int, ...] = (),
+        num_made: int = 0,
+    ) -> list[Action]:
+        """Send a finished group as soon as its link has room, unless its rank has gone or begun another life.
+
+        Args:
+            held: its ticket.
+            images: as they travel.
+            crc32: of their frame.
+            seconds: its share of the batch's.
+            now: the time.
+            candidates, num_made: what a filter chose, as in `Result`.
+        """
         if not self._drop_running(held):
             return []
         ticket = held.ticket
@@ -164,6 +183,8 @@ class ProducerMachine:
             shape=ticket.recipe.shape,
             codec=images.codec,
             sizes=images.sizes,
+            candidates=candidates,
+            num_made=num_made,
             crc32=crc32,
             seconds=seconds,
         )

@@ -37,13 +37,14 @@ def produce(plan: dict[str, Any]) -> None:
     produce_config = load_config(ProduceConfig, flags, preset_dir=presets, prog="offline", description="")
 
     from baselines.disk import write_group
-    from penstock.consumer.prompts import TicketWriter, open_source
+    from penstock.consumer.prompts.opening import open_source
+    from penstock.consumer.prompts.writer import TicketWriter
     from penstock.producer.__main__ import open_engine
     from penstock.producer.engine import make
 
     engine = open_engine(produce_config)
     engine.load()
-    writer = TicketWriter(open_source(config.prompts.source, config.seed), config, engine.manifest.model_digest)
+    writer = TicketWriter(open_source(config.prompts, config.seed), config, engine.manifest.model_digest)
     folder = Path(plan["folder"])
     per_batch = max(1, produce_config.batch_images // config.generator.images_per_group)
     for indices in _claimed(folder / CLAIMS, plan["num_groups"], per_batch):
@@ -70,14 +71,14 @@ def train(plan: dict[str, Any]) -> None:
     from baselines.disk import loader
     from penstock.consumer.building import build_adamw, build_network, build_schedule
     from penstock.consumer.evaluation.online import ToyWorldEvaluation
-    from penstock.consumer.prompts import open_source
+    from penstock.consumer.prompts.opening import open_source
     from penstock.consumer.terms import Targets
     from penstock.consumer.train import precision
 
     config, folder = train_config(plan["flags"]), Path(plan["folder"])
     accelerator = Accelerator(mixed_precision=precision(config.mixed_precision))
     set_seed(config.seed)
-    network = build_network(config, open_source(config.prompts.source, config.seed), None)
+    network = build_network(config, open_source(config.prompts, config.seed), None)
     model, optimizer = accelerator.prepare(network, build_adamw(config, network))
     schedule = build_schedule(config)
 

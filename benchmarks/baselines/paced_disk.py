@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from baselines.disk import DiskGroups, Epochs, Sample, write_group
 from penstock.consumer.config import GeneratorConfig, TrainConfig
-from penstock.consumer.prompts import TicketWriter, open_source
+from penstock.consumer.prompts.toyworld import ToyWorldPrompts
+from penstock.consumer.prompts.writer import TicketWriter
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import make
 from penstock.producer.paced_engine import MODEL_DIGEST, PacedEngine
@@ -51,7 +52,7 @@ def generate(share: Share) -> None:
     """Make the groups of a share one after another, at the pace, and write them."""
     engine = PacedEngine(ProduceConfig(paced_images_per_s=share.images_per_s, batch_images=share.num_images))
     generator = GeneratorConfig(images_per_group=share.num_images, height=share.side, width=share.side)
-    writer = TicketWriter(open_source("toyworld", 0), TrainConfig(generator=generator), MODEL_DIGEST)
+    writer = TicketWriter(ToyWorldPrompts(0), TrainConfig(generator=generator), MODEL_DIGEST)
     for index in range(share.first, share.num_groups, share.stride):
         ticket = writer.write(index, rank=0, need_by_step=0)
         write_group(Path(share.folder), index, ticket.recipe.prompt, make(engine, [ticket])[0])

@@ -29,7 +29,7 @@ RECIPE = Recipe(
     prompt="a red fox",
     seed=7,
     num_images=3,
-    guidance_scale=2.0,
+    guidance_scales=(2.0,),
     num_inference_steps=8,
     scheduler="default",
     height=4,
@@ -112,7 +112,9 @@ def test_a_reader_says_what_the_captions_are_and_in_the_order_of_the_groups() ->
         asked.append(list(prompts))
         return torch.tensor([[len(prompt), 3] for prompt in prompts])
 
-    batch = collate(uses, _all(uses), pin_memory=False, reader=Reader(["a fox", "a dog", "A  DOG"].index, tokenize))
+    batch = collate(
+        uses, _all(uses), pin_memory=False, reader=Reader(lambda ticket: {9: 1, 4: 0, 7: 2}[ticket.index], tokenize)
+    )
     assert batch.concepts.tolist() == [1, 0, 2]
     assert asked == [["a dog", "a fox", "A  DOG"]], "captions as they are written, in one call"
     assert batch.token_ids is not None

@@ -13,7 +13,8 @@ from penstock.consumer import building
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.config import PromptsConfig, TrainConfig
 from penstock.consumer.network import Network
-from penstock.consumer.prompts import PromptSource, check_concepts, open_source
+from penstock.consumer.prompts.opening import check_concepts, open_source
+from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.protocol.errors import ConfigError
 from tests.consumer.tiny_training import OBJECTIVES, tiny_config
@@ -25,7 +26,7 @@ torch.set_num_threads(1)
 def captions(tmp_path: Path) -> PromptSource:
     path = tmp_path / "captions.txt"
     path.write_text("fox\ta red fox\ndog\ta dog in snow\nfox\ta fox at night\n")
-    return open_source(str(path), 0)
+    return open_source(PromptsConfig(source=str(path)), 0)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -51,7 +52,7 @@ def test_a_network_has_the_towers_and_averages_that_are_asked_for(name: str, cap
 def test_supervised_learns_a_class_for_every_concept_of_the_captions(captions: PromptSource) -> None:
     network = build_network(tiny_config("supervised"), captions, None)
     assert network.objective.terms["classes"].classifier.out_features == 2
-    toyworld = build_network(tiny_config("supervised"), open_source("toyworld", 0), None)
+    toyworld = build_network(tiny_config("supervised"), open_source(PromptsConfig(), 0), None)
     assert toyworld.objective.terms["classes"].classifier.out_features == 10
 
 
@@ -63,12 +64,12 @@ def test_supervised_without_concepts_is_one_line_that_says_what_to_write(
     path.write_text(text)
     config = replace(tiny_config("supervised"), prompts=PromptsConfig(source=str(path)))
     with pytest.raises(ConfigError) as caught:
-        check_concepts(open_source(str(path), 0), config)
+        check_concepts(open_source(PromptsConfig(source=str(path)), 0), config)
     assert f"objective supervised needs prompts of at least 2 concepts, got {number}" in str(caught.value)
     assert f"write CONCEPT<tab>CAPTION in each line of {path}, or choose another objective.name" in str(caught.value)
     assert "\n" not in str(caught.value)
-    check_concepts(open_source(str(path), 0), tiny_config("stablerep"))
-    check_concepts(open_source("toyworld", 0), config)
+    check_concepts(open_source(PromptsConfig(source=str(path)), 0), tiny_config("stablerep"))
+    check_concepts(open_source(PromptsConfig(), 0), config)
 
 
 def test_equal_seeds_give_equal_weights_and_the_average_costs_no_draw(captions: PromptSource) -> None:

@@ -8,13 +8,13 @@ from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import GeneratorConfig, RealConfig, TrainConfig
 from penstock.consumer.engines import expected
 from penstock.consumer.feed_state import FeedState
-from penstock.consumer.prompts import CaptionList
+from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.consumer.real_images import RealImages
 from penstock.consumer.record import Record
 from penstock.protocol.errors import RunError
 from penstock.protocol.rank_machine import Expectation
 
-PHOTOS = RealImages(CaptionList(["a fox"], "d2", 0, {}), "no photos")
+PHOTOS = RealImages(ShuffledCaptions(ListedCaptions(["a fox"], "d2"), 0), "no photos")
 
 
 def _config(fraction: float, **changes: Any) -> TrainConfig:

@@ -19,7 +19,8 @@ from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState, Kept, merge
 from penstock.consumer.ledger import Ledger, read_steps
 from penstock.consumer.prefetch import Prefetcher
-from penstock.consumer.prompts import TicketWriter, open_source
+from penstock.consumer.prompts.toyworld import ToyWorldPrompts
+from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.schedule import Share, images_of_use, open_order
@@ -123,7 +124,7 @@ def _feed(
     )
     feed = Feed(
         stream=_Stream(order, window, seed, poison),  # type: ignore[arg-type]
-        writer=TicketWriter(open_source("toyworld", 0), config, "d1"),
+        writer=TicketWriter(ToyWorldPrompts(0), config, "d1"),
         order=open_order(order, share),
         reservoir=Reservoir(capacity_groups=share.capacity, policy=share.policy),
         state=state,

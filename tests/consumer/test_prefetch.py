@@ -19,7 +19,8 @@ from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.prefetch import Prefetcher
-from penstock.consumer.prompts import TicketWriter, open_source
+from penstock.consumer.prompts.toyworld import ToyWorldPrompts
+from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir, Use
 from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.schedule import Share, open_order
@@ -79,7 +80,7 @@ def _batches(tap: object, folder: Path, *, steps: range = range(100), device: st
     share = Share(rank=0, world_size=1, seed=0, groups_per_step=2, capacity_groups=4, policy=ReusePolicy.fixed(1))
     feed = Feed(
         stream=tap,  # type: ignore[arg-type]
-        writer=TicketWriter(open_source("toyworld", 0), config, "d1"),
+        writer=TicketWriter(ToyWorldPrompts(0), config, "d1"),
         order=open_order("arrival", share),
         reservoir=Reservoir(capacity_groups=4, policy=share.policy),
         state=FeedState.beginning(0, 1),

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from penstock.consumer.config import RealConfig, TrainConfig
-from penstock.consumer.prompts import MixedPrompts, PromptSource, TicketWriter, ToyWorldPrompts
+from penstock.consumer.prompts.mixed import MixedPrompts
+from penstock.consumer.prompts.source import Prompt, PromptSource
+from penstock.consumer.prompts.toyworld import ToyWorldPrompts
+from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.imagesets.opening import open_imageset
 from penstock.protocol.errors import ConfigError
@@ -68,7 +71,7 @@ def test_real_tickets_name_the_set_and_its_captions_once_an_epoch(photos: Path) 
     assert sorted(prompts[:10]) == sorted(prompts[10:]) == sorted(CAPTIONS)
     assert prompts[:10] != prompts[10:]
     source = ToyWorldPrompts(config.seed)
-    assert [ticket.recipe.prompt for ticket in others] == [source.prompt(ordinal) for ordinal in range(20)]
+    assert [ticket.recipe.prompt for ticket in others] == [source.prompt(ordinal).text for ordinal in range(20)]
     for ticket in tickets:
         assert ticket.recipe.seed == group_seed(3, prompt_id(ticket.recipe.prompt), ticket.index)
 
@@ -96,17 +99,18 @@ def test_classes_of_a_set_are_the_concepts_of_its_captions(tmp_path: Path) -> No
         write(tmp_path / f"set/{name}/a.png", 1)
     config = _config(tmp_path / "set", 1.0)
     assert _prompts(config).concepts == ("fox", "nine")
-    assert [_prompts(config).concept(name) for name in ("fox", "nine")] == [0, 1]
+    found = {_prompts(config).prompt(index) for index in range(20)}
+    assert found == {Prompt("fox", 0), Prompt("nine", 1)}
     mixed = _prompts(_config(tmp_path / "set", 0.5))
     assert mixed.concepts == tuple(sorted({*DIGIT_WORDS, "fox"})), "equal names are one concept"
-    for prompt, concept in (("fox", "fox"), ("nine", "nine"), ("a handwritten nine", "nine")):
-        assert mixed.concepts[mixed.concept(prompt)] == concept
+    for prompt in map(mixed.prompt, range(100)):
+        assert mixed.concepts[prompt.concept] in prompt.text.split()
 
 
 def test_without_concepts_of_either_kind_there_are_none(photos: Path) -> None:
     mixed = _prompts(_config(photos, 0.5))
     assert mixed.concepts == ()
-    assert mixed.concept(CAPTIONS[0]) == mixed.concept("a handwritten nine") == -1
+    assert {mixed.prompt(index).concept for index in range(20)} == {-1}
 
 
 def test_a_caption_of_two_classes_is_no_concept(photos: Path) -> None:
@@ -120,7 +124,7 @@ def test_captions_that_no_ticket_can_carry_are_left_out_with_a_warning(
     (photos / "captions.txt").write_text(f"0.png\ta fox\n1.png\t \n2.png\t{'x' * 9000}\n")
     with caplog.at_level(logging.WARNING):
         prompts = _open(_config(photos, 1.0)).prompts
-    assert {prompts.prompt(index) for index in range(20)} == {"a fox"}
+    assert {prompts.prompt(index).text for index in range(20)} == {"a fox"}
     assert caplog.messages == ["my photos: 2 images have no caption, or one that is too long, and are left out"]
 
 

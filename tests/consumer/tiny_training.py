@@ -14,7 +14,7 @@ from penstock.consumer.building import build_adamw, build_network, build_schedul
 from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.network import Network
-from penstock.consumer.prompts import PromptSource
+from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.consumer.training_step import StepLog, TrainingStep
 from penstock.kernels.augment_recipe import AugmentRecipe

@@ -1,0 +1,1 @@
+"""Prompt sources, and the sampler that makes tickets of them."""

@@ -1,0 +1,53 @@
+"""Says in a few lines how concepts are spread: as the captions hold them, and as they are to come."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NAMED = 3
+"""Concepts that a line names."""
+_TAIL = 0.5
+"""The rarer half of the concepts, by number, is the tail."""
+
+
+def describe(names: Sequence[str], natural: NDArray[np.int64], target: NDArray[np.float64] | None) -> tuple[str, ...]:
+    """Lines for the log.
+
+    Args:
+        names: of C concepts.
+        natural: int64 [C], captions of each; some have any.
+        target: float64 [C], how often each is to come, in any unit; None where as the captions hold them.
+    """
+    order = np.argsort(-natural, kind="stable")
+    order = order[natural[order] > 0]
+    head, tail = order[: len(order) - int(len(order) * _TAIL)], order[len(order) - int(len(order) * _TAIL) :]
+    lines = [
+        f"captions of {len(order):,} concepts{_none_of(len(names) - len(order))}: most of {_list(names, natural, order)}; "
+        f"fewest of {_list(names, natural, order[::-1])}",
+        f"the rarer half of the concepts, {len(tail):,}, has {natural[tail].sum() / natural.sum():.2%} of the captions",
+    ]
+    if target is not None:
+        share = target / target.sum()
+        lines[1] += f", and gets {share[tail].sum():.2%} of the prompts; the rest {share[head].sum():.2%}"
+        reached = order[share[order] > 0]
+        lines.append(
+            f"of the prompts come most of {_list(names, share, reached[np.argsort(-share[reached], kind='stable')])}; "
+            f"fewest of {_list(names, share, reached[np.argsort(share[reached], kind='stable')])}"
+            f"{_never(len(order) - len(reached))}"
+        )
+    return tuple(lines)
+
+
+def _none_of(num: int) -> str:
+    return f" ({num:,} more have none)" if num else ""
+
+
+def _never(num: int) -> str:
+    return f"; {num:,} concepts that have captions never come" if num else ""
+
+
+def _list(names: Sequence[str], values: NDArray[np.int64] | NDArray[np.float64], order: NDArray[np.int64]) -> str:
+    """The first of an order with their values: counts, or shares."""
+    shown = (f"{values[place]:,}" if values.dtype.kind == "i" else f"{values[place]:.2%}" for place in order[:_NAMED])
+    return ", ".join(f"{names[place]!r} {value}" for place, value in zip(order[:_NAMED], shown, strict=True))
