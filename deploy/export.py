@@ -13,7 +13,7 @@ from penstock.deploy.export_state import ExportState, begin_or_go_on
 from penstock.deploy.recorded import OneLineParser, add_engine, add_run, counted, open_ledger, open_remaker
 from penstock.deploy.replay import Tally
 from penstock.protocol.errors import ConfigError
-from penstock.protocol.tickets import Recipe, prompt_id
+from penstock.protocol.tickets import prompt_id
 
 if TYPE_CHECKING:
     import argparse
@@ -179,15 +179,11 @@ def _samples(remade: "Remade") -> Iterator[Sample]:
         "producer": group.producer,
         "verified": remade.matches,
     }
-    for place, (image, seed) in enumerate(zip(remade.images, recipe.image_seeds, strict=True)):
+    of_images = zip(remade.images, recipe.image_seeds, recipe.image_scales, strict=True)
+    for place, (image, seed, scale) in enumerate(of_images):
         key = f"{group.index:09d}-{place:02d}"
-        own = {"image_in_group": place, "seed": seed, "guidance_scale": _guidance(recipe, place)}
+        own = {"image_in_group": place, "seed": seed, "guidance_scale": float(scale)}
         yield Sample(key=key, image=image, caption=recipe.prompt, about=about | own, label=group.concept)
-
-
-def _guidance(recipe: Recipe, image: int) -> float:
-    """The guidance scale of one image of a recipe."""
-    return recipe.guidance_scale
 
 
 def _counted(remade: "Iterator[Remade]", tally: Tally, progress: "_Progress") -> "Iterator[Remade]":

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
+from importlib.metadata import version
 from typing import Self
 
 from penstock.producer.__main__ import open_engine
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import make
+from penstock.producer.engine import Engine, make
+from penstock.producer.paced_engine import MODEL_DIGEST
 from penstock.protocol.checksum import crc32
 from penstock.protocol.image_codec import encode_images
 from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed, prompt_id
@@ -66,9 +67,7 @@ class RecordedLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         pass
 
 
@@ -77,7 +76,7 @@ def recipe(prompt: str, index: int, model_digest: str, num_images: int = 3) -> R
         prompt=prompt,
         seed=group_seed(0, prompt_id(prompt), index),
         num_images=num_images,
-        guidance_scale=2.5,
+        guidance_scales=(2.5,),
         num_inference_steps=2,
         scheduler="default",
         height=32,
@@ -86,26 +85,42 @@ def recipe(prompt: str, index: int, model_digest: str, num_images: int = 3) -> R
     )
 
 
-def toy_groups(num: int, jpeg_quality: int | None = None) -> list[RecordedGroup]:
-    """Groups of the shipped tiny model as a producer would have made and summed them, a batch of their own each."""
-    engine = open_engine(ProduceConfig(device="cpu", dtype="float32", batch_images=8, decode_images=4, threads=1))
-    engine.load()
+def record(
+    engine: Engine, recipes: Sequence[Recipe], concepts: Sequence[str], jpeg_quality: int | None = None
+) -> list[RecordedGroup]:
+    """Groups as a producer with this engine would have made and summed them, each in a batch of its own."""
     manifest = engine.manifest
     if jpeg_quality is not None:
-        from importlib.metadata import version
-
         versions = manifest.versions | {"simplejpeg": version("simplejpeg")}
         manifest = replace(manifest, codec=f"jpeg-{jpeg_quality}", versions=versions)
-    captions = Captioner(0)
-    groups = []
-    for index in range(num):
-        caption = captions.prompt(index)
-        ticket = Ticket(index=index, rank=0, recipe=recipe(caption.text, index, manifest.model_digest))
-        (images,) = make(engine, [ticket])
+    recorded = []
+    for index, (asked, concept) in enumerate(zip(recipes, concepts, strict=True)):
+        (images,) = make(engine, [Ticket(index=index, rank=0, recipe=asked)])
         checksum = crc32(encode_images(images, jpeg_quality).payload)
-        groups.append(
-            RecordedGroup(
-                index=index, recipe=ticket.recipe, manifest=manifest, crc32=checksum, concept=DIGIT_WORDS[caption.digit]
-            )
+        recorded.append(
+            RecordedGroup(index=index, recipe=asked, manifest=manifest, crc32=checksum, concept=concept)
         )
-    return groups
+    return recorded
+
+
+def paced_groups(num: int, side: int = 32, num_images: int = 3) -> list[RecordedGroup]:
+    """Groups of noise, which cost nothing; their prompts are the toy world's."""
+    engine = open_engine(ProduceConfig(backend="paced", paced_images_per_s=1e9))
+    captions = [Captioner(0).prompt(index) for index in range(num)]
+    recipes = [
+        replace(recipe(caption.text, index, MODEL_DIGEST, num_images), height=side, width=side)
+        for index, caption in enumerate(captions)
+    ]
+    return record(engine, recipes, [DIGIT_WORDS[caption.digit] for caption in captions])
+
+
+def toy_engine() -> Engine:
+    """The shipped tiny model, loaded."""
+    engine = open_engine(ProduceConfig(device="cpu", dtype="float32", batch_images=8, decode_images=4, threads=1))
+    engine.load()
+    return engine
+
+
+def toy_recipes(num: int, model_digest: str) -> list[Recipe]:
+    captions = Captioner(0)
+    return [recipe(captions.prompt(index).text, index, model_digest) for index in range(num)]
