@@ -98,7 +98,7 @@ class LedgerReader:
         self._run_dir = run_dir
         self._stack = ExitStack()
         with self._stack:
-            self._files = _open_files(run_dir, self._stack)
+            self._files = open_ledger_files(run_dir, self._stack)
             if not self._files:
                 raise RunError(f"{run_dir} has no ledger ({FILES}): no group has come yet, or an older penstock ran")
             self._stack = self._stack.pop_all()
@@ -219,7 +219,7 @@ class LedgerReader:
         self.close()
 
 
-class _File:
+class LedgerFile:
     """One rank's ledger."""
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
@@ -344,7 +344,7 @@ def read_steps(run_dir: Path) -> dict[int, tuple[int, ...]]:
     """
     used: dict[int, list[int]] = {}
     with ExitStack() as stack:
-        for file in _open_files(run_dir, stack):
+        for file in open_ledger_files(run_dir, stack):
             steps = file.rows("SELECT step, last_group, uses FROM steps ORDER BY step")
             owned = file.indices()
             for step, last, uses in steps:
@@ -352,7 +352,7 @@ def read_steps(run_dir: Path) -> dict[int, tuple[int, ...]]:
     return {step: tuple(sorted(used[step])) for step in sorted(used)}
 
 
-def _open_files(run_dir: Path, stack: ExitStack) -> list[_File]:
+def open_ledger_files(run_dir: Path, stack: ExitStack) -> list[LedgerFile]:
     """The ledgers in a folder, by rank, but one that is only being begun."""
     files = []
     for path in run_dir.glob(FILES):
@@ -360,7 +360,7 @@ def _open_files(run_dir: Path, stack: ExitStack) -> list[_File]:
             db = open_for_reading(path)
             stack.callback(db.close)
             if db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                files.append(_File(path, db))
+                files.append(LedgerFile(path, db))
     return sorted(files, key=lambda file: file.rank)
 
 

@@ -57,7 +57,7 @@ EXCEPTIONS: dict[str, set[str]] = {
 knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images, one
 fetches what is no pipeline from the hub."""
 
-EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil"}
+EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil", "numpy"}
 """What `deploy` may import as its modules load."""
 
 STANDARD = set(sys.stdlib_module_names)

@@ -153,7 +153,7 @@ def test_what_comes_meanwhile_is_seen(run_dir: Path) -> None:
 
 
 def test_what_is_no_run_or_has_no_ledger_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is not the folder of a run: it has no run.json"):
+    with pytest.raises(RunError, match=r"is not the folder of a run: it has no run\.json"):
         LedgerReader(tmp_path / "none")
     with pytest.raises(RunError, match="is not the folder of a run"):
         LedgerReader(tmp_path)
