@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.protocol.errors import RunError
 
@@ -204,10 +205,9 @@ def pack(numbers: Sequence[int]) -> bytes:
     return bytes([width]) + np.asarray(numbers, f"<u{width}").tobytes()
 
 
-def unpack(packed: bytes) -> list[int]:
-    """The numbers that `pack` has packed."""
-    numbers: list[int] = np.frombuffer(packed, f"<u{packed[0]}", offset=1).tolist()
-    return numbers
+def unpack(packed: bytes) -> NDArray[np.int64]:
+    """The numbers that `pack` has packed: int64 [N]."""
+    return np.frombuffer(packed, f"<u{packed[0]}", offset=1).astype(np.int64)
 
 
 def pack_scales(scales: Sequence[float]) -> bytes:
@@ -217,7 +217,7 @@ def pack_scales(scales: Sequence[float]) -> bytes:
 
 def unpack_scales(packed: bytes) -> tuple[float, ...]:
     """The guidance scales that `pack_scales` has packed."""
-    return tuple(number / 1000 for number in unpack(packed))
+    return tuple(number / 1000 for number in unpack(packed).tolist())
 
 
 def _key(table: str) -> str:
