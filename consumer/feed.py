@@ -28,6 +28,8 @@ class Prepared:
     """Earlier uses of each of the batch's groups, length G."""
     entered: tuple[Group, ...]
     """Groups that came into the reservoir."""
+    concepts: tuple[str, ...]
+    """The concept of each of their prompts; empty where it has none."""
     num_new: int
     """How many of them had not been there in an earlier life."""
     quarantined: tuple[Quarantined, ...]
@@ -106,6 +108,7 @@ class Feed:
             batch=collate(uses, images, pin_memory=self._pin_memory, reader=self._reader),
             uses=tuple(use.echo for use in uses),
             entered=tuple(self._came),
+            concepts=tuple(self._writer.concept_name(group.ticket) for group in self._came),
             num_new=self._num_new,
             quarantined=tuple(self._stream.quarantined()),
             state=self.state if keeps_state else None,

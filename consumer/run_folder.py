@@ -28,8 +28,8 @@ LOCK = "run.lock"
 
 
 _OWN = re.compile(
-    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
-    r"|(image-)?producer-\d+\.log|tracking|audit"
+    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?"
+    r"|ledger-\d+\.sqlite(-wal|-shm)?|(image-)?producer-\d+\.log|tracking|audit"
 )
 """What a run writes; nothing else is ever deleted."""
 
@@ -69,7 +69,7 @@ class RunFolder:
 
     def ledger(self, rank: int) -> Path:
         """What each step of `rank` trained on."""
-        return self.path / f"ledger-{rank}.jsonl"
+        return self.path / f"ledger-{rank}.sqlite"
 
     def producer_log(self, number: int) -> Path:
         """Output of a producer that the run started itself."""
