@@ -194,6 +194,14 @@ class LedgerReader:
                         steps[index].append(step)
         return {index: sorted(found) for index, found in steps.items()}
 
+    def use_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Global indices that have come, ascending, and how many steps used each: int64 [N] both."""
+        owned = [file.indices() for file in self._files]
+        counts = [file.use_counts(len(of_file)) for file, of_file in zip(self._files, owned, strict=True)]
+        indices, place = np.unique(np.concatenate(owned), return_inverse=True)
+        uses = np.bincount(place, weights=np.concatenate(counts), minlength=len(indices))
+        return indices, np.rint(uses).astype(np.int64)
+
     def quarantined(self) -> Iterator[LedgerQuarantined]:
         """Groups that no producer could make, rank after rank."""
         for file in self._files:
@@ -275,6 +283,14 @@ class LedgerFile:
         query = "SELECT step, last_group, uses FROM steps WHERE step >= ? AND step < ? ORDER BY step"
         for step, last, uses in self.rows(query, (start, stop)):
             yield step, last - unpack(uses)
+
+    def use_counts(self, num_rows: int) -> NDArray[np.int64]:
+        """How many steps used each of the first rows of `groups`: int64 [num_rows]."""
+        counts = np.zeros(num_rows + 1, np.int64)
+        for _, used in self.used_between(0, MAX_INT):
+            # A step that came after the rows were counted names more of them.
+            np.add.at(counts, used[used <= num_rows], 1)
+        return counts[1:]
 
     def indices(self) -> NDArray[np.int64]:
         """The global index of each row of `groups`, from row 1 on: int64 [N]."""
