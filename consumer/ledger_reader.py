@@ -120,6 +120,16 @@ class LedgerReader:
         """What each life of each rank was told to do."""
         return [json.loads(text) for file in self._files for (text,) in file.rows("SELECT settings FROM lives")]
 
+    @property
+    def producers(self) -> list[str]:
+        """Names of the producers that made a group."""
+        return self._names("producers")
+
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the groups' concepts."""
+        return self._names("concepts")
+
     def groups(
         self,
         *,
@@ -213,6 +223,9 @@ class LedgerReader:
     def close(self) -> None:
         """Close the files."""
         self._stack.close()
+
+    def _names(self, table: str) -> list[str]:
+        return sorted({name for file in self._files for (name,) in file.rows(f"SELECT name FROM {table}")})
 
     def _require_step(self, step: int) -> None:
         steps = self.steps

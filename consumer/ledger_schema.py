@@ -76,6 +76,10 @@ JOIN manifests ON manifests.id = producers.manifest
 LEFT JOIN concepts ON concepts.id = groups.concept
 """
 
+_PAGE_BYTES = 2048
+"""Of a new file. Half of SQLite's own: each table has a page of its own, and a short run's are mostly empty."""
+_LOG_PAGES = 4096
+"""Of the log, before SQLite moves them into the file, for which a step waits some milliseconds."""
 _PATIENCE_S = 5.0
 """How long SQLite waits for a lock that another process holds for a moment."""
 
@@ -102,11 +106,13 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
     try:
         begun = _is_begun(db, path)
+        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         writes_ahead = db.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal"
         if not begun:
             _begin(db)
         # With NORMAL a kill loses nothing, and a power cut what came since the last `sync`. Where the file system has
         # no write-ahead mode SQLite keeps to its rollback journal, which needs FULL for as much.
+        db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         db.execute(f"PRAGMA synchronous = {'NORMAL' if writes_ahead else 'FULL'}")
     except BaseException:
         db.close()
