@@ -129,7 +129,7 @@ def attribute(
     """
     (looked_for,) = embed([query])
     images = store.images
-    most_images = int(images[:, 1].max(initial=0)) + 1
+    most_images = int(images[:, 2].max())
     _, rows = nearest(store.vectors, looked_for, (top + _SPARE) * most_images)
     indices = set(list(dict.fromkeys(images[rows, 0].tolist()))[: top + _SPARE])
     steps = ledger.steps_of(indices)

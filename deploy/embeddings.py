@@ -2,7 +2,7 @@
 
     embeddings/about.json     whose they are: run, encoder, width D
     embeddings/vectors.f16    float16 [N, D], little-endian, no header: np.memmap(path, "<f2").reshape(-1, D)
-    embeddings/images.i64     int64 [N, 2]: of each vector the group's global index, and which of its images it is
+    embeddings/images.i64     int64 [N, 3]: of each vector the group's global index, its place there, of how many
 
 A vector for each image, not a mean for each group: of a trained encoder's groups of one prompt the means are so near to
 each other that an image's own group is often not the nearest.
@@ -63,8 +63,8 @@ class EmbeddingStore:
 
     @property
     def images(self) -> NDArray[np.int64]:
-        """Group and number of each image: int64 [N, 2]."""
-        return np.fromfile(self._path("images.i64"), "<i8").reshape(-1, 2)
+        """Each image's group, its number in it, and how many the group has: int64 [N, 3]."""
+        return np.fromfile(self._path("images.i64"), "<i8").reshape(-1, 3)
 
     @property
     def indices(self) -> NDArray[np.int64]:
@@ -79,7 +79,7 @@ class EmbeddingStore:
         return np.memmap(self._path("vectors.f16"), "<f2", mode="r").reshape(-1, self._dim)
 
     def append(self, images: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Add whole groups: int64 [n, 2] as in `images`, and float32 [n, D]."""
+        """Add whole groups: int64 [n, 3] as in `images`, and float32 [n, D]."""
         try:
             with self._path("vectors.f16").open("ab") as file:
                 file.write(vectors.astype("<f2").tobytes())
@@ -92,15 +92,16 @@ class EmbeddingStore:
         return self._folder / name
 
     def _cut(self) -> None:
-        """Cut both files to the rows that they both have: whoever wrote them may have been killed."""
-        sizes = {"vectors.f16": 2 * self._dim, "images.i64": 16}
+        """Cut both files to the whole groups that they both have: whoever wrote them may have been killed."""
+        sizes = {"vectors.f16": 2 * self._dim, "images.i64": 24}
         for name in sizes:
             self._path(name).touch()
         num_rows = min(self._path(name).stat().st_size // size for name, size in sizes.items())
-        rows = self.images[:num_rows, 0]
-        if len(rows):
-            # The last group may lack images; it is made again.
-            num_rows = int(np.flatnonzero(rows != rows[-1]).max(initial=-1)) + 1
+        with self._path("images.i64").open("r+b") as file:
+            file.truncate(num_rows * sizes["images.i64"])
+        if num_rows:
+            _, number, num_images = self.images[-1]
+            num_rows -= (number + 1) % num_images
         for name, size in sizes.items():
             with self._path(name).open("r+b") as file:
                 file.truncate(num_rows * size)
@@ -125,7 +126,8 @@ def embed_groups(
     """
     for batch in _batches(remade):
         vectors = embed([image for each in batch for image in each.images])
-        images = [(each.group.index, number) for each in batch for number in range(len(each.images))]
+        counts = [(each.group.index, len(each.images)) for each in batch]
+        images = [(index, number, num) for index, num in counts for number in range(num)]
         store.append(np.array(images, np.int64), vectors)
         advance(len(batch))
 
@@ -141,7 +143,8 @@ def image_embedder(encoder: "Encoder", device: str) -> Embed:
             pixels = encoder.preprocessing.pixel_values(images[start : start + _IMAGES_AT_A_TIME], torch.device(device))
             parts.append(encoder.embed_images(pixels).float().cpu().numpy())
         vectors = np.concatenate(parts)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
     return embed
 
