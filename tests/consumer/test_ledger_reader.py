@@ -172,7 +172,8 @@ def test_what_is_no_run_or_has_no_ledger_is_one_line(tmp_path: Path) -> None:
 
 def test_a_file_that_was_cut_is_one_line(run_dir: Path) -> None:
     path = run_dir / "ledger-0.sqlite"
-    path.write_bytes(path.read_bytes()[: 5 * 4096])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match=r"ledger-0\.sqlite cannot be read: ") as caught, LedgerReader(run_dir) as ledger:
         list(ledger.groups())
     assert "\n" not in str(caught.value)
