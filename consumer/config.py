@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from penstock.config.flags import short_name
 from penstock.config.rules import require
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.reuse import ReusePolicy
@@ -26,8 +27,34 @@ class PromptsConfig:
     """Where the captions come from."""
 
     source: str = "toyworld"
-    """`toyworld`: captions of handwritten digits; or the path of a text file with one caption a line, which a concept
-    and a tab may precede."""
+    """`toyworld`: captions of handwritten digits; `concepts`: a list of concepts times templates; or the path of a text
+    file with one caption a line, which a concept and a tab may precede."""
+    concepts: str = ""
+    """Path of a list of concepts, one a line, other spellings after `|`."""
+    templates: str = ""
+    """Path of a YAML file of the templates that source `concepts` puts its concepts into; empty takes the built-in
+    ones."""
+    ask: Annotated[str, short_name("--ask")] = ""
+    """What to show, in your words: "birds of the alps, in every season". The model behind OPENAI_BASE_URL makes prompts
+    of it, or a built-in grammar where that is not set; they are kept as prompts.tsv in the run folder."""
+    ask_prompts: int = 1000
+    """Different prompts to make of `ask`. More show more and cost more requests."""
+    ask_requests: int = 50
+    """Requests to the endpoint at most, those that must be repeated included. More reach more prompts and cost more."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.source != "concepts" or bool(self.concepts),
+            "prompts.concepts must name a file beside source concepts",
+            self.concepts,
+        )
+        require(
+            not self.ask or self.source == "toyworld",
+            "prompts.ask makes the prompts itself: leave prompts.source out",
+            self.source,
+        )
+        require(2 <= self.ask_prompts <= 1_000_000, "ask_prompts must be in [2, 1000000]", self.ask_prompts)
+        require(self.ask_requests >= 1, "ask_requests must be >= 1", self.ask_requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

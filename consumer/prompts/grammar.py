@@ -1,0 +1,138 @@
+"""The built-in grammar: prompts from a command without any language model.
+
+    birds of the alps, in every season
+    ^^^^^ ^^^^^^^^^^^  ^^^^^^^^^^^^^^^
+    kind  place        axis
+
+A command names *subjects* ("cats, dogs and horses") and *axes* to go through ("in every season"). A kind that the
+lexicon knows is shown by its members, other nouns by themselves. Each subject goes evenly through all combinations of
+its axes; what it does, where it is and how it is seen is drawn. Nothing else is random: equal commands give equal
+prompts.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from penstock.consumer.prompts.answers import AskedPrompt
+from penstock.consumer.prompts.axes import AXES, LIGHTS, VIEWS, Axis
+from penstock.consumer.prompts.command import Command, Subject, read_command
+from penstock.consumer.prompts.english import indefinite
+from penstock.consumer.prompts.scenes import SCENES
+from penstock.protocol.tickets import prompt_id
+
+_MAX_MISSES = 2000
+"""Draws in a row that give nothing new before a command counts as exhausted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What an axis says of one prompt."""
+
+    axis: str
+    position: str
+    words: str
+
+
+def expand(text: str, num_prompts: int) -> list[AskedPrompt]:
+    """Up to `num_prompts` different prompts (by `prompt_id`) for a command, fewer where it holds no more.
+
+    Raises ConfigError for a command that names nothing.
+    """
+    command = read_command(text)
+    found: list[AskedPrompt] = []
+    ids: set[int] = set()
+    misses = 0
+    for prompt in _prompts(command):
+        label = prompt_id(prompt.text)
+        misses = misses + 1 if label in ids else 0
+        if not misses:
+            ids.add(label)
+            found.append(prompt)
+        if len(found) == num_prompts or misses == _MAX_MISSES:
+            break
+    return found
+
+
+def _prompts(command: Command) -> Iterator[AskedPrompt]:
+    """All that the command asks for, again and again in other scenes: one of each subject in turn."""
+    things = [(subject, member) for subject in command.subjects for member in subject.members]
+    combinations = [_combinations(command.axes, subject) for subject, _ in things]
+    turn = 0
+    while True:
+        for place, (subject, member) in enumerate(things):
+            choices = combinations[place]
+            # A step without common divisor visits all of them, the neighbours in other places.
+            chosen = choices[(turn + place) * _stride(len(choices)) % len(choices)]
+            concept = member if command.names_members else subject.concept
+            yield AskedPrompt(concept, _sentence(_Draws(command.text, turn, place), command, subject, member, chosen))
+        turn += 1
+
+
+def _combinations(names: Sequence[str], subject: Subject) -> list[tuple[_Choice, ...]]:
+    """Every combination of the values of the axes."""
+    combinations: list[tuple[_Choice, ...]] = [()]
+    for name in names:
+        axis = _of_subject(name, subject)
+        choices = [_Choice(name, axis.position, words) for words in axis.values]
+        combinations = [(*before, choice) for before in combinations for choice in choices]
+    return combinations
+
+
+def _of_subject(name: str, subject: Subject) -> Axis:
+    """An axis, with the values that suit the subject."""
+    axis, scene = AXES[name], SCENES[subject.scene]
+    if axis.values:
+        return axis
+    return Axis(axis.position, (scene.places if name == "place" else scene.actions) or ("",))
+
+
+def _stride(count: int) -> int:
+    """A step near the golden section of `count`, without a common divisor."""
+    stride = max(1, round(count * 0.618))
+    while math.gcd(stride, count) != 1:
+        stride += 1
+    return stride
+
+
+class _Draws:
+    """Draws that belong to one prompt; each by its name, so that none changes another."""
+
+    def __init__(self, text: str, turn: int, place: int) -> None:
+        self._key = f"{text}\0{turn}\0{place}"
+
+    def among(self, what: str, choices: Sequence[str], share: float = 1.0) -> str:
+        """One of the choices in a `share` of the prompts, else nothing."""
+        word = hashlib.blake2b(f"{self._key}\0{what}".encode(), digest_size=16).digest()
+        if not choices or int.from_bytes(word[:8]) >= share * 2**64:
+            return ""
+        return choices[int.from_bytes(word[8:]) % len(choices)]
+
+
+def _sentence(
+    draws: _Draws, command: Command, subject: Subject, member: str, chosen: Sequence[_Choice]
+) -> str:
+    """One prompt: style, adjectives, noun, action, place, and when and in what light."""
+    scene = SCENES[subject.scene]
+    asked = {choice.axis for choice in chosen}
+    adjectives = " ".join(choice.words for choice in chosen if choice.position == "adjective")
+    noun = subject.phrase(member, adjectives)
+    style = next((choice.words for choice in chosen if choice.position == "style"), command.style)
+    if not style and scene.views:
+        views = [view for view in VIEWS if not ("angle" in asked and "close-up" in view)]
+        style = draws.among("view", views, share=0.7)
+    action = "" if asked & {"pose", "angle"} else draws.among("action", scene.actions, share=0.6)
+    if action.startswith("seen") and style.startswith(("close-up", "telephoto")):
+        action = ""
+    place = "" if subject.tail or "place" in asked else draws.among("place", scene.places, share=0.6)
+    if not scene.views:
+        place = "" if "place" in asked else draws.among("place", scene.places, share=0.95)
+    phrases = [choice.words for choice in chosen if choice.position == "phrase" and choice.axis != "light"]
+    lit = [choice.words for choice in chosen if choice.axis == "light"]
+    if not lit and scene.views and not asked & {"time", "weather"}:
+        lit = [draws.among("light", LIGHTS, share=0.3)]
+    head = f"{indefinite(style)} of {noun}" if style else noun
+    body = " ".join(part for part in (head, action, place, *subject.tails, *phrases) if part)
+    return ", ".join(part for part in (body, *lit) if part)
