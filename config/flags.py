@@ -1,6 +1,6 @@
 """A second name of a flag, for a setting that many will type: `--ask` beside `--prompts.ask`.
 
-    ask: Annotated[str, short_name("--ask")] = ""
+ask: Annotated[str, short_name("--ask")] = ""
 """
 
 import typing

@@ -30,6 +30,7 @@ _FIXED = (
     "seed",
     "order",
     "groups_per_step",
+    "prompts.ask",
     "generator",
     "real",
     "reservoir",

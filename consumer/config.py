@@ -55,6 +55,12 @@ class PromptsConfig:
         )
         require(2 <= self.ask_prompts <= 1_000_000, "ask_prompts must be in [2, 1000000]", self.ask_prompts)
         require(self.ask_requests >= 1, "ask_requests must be >= 1", self.ask_requests)
+        require(len(self.ask) <= 2000, "ask must have at most 2000 characters", len(self.ask))
+
+    @property
+    def shown(self) -> str:
+        """Where the captions come from, for messages."""
+        return f"--ask {self.ask!r}" if self.ask else self.source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,12 +40,14 @@ _SENTENCE = re.compile(r"[^\W\d_]+ [^\W\d_]+ [^\W\d_]+")
 _LEAST_PROMPTS = 2
 """Below it nothing is contrasted with anything."""
 
-_SYSTEM = """\
-You write short captions for a text-to-image model whose pictures will train a vision model. Each caption describes one \
-picture that a camera could take, in plain English, in 5 to 25 words, and shows what the user asks for. Captions differ \
-in subject, setting, light, season, viewpoint and composition. Answer with JSON only, in this form: \
-{"prompts": [{"concept": "golden eagle", "prompt": "a golden eagle circling above a snowy ridge in winter"}]}. \
-"concept" is the shortest common name of the main subject, in small letters, singular, spelled the same each time."""
+_SYSTEM = (
+    "You write short captions for a text-to-image model whose pictures will train a vision model. Each caption "
+    "describes one picture that a camera could take, in plain English, in 5 to 25 words, and shows what the user asks "
+    "for. Captions differ in subject, setting, light, season, viewpoint and composition. Answer with JSON only, in "
+    'this form: {"prompts": [{"concept": "golden eagle", "prompt": "a golden eagle circling above a snowy ridge in '
+    'winter"}]}. "concept" is the shortest common name of the main subject, in small letters, singular, spelled the '
+    "same each time."
+)
 
 _ANGLES = (
     "the most typical kinds, each in its usual surroundings",

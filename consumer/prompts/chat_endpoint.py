@@ -282,9 +282,7 @@ def _open(host: str, port: int | None, secure: bool, timeout_s: float) -> http.c
     return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
 
-def _cut_off(
-    connection: http.client.HTTPConnection, held: Sequence[socket.socket], late: threading.Event
-) -> None:
+def _cut_off(connection: http.client.HTTPConnection, held: Sequence[socket.socket], late: threading.Event) -> None:
     """End whatever waits for the connection, which forgets its socket once a reply has begun."""
     late.set()
     for sock in {connection.sock, *held} - {None}:

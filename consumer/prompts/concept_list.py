@@ -1,7 +1,7 @@
 """A list of concepts: a file with one a line, and other spellings of it after `|`.
 
-    golden retriever
-    cat | tabby | kitten
+golden retriever
+cat | tabby | kitten
 """
 
 import hashlib

@@ -12,19 +12,21 @@ prompts.
 
 import hashlib
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from penstock.consumer.prompts.answers import AskedPrompt
-from penstock.consumer.prompts.axes import AXES, LIGHTS, VIEWS, Axis
+from penstock.consumer.prompts.axes import AXES, LIGHTS, VIEWS
 from penstock.consumer.prompts.command import Command, Subject, read_command
 from penstock.consumer.prompts.english import indefinite
-from penstock.consumer.prompts.scenes import SCENES
+from penstock.consumer.prompts.scenes import SCENES, Scene
 from penstock.protocol.tickets import prompt_id
 
 _MAX_MISSES = 2000
 """Draws in a row that give nothing new before a command counts as exhausted."""
+_SAID_ELSEWHERE = ("angle", "pose", "light")
+"""Axes whose phrases do not stand after the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +60,32 @@ def expand(text: str, num_prompts: int) -> list[AskedPrompt]:
 
 def _prompts(command: Command) -> Iterator[AskedPrompt]:
     """All that the command asks for, again and again in other scenes: one of each subject in turn."""
-    things = [(subject, member) for subject in command.subjects for member in subject.members]
-    combinations = [_combinations(command.axes, subject) for subject, _ in things]
-    turn = 0
-    while True:
-        for place, (subject, member) in enumerate(things):
-            choices = combinations[place]
-            # A step without common divisor visits all of them, the neighbours in other places.
-            chosen = choices[(turn + place) * _stride(len(choices)) % len(choices)]
-            concept = member if command.names_members else subject.concept
-            yield AskedPrompt(concept, _sentence(_Draws(command.text, turn, place), command, subject, member, chosen))
-        turn += 1
+    combinations = [_combinations(command.axes, subject) for subject in command.subjects]
+    for index in count():
+        turn, place = divmod(index, len(command.subjects))
+        subject, choices = command.subjects[place], combinations[place]
+        cycle, number = divmod(turn, len(subject.members))
+        # A step without a common divisor comes to all of them; neighbours begin at different ones.
+        chosen = choices[(cycle + number) * _stride(len(choices)) % len(choices)]
+        member = subject.members[number]
+        yield AskedPrompt(
+            command.concept(subject, member), _sentence(_Draws(command.text, index), command, subject, member, chosen)
+        )
 
 
-def _combinations(names: Sequence[str], subject: Subject) -> list[tuple[_Choice, ...]]:
+def _combinations(axes: Mapping[str, tuple[str, ...]], subject: Subject) -> list[tuple[_Choice, ...]]:
     """Every combination of the values of the axes."""
     combinations: list[tuple[_Choice, ...]] = [()]
-    for name in names:
-        axis = _of_subject(name, subject)
-        choices = [_Choice(name, axis.position, words) for words in axis.values]
+    for name, named in axes.items():
+        values = named or AXES[name].values or _of_scene(name, SCENES[subject.scene])
+        choices = [_Choice(name, AXES[name].position, words) for words in values]
         combinations = [(*before, choice) for before in combinations for choice in choices]
     return combinations
 
 
-def _of_subject(name: str, subject: Subject) -> Axis:
-    """An axis, with the values that suit the subject."""
-    axis, scene = AXES[name], SCENES[subject.scene]
-    if axis.values:
-        return axis
-    return Axis(axis.position, (scene.places if name == "place" else scene.actions) or ("",))
+def _of_scene(name: str, scene: Scene) -> tuple[str, ...]:
+    """The values of an axis that the kind of the subject decides."""
+    return (scene.places if name == "place" else scene.actions) or ("",)
 
 
 def _stride(count: int) -> int:
@@ -100,8 +99,8 @@ def _stride(count: int) -> int:
 class _Draws:
     """Draws that belong to one prompt; each by its name, so that none changes another."""
 
-    def __init__(self, text: str, turn: int, place: int) -> None:
-        self._key = f"{text}\0{turn}\0{place}"
+    def __init__(self, text: str, index: int) -> None:
+        self._key = f"{text}\0{index}"
 
     def among(self, what: str, choices: Sequence[str], share: float = 1.0) -> str:
         """One of the choices in a `share` of the prompts, else nothing."""
@@ -111,9 +110,7 @@ class _Draws:
         return choices[int.from_bytes(word[8:]) % len(choices)]
 
 
-def _sentence(
-    draws: _Draws, command: Command, subject: Subject, member: str, chosen: Sequence[_Choice]
-) -> str:
+def _sentence(draws: _Draws, command: Command, subject: Subject, member: str, chosen: Sequence[_Choice]) -> str:
     """One prompt: style, adjectives, noun, action, place, and when and in what light."""
     scene = SCENES[subject.scene]
     asked = {choice.axis for choice in chosen}
@@ -123,16 +120,18 @@ def _sentence(
     if not style and scene.views:
         views = [view for view in VIEWS if not ("angle" in asked and "close-up" in view)]
         style = draws.among("view", views, share=0.7)
-    action = "" if asked & {"pose", "angle"} else draws.among("action", scene.actions, share=0.6)
+    says_action = subject.detail or asked & {"pose", "angle"}
+    action = "" if says_action else draws.among("action", scene.actions, share=0.6)
     if action.startswith("seen") and style.startswith(("close-up", "telephoto")):
         action = ""
-    place = "" if subject.tail or "place" in asked else draws.among("place", scene.places, share=0.6)
-    if not scene.views:
-        place = "" if "place" in asked else draws.among("place", scene.places, share=0.95)
-    phrases = [choice.words for choice in chosen if choice.position == "phrase" and choice.axis != "light"]
+    place = subject.place
+    if not place and "place" not in asked:
+        place = draws.among("place", scene.places, share=0.6 if scene.views else 0.95)
+    how = [choice.words for choice in chosen if choice.axis in ("angle", "pose")]
+    when = [choice.words for choice in chosen if choice.position == "phrase" and choice.axis not in _SAID_ELSEWHERE]
     lit = [choice.words for choice in chosen if choice.axis == "light"]
     if not lit and scene.views and not asked & {"time", "weather"}:
         lit = [draws.among("light", LIGHTS, share=0.3)]
     head = f"{indefinite(style)} of {noun}" if style else noun
-    body = " ".join(part for part in (head, action, place, *subject.tails, *phrases) if part)
+    body = " ".join(part for part in (head, subject.detail, *how, action, place, *when) if part)
     return ", ".join(part for part in (body, *lit) if part)

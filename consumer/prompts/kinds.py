@@ -48,8 +48,8 @@ KINDS: Mapping[str, Kind] = {
     "pet": _kind("pet", "dog; cat; rabbit; hamster; guinea pig; budgerigar; tortoise; goldfish; parrot; ferret"),
     "animal": _kind(
         "animal",
-        """fox; wolf; bear; deer; hare; squirrel; hedgehog; badger; otter; wild boar; lynx; horse; cow; sheep; goat; pig;
-        donkey; elephant; giraffe; zebra; lion; tiger; leopard; monkey; kangaroo; camel; rhinoceros; hippopotamus;
+        """fox; wolf; bear; deer; hare; squirrel; hedgehog; badger; otter; wild boar; lynx; horse; cow; sheep; goat;
+        pig; donkey; elephant; giraffe; zebra; lion; tiger; leopard; monkey; kangaroo; camel; rhinoceros; hippopotamus;
         panda; seal""",
     ),
     "mammal": _kind(
@@ -83,8 +83,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "flower": _kind(
         "flower",
-        """rose; tulip; daisy; sunflower; poppy; lily; iris; daffodil; crocus; lavender plant; dandelion; orchid; peony;
-        hydrangea; geranium; cornflower; snowdrop; violet; marigold; dahlia; bluebell; foxglove; water lily""",
+        """rose; tulip; daisy; sunflower; poppy; lily; iris; daffodil; crocus; lavender plant; dandelion; orchid;
+        peony; hydrangea; geranium; cornflower; snowdrop; violet; marigold; dahlia; bluebell; foxglove; water lily""",
     ),
     "wildflower": _kind(
         "flower", "poppy; cornflower; daisy; buttercup; dandelion; bluebell; foxglove; thistle; cowslip; harebell"
@@ -98,8 +98,8 @@ KINDS: Mapping[str, Kind] = {
     "mushroom": _kind("flower", "fly agaric; chanterelle; cep; morel; puffball; parasol mushroom; oyster mushroom"),
     "fruit": _kind(
         "produce",
-        """apple; pear; orange; lemon; lime; banana; peach; plum; cherry; strawberry; raspberry; pineapple; mango; melon;
-        fig; kiwi; pomegranate; apricot; grapefruit; coconut""",
+        """apple; pear; orange; lemon; lime; banana; peach; plum; cherry; strawberry; raspberry; pineapple; mango;
+        melon; fig; kiwi; pomegranate; apricot; grapefruit; coconut""",
     ),
     "vegetable": _kind(
         "produce",
@@ -108,8 +108,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "food": _kind(
         "food",
-        """loaf of bread; pizza; sandwich; hamburger; bowl of soup; salad; plate of pasta; omelette; pancake; cake; pie;
-        croissant; doughnut; sushi roll; curry; taco; cheese board; bowl of rice; roast chicken; apple tart""",
+        """loaf of bread; pizza; sandwich; hamburger; bowl of soup; salad; plate of pasta; omelette; pancake; cake;
+        pie; croissant; doughnut; sushi roll; curry; taco; cheese board; bowl of rice; roast chicken; apple tart""",
     ),
     "dish": _kind(
         "food", "pizza; bowl of soup; salad; plate of pasta; omelette; curry; stew; risotto; paella; roast chicken; pie"
@@ -117,7 +117,9 @@ KINDS: Mapping[str, Kind] = {
     "dessert": _kind(
         "food", "chocolate cake; apple tart; cheesecake; ice-cream sundae; pancake; trifle; tiramisu; crème brûlée"
     ),
-    "cake": _kind("food", "chocolate cake; carrot cake; birthday cake; sponge cake; cheesecake; wedding cake; lemon cake"),
+    "cake": _kind(
+        "food", "chocolate cake; carrot cake; birthday cake; sponge cake; cheesecake; wedding cake; lemon cake"
+    ),
     "drink": _kind(
         "drink",
         """cup of coffee; cup of tea; glass of water; glass of orange juice; glass of wine; glass of beer; mug of hot
@@ -133,32 +135,35 @@ KINDS: Mapping[str, Kind] = {
         "hatchback; saloon car; estate car; sports car; convertible; off-road vehicle; vintage car; taxi; racing car",
     ),
     "bicycle": _kind(
-        "vehicle", "racing bicycle; mountain bike; folding bicycle; tandem; cargo bike; children's bicycle; Dutch bicycle"
+        "vehicle",
+        "racing bicycle; mountain bike; folding bicycle; tandem; cargo bike; children's bicycle; Dutch bicycle",
     ),
     "train": _kind(
         "vehicle", "steam locomotive; high-speed train; freight train; commuter train; underground train; tram"
     ),
     "boat": _kind(
         "boat",
-        """sailing boat; rowing boat; fishing boat; motor boat; canoe; kayak; gondola; ferry; barge; catamaran; tugboat;
-        houseboat""",
+        """sailing boat; rowing boat; fishing boat; motor boat; canoe; kayak; gondola; ferry; barge; catamaran;
+        tugboat; houseboat""",
     ),
     "ship": _kind("boat", "container ship; cruise ship; ferry; tall ship; oil tanker; icebreaker; trawler; warship"),
     "aircraft": _kind(
-        "aircraft", "airliner; glider; helicopter; biplane; seaplane; hot-air balloon; fighter jet; airship; hang glider"
+        "aircraft",
+        "airliner; glider; helicopter; biplane; seaplane; hot-air balloon; fighter jet; airship; hang glider",
     ),
     "building": _kind(
         "building",
-        """house; church; castle; tower; barn; windmill; lighthouse; temple; mosque; skyscraper; factory; cottage; railway
-        station; palace; school; theatre; greenhouse; block of flats""",
+        """house; church; castle; tower; barn; windmill; lighthouse; temple; mosque; skyscraper; factory; cottage;
+        railway station; palace; school; theatre; greenhouse; block of flats""",
     ),
     "house": _kind(
         "building",
-        """cottage; farmhouse; terraced house; timber-framed house; log cabin; villa; bungalow; stone house; town house;
-        chalet; thatched house""",
+        """cottage; farmhouse; terraced house; timber-framed house; log cabin; villa; bungalow; stone house; town
+        house; chalet; thatched house""",
     ),
     "bridge": _kind(
-        "building", "stone bridge; suspension bridge; footbridge; railway viaduct; drawbridge; rope bridge; covered bridge"
+        "building",
+        "stone bridge; suspension bridge; footbridge; railway viaduct; drawbridge; rope bridge; covered bridge",
     ),
     "instrument": _kind(
         "object",
@@ -177,10 +182,12 @@ KINDS: Mapping[str, Kind] = {
     ),
     "furniture": _kind(
         "object",
-        """chair; armchair; table; sofa; bed; bookcase; wardrobe; chest of drawers; desk; stool; bench; cupboard; rocking
-        chair""",
+        """chair; armchair; table; sofa; bed; bookcase; wardrobe; chest of drawers; desk; stool; bench; cupboard;
+        rocking chair""",
     ),
-    "chair": _kind("object", "armchair; rocking chair; folding chair; office chair; wooden chair; deckchair; high chair"),
+    "chair": _kind(
+        "object", "armchair; rocking chair; folding chair; office chair; wooden chair; deckchair; high chair"
+    ),
     "clothes": _kind(
         "object",
         "shirt; jacket; coat; dress; skirt; pullover; scarf; hat; glove; sock; waistcoat; raincoat; dressing gown; tie",
@@ -189,8 +196,8 @@ KINDS: Mapping[str, Kind] = {
     "hat": _kind("object", "straw hat; top hat; bowler hat; beret; baseball cap; woollen hat; cowboy hat; bonnet"),
     "household object": _kind(
         "object",
-        """teapot; cup; plate; kettle; lamp; clock; vase; mirror; broom; bucket; candle; umbrella; basket; pillow; iron;
-        frying pan; toaster""",
+        """teapot; cup; plate; kettle; lamp; clock; vase; mirror; broom; bucket; candle; umbrella; basket; pillow;
+        iron; frying pan; toaster""",
     ),
     "object": _kind(
         "object",
@@ -204,8 +211,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "landscape": _kind(
         "landscape",
-        """mountain range; forest; beach; desert; valley; lake; river; waterfall; glacier; moor; meadow; canyon; volcano;
-        rocky coast; vineyard; swamp; rolling hills""",
+        """mountain range; forest; beach; desert; valley; lake; river; waterfall; glacier; moor; meadow; canyon;
+        volcano; rocky coast; vineyard; mountain; hill; island; swamp; rolling hills""",
     ),
     "digit": _kind("writing", "zero; one; two; three; four; five; six; seven; eight; nine"),
     "letter": _kind("writing", "; ".join(f"letter {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")),
@@ -245,7 +252,7 @@ OTHER_WORDS: Mapping[str, str] = {
     "building of worship": "building",
     "human": "people",
 }
-"""Other words for a kind; those that begin with an article's noun stay themselves where no kind fits better."""
+"""Other words for a kind."""
 
 PLACED: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("bird", "alps"): phrases(
@@ -254,29 +261,34 @@ PLACED: Mapping[tuple[str, str], tuple[str, ...]] = {
         three-toed woodpecker; crag martin; rock partridge; griffon vulture; dipper"""
     ),
     ("animal", "alps"): phrases(
-        """alpine ibex; chamois; marmot; mountain hare; red deer; red fox; lynx; brown bear; golden eagle; stoat; alpine
-        salamander; dairy cow; bearded vulture; wolf"""
+        """alpine ibex; chamois; marmot; mountain hare; red deer; red fox; lynx; brown bear; golden eagle; stoat;
+        alpine salamander; dairy cow; bearded vulture; wolf"""
     ),
     ("flower", "alps"): phrases(
-        """edelweiss; gentian; alpenrose; alpine aster; arnica; soldanella; pasque flower; bellflower; houseleek; crocus;
-        globeflower; martagon lily; moss campion; alpine poppy"""
+        """edelweiss; gentian; alpenrose; alpine aster; arnica; soldanella; pasque flower; bellflower; houseleek;
+        crocus; globeflower; martagon lily; moss campion; alpine poppy"""
     ),
-    ("tree", "alps"): phrases("larch; spruce; Swiss stone pine; mountain pine; silver fir; beech; birch; rowan; sycamore"),
+    ("tree", "alps"): phrases(
+        "larch; spruce; Swiss stone pine; mountain pine; silver fir; beech; birch; rowan; sycamore"
+    ),
     ("animal", "africa"): phrases(
-        """lion; elephant; giraffe; zebra; leopard; cheetah; hippopotamus; rhinoceros; buffalo; hyena; warthog; gorilla;
-        chimpanzee; gazelle; wildebeest; ostrich; crocodile; meerkat"""
+        """lion; elephant; giraffe; zebra; leopard; cheetah; hippopotamus; rhinoceros; buffalo; hyena; warthog;
+        gorilla; chimpanzee; gazelle; wildebeest; ostrich; crocodile; meerkat"""
     ),
     ("bird", "africa"): phrases(
-        """ostrich; flamingo; secretary bird; marabou stork; fish eagle; hornbill; crowned crane; lilac-breasted roller;
-        weaver bird; vulture; guineafowl; bee-eater; sunbird"""
+        """ostrich; flamingo; secretary bird; marabou stork; fish eagle; hornbill; crowned crane; lilac-breasted
+        roller; weaver bird; vulture; guineafowl; bee-eater; sunbird"""
     ),
     ("animal", "arctic"): phrases(
-        "polar bear; arctic fox; reindeer; walrus; seal; musk ox; arctic hare; snowy owl; beluga whale; narwhal; ermine"
+        """polar bear; arctic fox; reindeer; walrus; seal; musk ox; arctic hare; snowy owl; beluga whale; narwhal;
+        ermine"""
     ),
     ("bird", "arctic"): phrases(
         "snowy owl; puffin; arctic tern; eider; snow bunting; gyrfalcon; guillemot; snow goose; rock ptarmigan; skua"
     ),
-    ("animal", "antarctic"): phrases("emperor penguin; leopard seal; elephant seal; orca; skua; albatross; humpback whale"),
+    ("animal", "antarctic"): phrases(
+        "emperor penguin; leopard seal; elephant seal; orca; skua; albatross; humpback whale"
+    ),
     ("bird", "antarctic"): phrases("emperor penguin; king penguin; gentoo penguin; skua; albatross; snow petrel"),
     ("animal", "sea"): phrases(
         """dolphin; whale; seal; sea turtle; octopus; jellyfish; shark; ray; crab; lobster; seahorse; starfish; orca;
@@ -293,9 +305,12 @@ PLACED: Mapping[tuple[str, str], tuple[str, ...]] = {
         """jaguar; sloth; toucan; macaw; tree frog; howler monkey; tapir; anaconda; anteater; capybara; ocelot; morpho
         butterfly; orang-utan"""
     ),
-    ("bird", "rainforest"): phrases("toucan; macaw; hummingbird; quetzal; hoatzin; harpy eagle; parrot; tanager; potoo"),
+    ("bird", "rainforest"): phrases(
+        "toucan; macaw; hummingbird; quetzal; hoatzin; harpy eagle; parrot; tanager; potoo"
+    ),
     ("animal", "forest"): phrases(
-        "fox; roe deer; red squirrel; badger; wild boar; hedgehog; pine marten; woodpecker; owl; hare; wolf; stag beetle"
+        """fox; roe deer; red squirrel; badger; wild boar; hedgehog; pine marten; woodpecker; owl; hare; wolf; stag
+        beetle"""
     ),
     ("bird", "forest"): phrases(
         "woodpecker; tawny owl; jay; nuthatch; treecreeper; goshawk; coal tit; bullfinch; crossbill; robin; cuckoo"
@@ -313,14 +328,42 @@ PLACED: Mapping[tuple[str, str], tuple[str, ...]] = {
 }
 """What lives where, where a kind's own members would not: by the kind and a word of `PLACES`."""
 
+BROADER: Mapping[str, str] = {
+    "wild animal": "animal",
+    "mammal": "animal",
+    "farm animal": "animal",
+    "wildflower": "flower",
+}
+"""Kinds that `PLACED` knows under another name."""
+
 PLACES: Mapping[str, str] = {
     **{name: name for name in ("alps", "africa", "arctic", "antarctic", "sea", "desert", "rainforest", "forest")},
     **{name: name for name in ("garden", "farm", "australia")},
-    **{"savannah": "africa", "savanna": "africa", "serengeti": "africa", "kenya": "africa", "tanzania": "africa"},
-    **{"antarctica": "antarctic", "ocean": "sea", "coast": "sea", "reef": "sea", "sahara": "desert"},
-    **{"amazon": "rainforest", "jungle": "rainforest", "woods": "forest", "wood": "forest", "woodland": "forest"},
-    **{"switzerland": "alps", "tyrol": "alps", "outback": "australia", "gardens": "garden", "farms": "farm"},
-    **{"oceans": "sea", "seas": "sea", "forests": "forest", "deserts": "desert", "rainforests": "rainforest"},
+    "savannah": "africa",
+    "savanna": "africa",
+    "serengeti": "africa",
+    "kenya": "africa",
+    "tanzania": "africa",
+    "antarctica": "antarctic",
+    "ocean": "sea",
+    "coast": "sea",
+    "reef": "sea",
+    "sahara": "desert",
+    "amazon": "rainforest",
+    "jungle": "rainforest",
+    "woods": "forest",
+    "wood": "forest",
+    "woodland": "forest",
+    "switzerland": "alps",
+    "tyrol": "alps",
+    "outback": "australia",
+    "gardens": "garden",
+    "farms": "farm",
+    "oceans": "sea",
+    "seas": "sea",
+    "forests": "forest",
+    "deserts": "desert",
+    "rainforests": "rainforest",
 }
 """Words that name a place, and which of `PLACED` is meant."""
 
@@ -340,18 +383,20 @@ PROPER: Mapping[str, str] = {
 GEOGRAPHIC = frozenset(
     phrases(
         """mountains; mountain; sea; ocean; forest; forests; desert; deserts; jungle; rainforest; savannah; savanna;
-        arctic; antarctic; tropics; woods; garden; gardens; farm; city; countryside; coast; reef; north; south; east; west;
-        world; steppe; tundra; highlands; lowlands; hills; wetlands; marsh; marshes; islands; island; outback; prairie"""
+        arctic; antarctic; tropics; woods; garden; gardens; farm; city; countryside; coast; reef; north; south; east;
+        west; world; steppe; tundra; highlands; lowlands; hills; wetlands; marsh; marshes; islands; island; outback;
+        prairie"""
     )
 )
 """Words of a place: "of the mountains" is said of one thing as "in the mountains"."""
 
 MASS = frozenset(
     phrases(
-        """snow; water; grass; rain; fire; smoke; sand; art; music; ice; mud; fog; hair; wood; glass; paper; rice; bread;
-        milk; cheese; meat; fruit; traffic; weather; nature; lava; lightning; moss; hay; wheat; wool; silk; jewellery;
-        jewelry; pottery; graffiti; cutlery; luggage; rubbish; handwriting; calligraphy; architecture; sunlight; dust;
-        coffee; tea; beer; wine; chocolate; honey; sugar; steel; gold; silver; coral; seaweed; ivy; bamboo; lace"""
+        """snow; water; grass; rain; fire; smoke; sand; art; music; ice; mud; fog; hair; wood; glass; paper; rice;
+        bread; milk; cheese; meat; fruit; traffic; weather; nature; lava; lightning; moss; hay; wheat; wool; silk;
+        jewellery; jewelry; pottery; graffiti; cutlery; luggage; rubbish; handwriting; calligraphy; architecture;
+        sunlight; dust; coffee; tea; beer; wine; chocolate; honey; sugar; steel; gold; silver; coral; seaweed; ivy;
+        bamboo; lace"""
     )
 )
 """Nouns that take no article."""

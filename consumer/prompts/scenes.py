@@ -29,7 +29,8 @@ SCENES: Mapping[str, Scene] = {
     "animal": Scene(
         phrases(
             """running; resting; standing still; walking towards the camera; eating; drinking; playing; asleep; looking
-            into the camera; looking back; lying down; sniffing the ground; jumping; yawning; stretching; with wet fur"""
+            into the camera; looking back; lying down; sniffing the ground; jumping; yawning; stretching; with wet
+            fur"""
         ),
         phrases(
             """in a meadow; in a forest; by a river; on a hillside; in tall grass; on a country road; in a garden; on a
@@ -42,8 +43,8 @@ SCENES: Mapping[str, Scene] = {
             looking up; lying down; jumping; yawning; stretching; curled up; waiting at a door"""
         ),
         phrases(
-            """on a sofa; in a garden; in a park; on a carpet; in a kitchen; on a beach; on a windowsill; in a meadow; on
-            a doorstep; on a city pavement; in a living room; in the snow; on a wooden floor"""
+            """on a sofa; in a garden; in a park; on a carpet; in a kitchen; on a beach; on a windowsill; in a meadow;
+            on a doorstep; on a city pavement; in a living room; in the snow; on a wooden floor"""
         ),
     ),
     "bird": Scene(
@@ -53,8 +54,8 @@ SCENES: Mapping[str, Scene] = {
             feathers; seen in silhouette; looking back; on the ground"""
         ),
         phrases(
-            """in a forest; by a lake; in a garden; over a meadow; among reeds; on a cliff; in a hedge; on a fence post;
-            on a beach; above a valley; in a park; at the edge of a wood"""
+            """in a forest; by a lake; in a garden; over a meadow; among reeds; on a cliff; in a hedge; on a fence
+            post; on a beach; above a valley; in a park; at the edge of a wood"""
         ),
     ),
     "fish": Scene(
@@ -80,8 +81,8 @@ SCENES: Mapping[str, Scene] = {
             rain; with a bee on it; among others of its kind; growing alone"""
         ),
         phrases(
-            """in a garden; in a meadow; in a vase; in a flower pot; by a path; on a rocky slope; at the edge of a wood;
-            in a greenhouse; on a windowsill; in front of a wall; by a stream"""
+            """in a garden; in a meadow; in a vase; in a flower pot; by a path; on a rocky slope; at the edge of a
+            wood; in a greenhouse; on a windowsill; in front of a wall; by a stream"""
         ),
     ),
     "tree": Scene(
@@ -96,8 +97,8 @@ SCENES: Mapping[str, Scene] = {
     ),
     "food": Scene(
         phrases(
-            """cut in half; freshly served; half eaten; steaming; neatly arranged; seen from above; in a large portion;
-            in a small portion; with a fork beside it; garnished with herbs"""
+            """cut in half; just served; half eaten; steaming; neatly arranged; seen from above; in a large portion; in
+            a small portion; with a fork beside it; garnished with herbs"""
         ),
         phrases(
             """on a white plate; in a bowl; on a wooden board; on a kitchen table; on a market stall; on a picnic
@@ -106,8 +107,8 @@ SCENES: Mapping[str, Scene] = {
     ),
     "produce": Scene(
         phrases(
-            """cut in half; whole; freshly washed; freshly picked; half eaten; in a pile; in slices; with a leaf still
-            on it; seen from above; slightly overripe"""
+            """cut in half; with drops of water on it; just picked; half eaten; in a pile; in slices; with a leaf still
+            on it; seen from above; with brown spots"""
         ),
         phrases(
             """on a white plate; in a bowl; on a wooden board; in a basket; on a market stall; on the ground; on a
@@ -115,26 +116,29 @@ SCENES: Mapping[str, Scene] = {
         ),
     ),
     "drink": Scene(
-        phrases("just poured; half finished; with ice; steaming; seen from above; with a straw; spilled; in two servings"),
         phrases(
-            """on a bar; on a garden table; on a tray; on a desk; on a windowsill; on a picnic blanket; by a pool; in
-            a hand; on a kitchen counter"""
+            "just poured; half finished; with ice; steaming; seen from above; with a straw; spilled; in two servings"
+        ),
+        phrases(
+            """on a bar; on a garden table; on a tray; on a desk; on a windowsill; on a picnic blanket; by a pool; in a
+            hand; on a kitchen counter"""
         ),
     ),
     "vehicle": Scene(
         phrases(
             """parked; moving fast; covered in mud; covered in dust; seen from the side; seen from the front; seen from
-            behind; with its lights on; freshly washed; old and rusty; brand new; waiting"""
+            behind; with its lights on; with mud on its wheels; with scratched paint; with shiny paint; with one wheel
+            in a puddle"""
         ),
         phrases(
-            """on a city street; on a country road; in front of a house; on a bridge; in a narrow lane; in a car park; by
-            a field; on cobblestones; by the sea; at a crossing; under trees; beside a brick wall"""
+            """on a city street; on a country road; in front of a house; on a bridge; in a narrow lane; in a car park;
+            by a field; on cobblestones; by the sea; at a crossing; under trees; beside a brick wall"""
         ),
     ),
     "boat": Scene(
         phrases(
             """at anchor; under way; seen from the shore; reflected in the water; in high waves; seen from above;
-            heading for the horizon; freshly painted; old and worn"""
+            heading for the horizon; with flaking paint; with bright new paint"""
         ),
         phrases("in a harbour; on the open sea; on a lake; on a river; off a rocky coast; beside a jetty; in a canal"),
     ),
@@ -148,7 +152,7 @@ SCENES: Mapping[str, Scene] = {
     "building": Scene(
         phrases(
             """seen from the street; seen from above; seen from afar; with lit windows; covered in ivy; half in ruins;
-            under repair; freshly painted; reflected in water; behind trees"""
+            behind scaffolding; with flaking paint; reflected in water; behind trees"""
         ),
         phrases(
             """on a hill; in a village; in a city; by a lake; by the sea; in a forest; in a valley; on a square; by a
@@ -167,8 +171,8 @@ SCENES: Mapping[str, Scene] = {
     ),
     "object": Scene(
         phrases(
-            """seen from above; seen from the side; seen up close; slightly worn; brand new; half in shadow; lying on
-            its side; held in a hand; among other things; covered in dust"""
+            """seen from above; seen from the side; seen up close; showing signs of wear; in mint condition; half in
+            shadow; lying on its side; held in a hand; among other things; covered in dust"""
         ),
         phrases(
             """on a wooden table; on the floor; on a shelf; on a white background; on a windowsill; in a workshop; in a
@@ -182,16 +186,23 @@ SCENES: Mapping[str, Scene] = {
         ),
         phrases("under a wide sky; under a cloudy sky; under a clear sky; beneath dark clouds; under the stars"),
     ),
+    "landmark": Scene(
+        phrases(
+            """seen from afar; seen from below; seen from the street; seen from above; with people in front of it;
+            reflected in water; behind trees; in silhouette; half hidden by fog; between other things"""
+        ),
+        phrases("under a clear sky; under a cloudy sky; beneath dark clouds; under a wide sky; against the sky"),
+    ),
     "writing": Scene((), _inks_on_papers(), views=False),
     "": Scene(
         phrases(
-            """seen from above; seen from the side; seen from the front; seen from behind; seen from afar; seen up close;
-            half in shadow; reflected in a puddle; in the middle of the picture; at the edge of the picture; with a
-            blurred background; against the light"""
+            """seen from above; seen from the side; seen from the front; seen from behind; seen from afar; seen up
+            close; half in shadow; reflected in a puddle; in the middle of the picture; at the edge of the picture;
+            with a blurred background; against the light"""
         ),
         phrases(
-            """outdoors; indoors; on a white background; in front of a grey wall; in front of a window; in a garden; in a
-            quiet street; in a large hall; under an open sky; in a room with little else in it"""
+            """outdoors; indoors; on a white background; in front of a grey wall; in front of a window; in a garden; in
+            a quiet street; in a large hall; under an open sky; in a room with little else in it"""
         ),
     ),
 }

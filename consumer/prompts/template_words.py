@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from penstock.consumer.prompts.english import phrases
 
-
 ALONE = (
     "a {concept}",
     "a photo of a {concept}",
@@ -57,9 +56,9 @@ LISTS: Mapping[str, tuple[str, ...]] = {
     "background": phrases(
         """in a forest; on a beach; in a meadow; on a city street; in a garden; by a river; by a lake; on a mountain
         path; in a desert; in a field of wheat; in a field of flowers; on a wooden table; on a stone floor; on a white
-        background; in a kitchen; in a living room; in a workshop; in a market; in a park; on a bridge; in a harbour; on
-        a rooftop; in a museum; in a library; in a classroom; in an office; in a courtyard; in a village square; in a
-        car park; at a railway station; on a country road; in a farmyard; in a barn; by a campfire; under a tree; in
+        background; in a kitchen; in a living room; in a workshop; in a market; in a park; on a bridge; in a harbour;
+        on a rooftop; in a museum; in a library; in a classroom; in an office; in a courtyard; in a village square; in
+        a car park; at a railway station; on a country road; in a farmyard; in a barn; by a campfire; under a tree; in
         tall grass; on a carpet; on a sofa; on a windowsill; on a shelf; in front of a brick wall; in front of a plain
         grey wall; in front of a window; against a blue sky; on bare rock; on wet sand; in the snow; on a frozen lake;
         in shallow water; in a swamp; in a canyon; in a cave; in a greenhouse; in an old town; in an empty hall; on a
@@ -67,8 +66,8 @@ LISTS: Mapping[str, tuple[str, ...]] = {
     ),
     "relation": phrases(
         """next to; behind; in front of; beside; near; to the left of; to the right of; above; below; facing; far from;
-        close to; across from; on top of; under; leaning against; half hidden by; in the shadow of; larger than; smaller
-        than; together with; between the camera and; in the distance behind; touching"""
+        close to; across from; on top of; under; leaning against; half hidden by; in the shadow of; larger than;
+        smaller than; together with; between the camera and; in the distance behind; touching"""
     ),
     "style": phrases(
         """watercolour painting; pencil drawing; charcoal sketch; oil painting; ink drawing; black-and-white photo;
@@ -78,15 +77,15 @@ LISTS: Mapping[str, tuple[str, ...]] = {
     ),
     "time": phrases(
         """at dawn; at sunrise; early in the morning; in the morning; at midday; in the early afternoon; in the
-        afternoon; late in the afternoon; at sunset; at dusk; in the evening; at night; at midnight; on a moonlit night;
-        in spring; in early spring; in summer; in midsummer; in autumn; in late autumn; in winter; in midwinter; on the
-        first warm day of the year; on a long summer evening"""
+        afternoon; late in the afternoon; at sunset; at dusk; in the evening; at night; at midnight; on a moonlit
+        night; in spring; in early spring; in summer; in midsummer; in autumn; in late autumn; in winter; in midwinter;
+        on the first warm day of the year; on a long summer evening"""
     ),
     "light": phrases(
-        """in soft light; in harsh light; in dim light; in bright light; in warm light; in cool light; in diffuse light;
-        in even light; in dappled light; against the light; lit from the left; lit from the right; lit from above; lit
-        from below; lit by a lamp; lit by candles; lit by a flash; lit through a window; in deep shade; half in shadow;
-        in neon light; in studio light; in golden light; in pale light"""
+        """in soft light; in harsh light; in dim light; in bright light; in warm light; in cool light; in diffuse
+        light; in even light; in dappled light; against the light; lit from the left; lit from the right; lit from
+        above; lit from below; lit by a lamp; lit by candles; lit by a flash; lit through a window; in deep shade; half
+        in shadow; in neon light; in studio light; in golden light; in pale light"""
     ),
     "weather": phrases(
         """in bright sunshine; under a cloudy sky; under an overcast sky; in light rain; in heavy rain; after the rain;
@@ -98,9 +97,9 @@ LISTS: Mapping[str, tuple[str, ...]] = {
         """seen from above; seen from below; seen from the side; seen from the front; seen from behind; seen from afar;
         seen up close; seen at eye level; seen at an angle; seen through a window; seen through a fence; seen through
         leaves; seen in a mirror; in the centre of the picture; at the left edge of the picture; at the right edge of
-        the picture; filling the picture; cut off by the edge of the picture; in the lower half of the picture; slightly
-        out of focus; in sharp focus; with a blurred background; with much empty space around it; in three-quarter
-        view"""
+        the picture; filling the picture; cut off by the edge of the picture; in the lower half of the picture;
+        slightly out of focus; in sharp focus; with a blurred background; with much empty space around it; in
+        three-quarter view"""
     ),
 }
 """Fields and what may stand in them."""
