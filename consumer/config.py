@@ -27,8 +27,14 @@ class PromptsConfig:
     """Where the captions come from."""
 
     source: str = "toyworld"
-    """`toyworld`: captions of handwritten digits; `concepts`: a list of concepts times templates; or the path of a text
-    file with one caption a line, which a concept and a tab may precede."""
+    """`toyworld`: captions of handwritten digits; `concepts`: a list of them, times templates; a file, a folder or a pattern of files: text with a caption a line,
+    which a concept and a tab may precede, CSV, TSV, JSONL or Parquet; or `hf:NAME[:SPLIT]` of Hugging Face's."""
+    caption_column: str = ""
+    """Column of a table that holds the captions; empty is the one with a usual name: caption, text, prompt."""
+    concept_column: str = ""
+    """Column that holds the captions' concepts; empty is the one with a usual name, if any: concept, label, class."""
+    malformed: Literal["stop", "skip"] = "stop"
+    """Rows that are no captions: `stop` before the run begins, `skip` leaves them out, counted and named in the log."""
     concepts: str = ""
     """Path of a list of concepts, one a line, other spellings after `|`."""
     templates: str = ""

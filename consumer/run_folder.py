@@ -26,7 +26,7 @@ CHECKPOINT_STATE = "state.json"
 LOCK = "run.lock"
 """Held by the trainer that runs in the folder. It stays: to delete it would let two trainers hold two locks."""
 PROMPTS = "prompts.tsv"
-"""What was made of `--ask`: CONCEPT<tab>CAPTION in each line, for all ranks and for later lives."""
+"""What was made of `--ask`, for all ranks and for later lives: a table of concepts and captions."""
 
 
 _OWN = re.compile(

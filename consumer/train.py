@@ -27,6 +27,7 @@ from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.asking import ASKING_S
+from penstock.consumer.prompts.source import num_captions
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
@@ -152,8 +153,7 @@ class Trainer:
     def _read_checkpoint(self) -> Checkpoint:
         """Where an earlier life stood; rank 0 cuts the ledger back to there. Raises RunError."""
         resume = checkpoint.read(self._folder, self._config, self._rank, self._world_size)
-        if resume.prompts_digest != self._prompts.digest:
-            raise RunError(f"the captions of {self._config.prompts.shown} are not those that the run began with")
+        checkpoint.check_prompts(resume, self._prompts, self._config.prompts.shown)
         if self._accelerator.is_main_process:
             checkpoint.rewind_ledgers(self._folder)
         return resume
@@ -279,6 +279,7 @@ class Trainer:
         state = Checkpoint(
             step=done,
             prompts_digest=self._prompts.digest,
+            num_captions=num_captions(self._prompts),
             tokenizer_digest=self._tokenizer_digest,
             record=self._record,
             feed=feed,

@@ -7,7 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.consumer.prompts.permutation import KeyedPermutation
 from penstock.consumer.prompts.source import Prompt
+
+_BLOCK = 4096
+"""Positions whose rows are found at once."""
 
 
 class Captions(Protocol):
@@ -20,6 +24,10 @@ class Captions(Protocol):
     @property
     def concepts(self) -> tuple[str, ...]:
         """Names of their classes; none where they have no concepts."""
+
+    @property
+    def concept_codes(self) -> NDArray[np.int32]:
+        """The concept of every row, a place in `concepts`, -1 for none: int32 [N]."""
 
     def __len__(self) -> int: ...
 
@@ -38,17 +46,17 @@ class ListedCaptions:
 
     def __init__(self, texts: Sequence[str], digest: str, names: Sequence[str] = ()) -> None:
         self._texts = texts
-        self._names = names
         self.digest = digest
         self.concepts = tuple(sorted(set(names)))
-        self._place = {name: place for place, name in enumerate(self.concepts)}
+        place = {name: place for place, name in enumerate(self.concepts)}
+        self.concept_codes: NDArray[np.int32] = np.array([place[name] for name in names] or [-1] * len(texts), np.int32)
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def caption(self, row: int) -> Prompt:
         """The caption in a row."""
-        return Prompt(self._texts[row], self._place[self._names[row]] if self._names else -1)
+        return Prompt(self._texts[row], int(self.concept_codes[row]))
 
 
 class ShuffledCaptions:
@@ -62,8 +70,8 @@ class ShuffledCaptions:
     def __init__(self, captions: Captions, seed: int) -> None:
         self._captions = captions
         self._seed = seed
-        # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
-        self._order = lru_cache(maxsize=3)(self._shuffle)
+        # Tickets are written in the order of their index, around the end of an epoch of two, stand-ins of a third.
+        self._rows = lru_cache(maxsize=16)(self._block)
 
     @property
     def digest(self) -> str:
@@ -75,11 +83,20 @@ class ShuffledCaptions:
         """Of the captions."""
         return self._captions.concepts
 
+    @property
+    def num_captions(self) -> int:
+        """N."""
+        return len(self._captions)
+
     def prompt(self, index: int) -> Prompt:
         """What stands at `index`; index // N is the epoch."""
         epoch, position = divmod(index, len(self._captions))
-        return self._captions.caption(int(self._order(epoch)[position]))
+        block, place = divmod(position, _BLOCK)
+        return self._captions.caption(self._rows(epoch, block)[place])
 
-    def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
-        """The order of an epoch: uint32 [N]."""
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._captions)).astype(np.uint32)
+    def _block(self, epoch: int, block: int) -> list[int]:
+        """The rows that stand at the positions of a block of an epoch."""
+        positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(self._captions)), dtype=np.uint64)
+        order = KeyedPermutation(len(self._captions), f"{self._seed} {epoch}")
+        rows: list[int] = order(positions).tolist()
+        return rows

@@ -109,8 +109,7 @@ class ChatEndpoint:
         if self.model:
             return
         reply = self._json(self._send("GET", "/models", None, budget))
-        entries = reply.get("data")
-        names = [str(entry.get("id")) for entry in entries if isinstance(entry, dict)] if _is_list(entries) else []
+        names = [str(entry.get("id")) for entry in _dicts(reply.get("data"))]
         if len(names) != 1:
             shown = f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "names none"
             raise ConfigError(f"{MODELS[0]} is not set: name a model of {self.url} ({self._clean(shown)})")
@@ -215,9 +214,8 @@ class ChatEndpoint:
 
     def _answer(self, body: bytes) -> Answer:
         reply = self._json(body)
-        choices = reply.get("choices")
-        choice = choices[0] if _is_list(choices) and choices and isinstance(choices[0], dict) else {}
-        message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
+        choice = next(iter(_dicts(reply.get("choices"))), {})
+        message = next(iter(_dicts([choice.get("message")])), {})
         if refusal := message.get("refusal"):
             raise RefusedError(f"{self.model} refuses: {self._clean(str(refusal))}")
         if choice.get("finish_reason") == "content_filter":
@@ -340,5 +338,6 @@ def _is_json_object(body: bytes) -> bool:
         return False
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def _dicts(value: object) -> list[dict[str, Any]]:
+    """The objects of a JSON list; none where it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -6,12 +6,14 @@ version to the next; raw words of Philox and BLAKE2b do not.
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.concept_list import ConceptList
+from penstock.consumer.prompts.concept_list import Concept
 from penstock.consumer.prompts.source import Prompt
 from penstock.consumer.prompts.templates import CONCEPT, OTHER, Templates
 from penstock.protocol.errors import ConfigError
@@ -32,14 +34,14 @@ class ConceptPrompts:
     Raises ConfigError where a caption could be longer than a prompt may be.
     """
 
-    def __init__(self, concepts: ConceptList, templates: Templates, seed: int) -> None:
-        self.concepts = concepts.names
-        self._spellings = concepts.spellings
+    def __init__(self, concepts: Sequence[Concept], templates: Templates, seed: int) -> None:
+        self.concepts = tuple(concept.name for concept in concepts)
+        self._spellings = tuple(concept.spellings for concept in concepts)
         self._templates = templates.templates
         self._lists = templates.lists
         self._seed = seed
         self._order = lru_cache(maxsize=3)(self._shuffle)
-        content = f"{_SCHEME} {seed} {concepts.digest} {templates.digest}"
+        content = json.dumps([_SCHEME, seed, self._spellings, templates.digest])
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self._check_lengths()
 

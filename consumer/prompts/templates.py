@@ -116,7 +116,7 @@ def read_templates(path: Path, num_concepts: int) -> Templates:
     if not lines:
         raise ConfigError(f"{shown} has no templates; write templates: [a photo of a {{concept}}]")
     _check_lists(shown, lists)
-    words = template_words.LISTS | {name: tuple(line.text for line in lists[name]) for name in lists}
+    words = dict(template_words.LISTS) | {name: tuple(line.text for line in lists[name]) for name in lists}
     templates: list[Template] = []
     for line in lines:
         try:
