@@ -27,8 +27,9 @@ class PromptsConfig:
     """Where the captions come from."""
 
     source: str = "toyworld"
-    """`toyworld`: captions of handwritten digits; `concepts`: a list of them, times templates; a file, a folder or a pattern of files: text with a caption a line,
-    which a concept and a tab may precede, CSV, TSV, JSONL or Parquet; or `hf:NAME[:SPLIT]` of Hugging Face's."""
+    """`toyworld`: captions of handwritten digits; `concepts`: a list of concepts times templates; a file, a folder or a
+    pattern of files: text with a caption a line, which a concept and a tab may precede, CSV, TSV, JSONL or Parquet; or
+    `hf:NAME[:SPLIT]` of Hugging Face's."""
     caption_column: str = ""
     """Column of a table that holds the captions; empty is the one with a usual name: caption, text, prompt."""
     concept_column: str = ""
@@ -36,7 +37,7 @@ class PromptsConfig:
     malformed: Literal["stop", "skip"] = "stop"
     """Rows that are no captions: `stop` before the run begins, `skip` leaves them out, counted and named in the log."""
     concepts: str = ""
-    """Path of a list of concepts, one a line, other spellings after `|`."""
+    """Path of a list of concepts, one a line, other spellings after `|`: those of source `concepts`."""
     templates: str = ""
     """Path of a YAML file of the templates that source `concepts` puts its concepts into; empty takes the built-in
     ones."""

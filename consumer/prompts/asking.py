@@ -144,7 +144,8 @@ def _fill(collected: _Collected, endpoint: ChatEndpoint, config: PromptsConfig, 
         if not found:
             _check_prose(answer, endpoint)
         fruitless = 0 if collected.add(found) else fruitless + 1
-        _log.info("%d of %d prompts after %d answers", len(collected.prompts), config.ask_prompts, number)
+        num_found = min(len(collected.prompts), config.ask_prompts)
+        _log.info("%d of %d prompts after %d answers", num_found, config.ask_prompts, number)
         if fruitless == _MAX_FRUITLESS:
             raise UnavailableError(f"{endpoint.model} has said nothing new in {fruitless} answers")
 

@@ -44,6 +44,7 @@ _IRREGULAR = {
     "fireman": "firemen",
     "snowman": "snowmen",
     "species": "species",
+    "triceratops": "triceratops",
     "lens": "lenses",
     "bus": "buses",
     "gas": "gases",

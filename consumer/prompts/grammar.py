@@ -12,7 +12,7 @@ prompts.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -23,8 +23,10 @@ from penstock.consumer.prompts.english import indefinite
 from penstock.consumer.prompts.scenes import SCENES, Scene
 from penstock.protocol.tickets import prompt_id
 
-_MAX_MISSES = 2000
-"""Draws in a row that give nothing new before a command counts as exhausted."""
+_MAX_DRAWS = 50
+"""For one prompt until it is a new one."""
+_MAX_MISSES = 200
+"""Prompts in a row that give nothing new before a command counts as exhausted."""
 _SAID_ELSEWHERE = ("angle", "pose", "light")
 """Axes whose phrases do not stand after the place."""
 
@@ -44,33 +46,27 @@ def expand(text: str, num_prompts: int) -> list[AskedPrompt]:
     Raises ConfigError for a command that names nothing.
     """
     command = read_command(text)
-    found: list[AskedPrompt] = []
-    ids: set[int] = set()
-    misses = 0
-    for prompt in _prompts(command):
-        label = prompt_id(prompt.text)
-        misses = misses + 1 if label in ids else 0
-        if not misses:
-            ids.add(label)
-            found.append(prompt)
-        if len(found) == num_prompts or misses == _MAX_MISSES:
-            break
-    return found
-
-
-def _prompts(command: Command) -> Iterator[AskedPrompt]:
-    """All that the command asks for, again and again in other scenes: one of each subject in turn."""
     combinations = [_combinations(command.axes, subject) for subject in command.subjects]
+    found: dict[int, AskedPrompt] = {}
+    misses = 0
     for index in count():
         turn, place = divmod(index, len(command.subjects))
         subject, choices = command.subjects[place], combinations[place]
         cycle, number = divmod(turn, len(subject.members))
+        member = subject.members[number]
         # A step without a common divisor comes to all of them; neighbours begin at different ones.
         chosen = choices[(cycle + number) * _stride(len(choices)) % len(choices)]
-        member = subject.members[number]
-        yield AskedPrompt(
-            command.concept(subject, member), _sentence(_Draws(command.text, index), command, subject, member, chosen)
-        )
+        for attempt in range(_MAX_DRAWS):
+            sentence = _sentence(_Draws(text, index, attempt), command, subject, member, chosen)
+            if (label := prompt_id(sentence)) not in found:
+                found[label] = AskedPrompt(command.concept(subject, member), sentence)
+                misses = 0
+                break
+        else:
+            misses += 1
+        if len(found) == num_prompts or misses == _MAX_MISSES:
+            break
+    return list(found.values())
 
 
 def _combinations(axes: Mapping[str, tuple[str, ...]], subject: Subject) -> list[tuple[_Choice, ...]]:
@@ -99,8 +95,8 @@ def _stride(count: int) -> int:
 class _Draws:
     """Draws that belong to one prompt; each by its name, so that none changes another."""
 
-    def __init__(self, text: str, index: int) -> None:
-        self._key = f"{text}\0{index}"
+    def __init__(self, text: str, index: int, attempt: int) -> None:
+        self._key = f"{text}\0{index}\0{attempt}"
 
     def among(self, what: str, choices: Sequence[str], share: float = 1.0) -> str:
         """One of the choices in a `share` of the prompts, else nothing."""

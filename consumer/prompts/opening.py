@@ -36,8 +36,8 @@ def check_concepts(prompts: PromptSource, config: TrainConfig) -> None:
     """Raises ConfigError where the objective learns concepts and the captions do not have several."""
     if config.objective.name == "supervised" and len(prompts.concepts) < 2:
         remedy = (
-            f"write CONCEPT<tab>CAPTION in each line of {config.prompts.source}, name the column of concepts of a table "
-            "by prompts.concept_column"
+            f"write CONCEPT<tab>CAPTION in each line of {config.prompts.source}, name the column of concepts of a "
+            "table by prompts.concept_column"
         )
         if config.prompts.ask or config.prompts.source == "concepts":
             remedy = "ask for several" if config.prompts.ask else f"name several in {config.prompts.concepts}"

@@ -127,8 +127,8 @@ SCENES: Mapping[str, Scene] = {
     "vehicle": Scene(
         phrases(
             """parked; moving fast; covered in mud; covered in dust; seen from the side; seen from the front; seen from
-            behind; with its lights on; with mud on its wheels; with scratched paint; with shiny paint; with one wheel
-            in a puddle"""
+            behind; with bright headlights; with mud on its wheels; with scratched paint; with shiny paint; with one
+            wheel in a puddle"""
         ),
         phrases(
             """on a city street; on a country road; in front of a house; on a bridge; in a narrow lane; in a car park;
