@@ -55,7 +55,7 @@ def _choose(datasets: Any, place: str, found: Any, split: str) -> Any:
         own = str(found.split or "")
         if split and split != own:
             raise ConfigError(
-                f"prompts.source: {place} has no split {split!r}; it is {own or 'one set without splits'}"
+                f"prompts.source: {place} has no split {split!r}; it is {own or 'not split'}"
             )
         return found
     if not split and len(found) == 1:
