@@ -166,7 +166,7 @@ KINDS: Mapping[str, Kind] = {
         "stone bridge; suspension bridge; footbridge; railway viaduct; drawbridge; rope bridge; covered bridge",
     ),
     "instrument": _kind(
-        "object",
+        "instrument",
         """violin; cello; guitar; piano; harp; flute; clarinet; saxophone; trumpet; trombone; drum; accordion; banjo;
         xylophone; harmonica""",
     ),
@@ -181,12 +181,12 @@ KINDS: Mapping[str, Kind] = {
         horse; marble; yo-yo; toy robot""",
     ),
     "furniture": _kind(
-        "object",
+        "furniture",
         """chair; armchair; table; sofa; bed; bookcase; wardrobe; chest of drawers; desk; stool; bench; cupboard;
         rocking chair""",
     ),
     "chair": _kind(
-        "object", "armchair; rocking chair; folding chair; office chair; wooden chair; deckchair; high chair"
+        "furniture", "armchair; rocking chair; folding chair; office chair; wooden chair; deckchair; high chair"
     ),
     "clothes": _kind(
         "object",
