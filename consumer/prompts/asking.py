@@ -145,7 +145,7 @@ def _fill(collected: _Collected, endpoint: ChatEndpoint, config: PromptsConfig, 
             _check_prose(answer, endpoint)
         fruitless = 0 if collected.add(found) else fruitless + 1
         num_found = min(len(collected.prompts), config.ask_prompts)
-        _log.info("%d of %d prompts after %d answers", num_found, config.ask_prompts, number)
+        _log.info("%d of %d prompts so far", num_found, config.ask_prompts)
         if fruitless == _MAX_FRUITLESS:
             raise UnavailableError(f"{endpoint.model} has said nothing new in {fruitless} answers")
 

@@ -69,7 +69,7 @@ def test_prompts_and_their_concepts_come_from_the_model(caplog: pytest.LogCaptur
     assert first["messages"][1] != second["messages"][1], "the second asks from another angle"
     assert asked.server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
     assert KEY not in caplog.text
-    assert "4 of 4 prompts after 2 answers" in caplog.text
+    assert "4 of 4 prompts so far" in caplog.text
 
 
 def test_duplicates_are_counted_once_by_their_label() -> None:
@@ -265,3 +265,13 @@ def test_without_an_endpoint_the_grammar_answers(caplog: pytest.LogCaptureFixtur
     found = ask(PromptsConfig(ask="birds", ask_prompts=50), {"OPENAI_API_KEY": KEY})
     assert len(found) == 50
     assert "50 prompts of 30 concepts by the built-in grammar (OPENAI_BASE_URL names no endpoint)" in caplog.text
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serve([prompts(*ROBINS)]) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        environ = {"OPENAI_BASE_URL": "http://model.invalid/v1", "OPENAI_MODEL": "tiny"}
+        assert len(ask(PromptsConfig(ask="birds", ask_prompts=2), environ)) == 2
+        assert [request.path for request in proxy.requests] == ["http://model.invalid/v1/chat/completions"]
