@@ -71,6 +71,10 @@ KINDS: Mapping[str, Kind] = {
         """trout; salmon; carp; pike; perch; goldfish; clownfish; tuna; shark; ray; seahorse; eel; cod; angelfish;
         pufferfish""",
     ),
+    "tropical fish": _kind(
+        "fish",
+        "clownfish; angelfish; lionfish; surgeonfish; butterflyfish; parrotfish; triggerfish; pufferfish; Moorish idol",
+    ),
     "insect": _kind(
         "insect",
         """honeybee; bumblebee; wasp; butterfly; moth; dragonfly; ladybird; beetle; grasshopper; cricket; ant; fly;
@@ -129,6 +133,9 @@ KINDS: Mapping[str, Kind] = {
         "vehicle",
         """car; van; lorry; bus; tram; motorcycle; scooter; bicycle; tractor; fire engine; ambulance; taxi; camper van;
         pickup truck; delivery van; steam locomotive; sports car; digger""",
+    ),
+    "truck": _kind(
+        "vehicle", "articulated lorry; pickup truck; dump truck; fire engine; tanker lorry; refuse lorry; tow truck"
     ),
     "car": _kind(
         "vehicle",
@@ -207,12 +214,12 @@ KINDS: Mapping[str, Kind] = {
     "people": _kind(
         "person",
         """farmer; nurse; baker; carpenter; teacher; painter; fisherman; cook; gardener; musician; student; builder;
-        cyclist; shopkeeper; dancer; grandmother; child; postman; scientist""",
+        cyclist; shopkeeper; dancer; grandmother; child; postman; scientist; man; woman; boy; girl""",
     ),
     "landscape": _kind(
         "landscape",
         """mountain range; forest; beach; desert; valley; lake; river; waterfall; glacier; moor; meadow; canyon;
-        volcano; rocky coast; vineyard; mountain; hill; island; swamp; rolling hills""",
+        volcano; rocky coast; vineyard; mountain; hill; island; park; garden; pond; swamp; rolling hills""",
     ),
     "digit": _kind("writing", "zero; one; two; three; four; five; six; seven; eight; nine"),
     "letter": _kind("writing", "; ".join(f"letter {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")),
@@ -224,6 +231,8 @@ KINDS: Mapping[str, Kind] = {
 
 OTHER_WORDS: Mapping[str, str] = {
     "person": "people",
+    "fungus": "mushroom",
+    "tropical fishes": "tropical fish",
     "aeroplane": "aircraft",
     "airplane": "aircraft",
     "plane": "aircraft",
