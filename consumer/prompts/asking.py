@@ -25,6 +25,7 @@ from penstock.consumer.prompts.chat_endpoint import (
 )
 from penstock.consumer.prompts.grammar import expand
 from penstock.protocol.errors import EndpointError
+from penstock.protocol.limits import MAX_NAME_LENGTH
 from penstock.protocol.tickets import normalise_prompt, prompt_id
 
 _log = logging.getLogger(__name__)
@@ -171,9 +172,10 @@ def _with_concepts(prompts: Sequence[AskedPrompt], command: str) -> list[AskedPr
         if prompt.concept:
             spelling.setdefault(normalise_prompt(prompt.concept), prompt.concept)
     find = _finder(spelling)
+    unnamed = " ".join(command.split())[:MAX_NAME_LENGTH]
     return [
         AskedPrompt(
-            spelling[normalise_prompt(prompt.concept)] if prompt.concept else find(prompt.text) or command, prompt.text
+            spelling[normalise_prompt(prompt.concept)] if prompt.concept else find(prompt.text) or unnamed, prompt.text
         )
         for prompt in prompts
     ]

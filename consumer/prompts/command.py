@@ -8,6 +8,7 @@ from penstock.consumer.prompts.axes import AXIS_WORDS, COLOURS, NAMED_VALUES
 from penstock.consumer.prompts.english import article, is_plural, singular
 from penstock.consumer.prompts.kinds import BROADER, GEOGRAPHIC, KINDS, MASS, OTHER_WORDS, PLACED, PLACES, PROPER
 from penstock.protocol.errors import ConfigError
+from penstock.protocol.limits import MAX_NAME_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class Command:
 
     def concept(self, subject: Subject, member: str) -> str:
         """What a prompt is of: a kind's member where one kind is named; where several subjects are, these."""
-        return member if len(self.subjects) == 1 and len(subject.members) > 1 else subject.concept
+        name = member if len(self.subjects) == 1 and len(subject.members) > 1 else subject.concept
+        return name[:MAX_NAME_LENGTH]
 
 
 _OPENING = re.compile(

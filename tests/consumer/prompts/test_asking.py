@@ -91,6 +91,8 @@ def test_too_many_requests_waits_as_long_as_it_is_told() -> None:
         [fails(429, "slow down", Retry_After="7"), fails(503, Retry_After="86400"), prompts(*ROBINS)], deadline_s=200
     )
     assert asked.waits == [7.0, 60.0], "each wait is bounded"
+    asked = _ask([fails(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), prompts(*ROBINS)])
+    assert asked.waits == [0.0], "the moment has passed"
 
 
 def test_a_server_error_is_asked_again_ever_later() -> None:
@@ -217,6 +219,7 @@ def test_a_model_that_says_nothing_new_is_left(caplog: pytest.LogCaptureFixture)
         ("[" * 100_000, []),
         ('{"prompt": "' + "x" * 9000 + '"}', []),
         ('{"prompt": "a\\u0007 fox\\ta"}', [("", "a fox a")]),
+        ('{"prompt": "half a \\ud800 pair"}', [("", "half a pair")]),
     ],
 )
 def test_answers_are_read_however_they_are_written(text: str, expected: list[tuple[str, str]]) -> None:

@@ -13,7 +13,7 @@ from penstock.consumer.prompts.grammar import expand
 from penstock.consumer.prompts.kinds import KINDS, OTHER_WORDS, PLACED, PLACES
 from penstock.consumer.prompts.scenes import SCENES
 from penstock.protocol.errors import ConfigError
-from penstock.protocol.limits import MAX_PROMPT_BYTES
+from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_PROMPT_BYTES
 from penstock.protocol.tickets import prompt_id
 from penstock.toyworld.captions import VOCABULARY, digit_of
 
@@ -142,12 +142,13 @@ def test_a_command_that_names_nothing_is_one_line(command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["a " * 900, "and " * 400 + "cat", "(" * 500 + "cat", "x" * 2000, "in in in, every", "every day"],
+    ["a " * 400, "and " * 200 + "cat", "(" * 500 + "cat", "x" * 1000, "in in in, every", "every day"],
 )
 def test_an_odd_command_is_shown_as_it_is(command: str) -> None:
     prompts = expand(command, 5)
     assert len(prompts) == 5
-    assert all(prompt.concept for prompt in prompts)
+    assert all(0 < len(prompt.concept) <= MAX_NAME_LENGTH for prompt in prompts)
+    assert all(len(prompt.text.encode()) <= MAX_PROMPT_BYTES for prompt in prompts)
 
 
 def test_the_lexicon_holds_together() -> None:
