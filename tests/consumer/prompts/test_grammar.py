@@ -10,7 +10,8 @@ from penstock.consumer.prompts.axes import AXES, AXIS_WORDS
 from penstock.consumer.prompts.command import read_command
 from penstock.consumer.prompts.english import is_plural, singular
 from penstock.consumer.prompts.grammar import expand
-from penstock.consumer.prompts.kinds import KINDS, OTHER_WORDS, PLACED, PLACES
+from penstock.consumer.prompts.habitats import PLACED, PLACES
+from penstock.consumer.prompts.kinds import KINDS, OTHER_WORDS
 from penstock.consumer.prompts.scenes import SCENES
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_PROMPT_BYTES
@@ -132,6 +133,13 @@ def test_all_combinations_of_axes_come_before_any_comes_twice() -> None:
         assert adjectives
         found.add((*adjectives.groups(), next(time for time in AXES["time"].values if time in prompt.text)))
     assert len(found) >= 0.98 * count, "all but those whose sentence had been said"
+
+
+def test_more_combinations_than_fit_into_memory_are_no_trouble() -> None:
+    command = f"cats in every {', every '.join(dict.fromkeys(AXIS_WORDS))}"
+    assert set(read_command(command).axes) == set(AXES)
+    assert len(expand(command, 200)) == 200
+    assert " tiny young red wooden tabby cat " in expand(command, 1)[0].text, "adjectives in their usual order"
 
 
 @pytest.mark.parametrize("command", ["!!!", "in every season", "😀", " , and ", "of of of"])
