@@ -186,6 +186,7 @@ class IndexedFile:
         """Concepts of the rows, by the format's `ConceptTable`, in pieces."""
         self._num_rows = index.num_rows
         self._rows_per_block = index.rows_per_block or 1
+        self._num_in_full_blocks = index.num_rows - index.num_rows % self._rows_per_block
         self._starts = index.starts
         self._holes = index.holes
         self._reads = 0
@@ -204,7 +205,8 @@ class IndexedFile:
             # Rows in order, as whoever looks for something in all captions takes them, are read once.
             self._last = (block, data, lines)
         # Every row has a line at least: where there are as many of both, each row is one line.
-        record = lines[place] if len(lines) == self._rows_per_block else self._find(block, place, data, lines)
+        is_plain = len(lines) == self._rows_per_block and row < self._num_in_full_blocks
+        record = lines[place] if is_plain else self._find(block, place, data, lines)
         try:
             return self._parse(record)
         except MalformedRecordError as error:
