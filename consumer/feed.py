@@ -26,6 +26,8 @@ class Prepared:
     batch: Batch
     uses: tuple[int, ...]
     """Earlier uses of each of the batch's groups, length G."""
+    concepts: tuple[int, ...]
+    """Class of each of them, -1 where it has none, length G; on the host, where the batch may be no more."""
     entered: tuple[Group, ...]
     """Groups that came into the reservoir."""
     num_new: int
@@ -101,10 +103,12 @@ class Feed:
         uses = self._reservoir.use(drawn, step)
         self._last_batch = [use.group for use in uses]
         images = [self._images(use.group, use.echo) for use in uses]
+        batch = collate(uses, images, pin_memory=self._pin_memory, reader=self._reader)
         return Prepared(
             step=step,
-            batch=collate(uses, images, pin_memory=self._pin_memory, reader=self._reader),
+            batch=batch,
             uses=tuple(use.echo for use in uses),
+            concepts=tuple(batch.concepts.tolist()),
             entered=tuple(self._came),
             num_new=self._num_new,
             quarantined=tuple(self._stream.quarantined()),

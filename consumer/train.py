@@ -149,7 +149,10 @@ class Trainer:
         """Where an earlier life stood; rank 0 cuts the ledger back to there. Raises RunError."""
         resume = checkpoint.read(self._folder, self._config, self._rank, self._world_size)
         if resume.prompts_digest != self._prompts.digest:
-            raise RunError(f"the captions of {self._config.prompts.source} are not those that the run began with")
+            raise RunError(
+                f"the captions of {self._config.prompts.source}, their concepts or their balance are not those that the "
+                "run began with"
+            )
         if self._accelerator.is_main_process:
             checkpoint.rewind_ledgers(self._folder)
         return resume
@@ -226,6 +229,7 @@ class Trainer:
             max_reuse=self._config.reservoir.reuse_policy.max_reuse,
             started=self._started,
             earlier=self._record.totals,
+            num_concepts=len(self._prompts.concepts),
         )
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
@@ -267,6 +271,7 @@ class Trainer:
                 self._record,
                 batches,
                 self._world_size,
+                self._prompts.concepts,
             )
             print(box(summary))
 

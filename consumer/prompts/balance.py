@@ -9,8 +9,8 @@ Draws are a pure function of seed and index, and need no luck:
 - *Company changes.* Neighbours in an even sequence stay neighbours, and a contrastive batch would compare the same
   concepts again and again. So the indices are shuffled within windows of as many as there are concepts, anew in each.
 
-A concept's captions that weigh differently, which only `metaclip` knows, are parted into runs of equal weight, to within
-1%; a run is to the sequence what a concept is above.
+Captions of a concept that weigh differently, which only `metaclip` knows, are parted into runs of equal weight, to
+within 1%; a run is to the sequence what a concept is above.
 """
 
 import hashlib
@@ -44,9 +44,7 @@ class BalancedCaptions:
         seed: decides the order.
     """
 
-    def __init__(
-        self, captions: Captions, codes: NDArray[np.int32], weights: NDArray[np.float64], seed: int
-    ) -> None:
+    def __init__(self, captions: Captions, codes: NDArray[np.int32], weights: NDArray[np.float64], seed: int) -> None:
         self._captions = captions
         self._runs = _Runs(codes, weights)
         keys = keyed(np.array([seed], dtype=np.uint64), np.arange(3, dtype=np.uint64))

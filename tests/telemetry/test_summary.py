@@ -16,7 +16,7 @@ def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: C
     published = """schema_version run_id seconds producers world_size steps images_generated images_trained
         reuse_factor groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received
         messages_rejected tickets_expired tickets_hedged tickets_quarantined
-        image_bytes_written knn objective steps_skipped rankme"""
+        image_bytes_written knn objective steps_skipped rankme concepts"""
     assert set(values) == set(published.split())
     assert set(values["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
     assert list(tmp_path.iterdir()) == [path]
