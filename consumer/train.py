@@ -150,8 +150,8 @@ class Trainer:
         resume = checkpoint.read(self._folder, self._config, self._rank, self._world_size)
         if resume.prompts_digest != self._prompts.digest:
             raise RunError(
-                f"the captions of {self._config.prompts.source}, their concepts or their balance are not those that the "
-                "run began with"
+                f"the captions of {self._config.prompts.source}, their concepts or their balance are not those that "
+                "the run began with"
             )
         if self._accelerator.is_main_process:
             checkpoint.rewind_ledgers(self._folder)

@@ -47,7 +47,8 @@ def arrange(captions: Captions, config: PromptsConfig, seed: int, tell: Callable
         captions = TaggedCaptions(captions, tags)
     if tags is not None and tags.num_without == len(captions):
         raise ConfigError(f"no caption of {config.source} names a concept of {config.concepts or 'its own'}")
-    if config.balance == "natural":
+    mode = config.balance
+    if mode == "natural":
         if tags is not None:
             _tell_of_gaps(tags, tell, "they come too")
             for line in describe(tags.names, tags.counts(), None):
@@ -55,18 +56,11 @@ def arrange(captions: Captions, config: PromptsConfig, seed: int, tell: Callable
         return ShuffledCaptions(captions, seed)
     if tags is None:
         raise ConfigError(
-            f"prompts.balance {config.balance} needs the concepts of the captions, those of {config.source} have none; "
+            f"prompts.balance {mode} needs the concepts of the captions, those of {config.source} have none; "
             "write CONCEPT<tab>CAPTION in each line, or name a list of concepts as prompts.concepts"
         )
-    return _balanced(captions, tags, config, seed, tell)
-
-
-def _balanced(
-    captions: Captions, tags: Tags, config: PromptsConfig, seed: int, tell: Callable[[str], None]
-) -> BalancedCaptions:
-    assert config.balance != "natural"
-    targets = read_targets(Path(config.balance_counts)) if config.balance == "counts" else None
-    weights = row_weights(tags, config.balance, config.balance_count, targets)
+    targets = read_targets(Path(config.balance_counts)) if mode == "counts" else None
+    weights = row_weights(tags, mode, config.balance_count, targets)
     if not weights.any():
         raise ConfigError(
             f"prompts.balance_counts: {config.balance_counts} gives no share to any concept of the captions, such as "
@@ -76,7 +70,7 @@ def _balanced(
     tagged = tags.codes >= 0
     target = np.bincount(tags.codes[tagged], weights[tagged], minlength=len(tags.names))
     for line in describe(tags.names, tags.counts(), target):
-        tell(f"balance {config.balance}: {line}")
+        tell(f"balance {mode}: {line}")
     return BalancedCaptions(captions, tags.codes, weights, seed)
 
 
