@@ -50,6 +50,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},
+    "consumer/prompts/matching.py": {"ahocorasick"},
     "consumer/paced.py": {"psutil"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model

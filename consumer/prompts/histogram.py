@@ -32,12 +32,14 @@ def describe(names: Sequence[str], natural: NDArray[np.int64], target: NDArray[n
         share = np.round(target / target.sum(), 9)
         lines[1] += f", and gets {share[tail].sum():.2%} of the prompts; the rest {share[head].sum():.2%}"
         reached = order[target[order] > 0]
+        rising = reached[np.argsort(share[reached], kind="stable")]
+        falling = reached[np.argsort(-share[reached], kind="stable")]
+        if share[rising[0]] == share[rising[-1]]:
+            spread = f"each of {len(reached):,} concepts gets {share[rising[0]]:.2%} of the prompts"
+        else:
+            spread = f"most of the prompts get {_list(names, share, falling)}; fewest {_list(names, share, rising)}"
         never = len(order) - len(reached)
-        lines.append(
-            f"of the prompts come most of {_list(names, share, reached[np.argsort(-share[reached], kind='stable')])}; "
-            f"fewest of {_list(names, share, reached[np.argsort(share[reached], kind='stable')])}"
-            + (f"; {never:,} concepts that have captions never come" if never else "")
-        )
+        lines.append(spread + (f"; {never:,} concepts that have captions never come" if never else ""))
     return tuple(lines)
 
 
