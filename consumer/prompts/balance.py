@@ -8,7 +8,7 @@ Draws are a pure function of seed and index, and need no luck:
   concept come once, in a random order, before any comes again, in another order (`keyed_order.py`).
 - *Company changes.* Neighbours in an even sequence stay neighbours, and where a batch holds few of the concepts it
   would compare the same ones again and again. So indices are then shuffled within windows of as many as there are
-  concepts, anew in each. (What all ranks get together stays as even; what one of several gets is even to within chance.)
+  concepts, anew in each. (What all ranks get together stays as even; what one of several gets, to within chance.)
 
 Captions of a concept that weigh differently, which only `metaclip` knows, are parted into runs of equal weight, to
 within 1%; a run is to the sequence what a concept is above.
