@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import pytest
 import zmq
 
 from penstock.consumer import run_folder
+from penstock.toyworld.captions import DIGIT_WORDS, digit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "PENSTOCK_TEST_MARK"
@@ -279,6 +281,9 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert summary["images_generated"] * 32 * 32 * 3 == summary["bytes_received"]
     assert summary["images_generated"] >= 4 * len(set(echoes))
     assert summary["knn"]["before"] is not None
+    prompts = {line["group"]: line["prompt"] for line in lines if "group" in line}
+    trained_on = Counter(DIGIT_WORDS[digit_of(prompts[index])] for index in set(echoes))
+    assert {word: count for word, count in summary["concepts"]["groups"].items() if count} == trained_on
 
 
 # --- signals -----------------------------------------------------------------------------------------
