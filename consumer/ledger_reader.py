@@ -170,6 +170,14 @@ class LedgerReader:
             for file, group in used
         ]
 
+    def use_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Global indices that have come, ascending, and how many steps used each: int64 [N] both."""
+        owned = [file.indices() for file in self._files]
+        counts = [file.use_counts(len(of_file)) for file, of_file in zip(self._files, owned, strict=True)]
+        indices, place = np.unique(np.concatenate(owned), return_inverse=True)
+        uses = np.bincount(place, weights=np.concatenate(counts), minlength=len(indices))
+        return indices, np.rint(uses).astype(np.int64)
+
     def quarantined(self) -> Iterator[LedgerQuarantined]:
         """Groups that no producer could make, rank after rank."""
         for file in self._files:
@@ -264,6 +272,16 @@ class LedgerFile:
         for last, uses in self.rows(query, (start, stop)):
             for behind in unpack(uses):
                 yield last - behind
+
+    def use_counts(self, num_rows: int) -> NDArray[np.int64]:
+        """How many steps used each of the first rows of `groups`: int64 [num_rows]."""
+        counts = np.zeros(num_rows + 1, np.int64)
+        with one_line(self._path, "read"):
+            for last, uses in self._db.execute("SELECT last_group, uses FROM steps ORDER BY step"):
+                # A step that came after the rows were counted names more of them.
+                rows = np.array([row for behind in unpack(uses) if (row := last - behind) <= num_rows], np.int64)
+                np.add.at(counts, rows, 1)
+        return counts[1:]
 
     def indices(self) -> NDArray[np.int64]:
         """The global index of each row of `groups`, from row 1 on: int64 [N]."""

@@ -28,8 +28,8 @@ LOCK = "run.lock"
 
 
 _OWN = re.compile(
-    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?|audit"
-    r"|ledger-\d+\.sqlite(-wal|-shm)?|(image-)?producer-\d+\.log|tracking"
+    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?"
+    r"|ledger-\d+\.sqlite(-wal|-shm)?|(image-)?producer-\d+\.log|tracking|audit"
 )
 """What a run writes; nothing else is ever deleted."""
 

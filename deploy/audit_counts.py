@@ -96,11 +96,6 @@ def count_prompts(
 
 
 def _count_uses(ledger: "LedgerReader", index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """In how many steps each of the groups, by ascending index, was used: int64 [G]."""
-    uses = np.zeros(len(index), np.int64)
-    for step in ledger.steps:
-        used = np.array([use.group.index for use in ledger.uses(step)], np.int64)
-        place = np.searchsorted(index, used).clip(max=max(0, len(index) - 1))
-        if len(index):
-            np.add.at(uses, place[index[place] == used], 1)
-    return uses
+    """In how many steps each of the groups at these indices was used: int64 [G]."""
+    indices, uses = ledger.use_counts()
+    return uses[np.searchsorted(indices, index)]

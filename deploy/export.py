@@ -110,17 +110,17 @@ def _steps(ledger: "LedgerReader", text: str) -> tuple[int, int] | tuple[None, N
 
 
 def _groups(ledger: "LedgerReader", first: int | None, last: int | None, limit: int) -> "Iterator[LedgerGroup]":
-    """Every group once: by index, or in the order of its first use in the given steps."""
+    """Every group once, by index; of given steps step after step."""
     found = ledger.groups() if first is None or last is None else _used(ledger, range(first, last))
     return islice(found, limit or None)
 
 
 def _used(ledger: "LedgerReader", steps: range) -> "Iterator[LedgerGroup]":
     seen: set[int] = set()
-    for use in chain.from_iterable(ledger.uses(step) for step in steps):
-        if use.group.index not in seen:
-            seen.add(use.group.index)
-            yield use.group
+    for group in chain.from_iterable(ledger.groups(step=step) for step in steps):
+        if group.index not in seen:
+            seen.add(group.index)
+            yield group
 
 
 def _num_groups(ledger: "LedgerReader", first: int | None, last: int | None, limit: int) -> int:

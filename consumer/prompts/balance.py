@@ -44,9 +44,7 @@ class BalancedCaptions:
         seed: decides the order.
     """
 
-    def __init__(
-        self, captions: Captions, codes: NDArray[np.int32], weights: NDArray[np.float64], seed: int
-    ) -> None:
+    def __init__(self, captions: Captions, codes: NDArray[np.int32], weights: NDArray[np.float64], seed: int) -> None:
         self._captions = captions
         self._runs = _Runs(codes, weights)
         keys = keyed(np.array([seed], dtype=np.uint64), np.arange(3, dtype=np.uint64))

@@ -24,9 +24,7 @@ def keyed(key: NDArray[np.uint64], number: NDArray[np.uint64]) -> NDArray[np.uin
     return mix(key ^ mix(number + np.uint64(_GAMMA)))
 
 
-def shuffled(
-    places: NDArray[np.uint64], sizes: NDArray[np.uint64], keys: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
+def shuffled(places: NDArray[np.uint64], sizes: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """What stands at each place of its deck.
 
     Args:

@@ -27,9 +27,7 @@ Mode = Literal["sqrt", "uniform", "metaclip", "counts"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
-def row_weights(
-    tags: Tags, mode: Mode, count: int, targets: Mapping[str, float] | None = None
-) -> NDArray[np.float64]:
+def row_weights(tags: Tags, mode: Mode, count: int, targets: Mapping[str, float] | None = None) -> NDArray[np.float64]:
     """What each caption weighs; one that is never to come weighs nothing.
 
     Args:

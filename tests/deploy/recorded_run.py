@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from penstock.producer.__main__ import open_engine
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Engine, make
@@ -54,8 +57,14 @@ class RecordedLedger:
         self, *, step: int | None = None, index: int | None = None, prompt: str | None = None
     ) -> Iterator[RecordedGroup]:
         for group in self._groups.values():
-            if index in (None, group.index) and prompt in (None, group.recipe.prompt):
+            is_used = step is None or group.index in self._used[step]
+            if is_used and index in (None, group.index) and prompt in (None, group.recipe.prompt):
                 yield group
+
+    def use_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        indices = np.array(sorted(self._groups), np.int64)
+        used = np.concatenate([np.array(step, np.int64) for step in self._used])
+        return indices, (indices[:, None] == used).sum(1)
 
     def uses(self, step: int) -> list[RecordedUse]:
         echo = [sum(index in earlier for earlier in self._used[:step]) for index in self._used[step]]
@@ -97,9 +106,7 @@ def record(
     for index, (asked, concept) in enumerate(zip(recipes, concepts, strict=True)):
         (images,) = make(engine, [Ticket(index=index, rank=0, recipe=asked)])
         checksum = crc32(encode_images(images, jpeg_quality).payload)
-        recorded.append(
-            RecordedGroup(index=index, recipe=asked, manifest=manifest, crc32=checksum, concept=concept)
-        )
+        recorded.append(RecordedGroup(index=index, recipe=asked, manifest=manifest, crc32=checksum, concept=concept))
     return recorded
 
 

@@ -78,8 +78,8 @@ def test_a_tar_holds_samples_side_by_side_with_all_that_is_known(groups: list[Re
 def test_steps_give_the_groups_that_they_used_once_each(groups: list[RecordedGroup], tmp_path: Path) -> None:
     run(tmp_path / "set", "--format", "folder", "--steps", "0:2", "--codec", "jpeg")
     rows = [json.loads(line) for line in (tmp_path / "set" / "metadata.jsonl").read_text().splitlines()]
-    assert [row["index"] for row in rows[::3]] == [1, 0, 5]
-    assert rows[0]["file_name"] == "000000/000000001-00.jpg"
+    assert [row["index"] for row in rows[::3]] == [0, 1, 5]
+    assert rows[0]["file_name"] == "000000/000000000-00.jpg"
     assert (tmp_path / "set" / rows[0]["file_name"]).read_bytes()[:2] == b"\xff\xd8"
 
 

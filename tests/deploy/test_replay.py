@@ -30,7 +30,9 @@ def test_a_step_is_made_again_in_its_order_and_drawn(
     shown = []
     monkeypatch.setattr(
         "penstock.telemetry.group_sheet.draw_sheet",
-        lambda title, subtitle, cells, is_wrong: shown.append((title, cells, is_wrong)) or np.zeros((2, 2, 3), np.uint8),
+        lambda title, subtitle, cells, is_wrong: (
+            shown.append((title, cells, is_wrong)) or np.zeros((2, 2, 3), np.uint8)
+        ),
     )
     out = tmp_path / "grid.png"
     assert replay.main([str(tmp_path), "--step", "1", "--out", str(out)]) == 0
