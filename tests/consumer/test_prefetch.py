@@ -1,6 +1,5 @@
 """The prefetcher: one batch ahead and no more, what counts is what was taken, and an end however it waits."""
 
-import json
 import threading
 import time
 import tracemalloc
@@ -19,6 +18,7 @@ from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.ledger import Ledger
+from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.toyworld import ToyWorldPrompts
 from penstock.consumer.prompts.writer import TicketWriter
@@ -100,12 +100,12 @@ def _batches(
         reader=Reader(concept),
     )
     return Prefetcher(
-        feed, Ledger(folder / "ledger-0.jsonl", {}), torch.device(device), steps, keeps_state=lambda step: step % 2 == 0
+        feed,
+        Ledger(folder / "ledger-0.sqlite", {}),
+        torch.device(device),
+        steps,
+        keeps_state=lambda step: step % 2 == 0,
     )
-
-
-def _lines(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "ledger-0.jsonl").read_text().splitlines()]
 
 
 def test_the_next_batch_is_prepared_while_the_step_runs_and_only_that(tmp_path: Path) -> None:
@@ -130,8 +130,7 @@ def test_only_what_was_taken_counts(tmp_path: Path) -> None:
         batches.take(0)
         until(lambda: tap.given == 4)
         assert batches.state.cursor == 2, "the cursor stands at the step, not at the prefetch"
-        assert [line["group"] for line in _lines(tmp_path) if "group" in line] == [0, 1]
-        assert [line["step"] for line in _lines(tmp_path) if "step" in line] == [0]
+        assert read_steps(tmp_path) == {0: (0, 1)}
         assert batches.groups_by_uses == [0, 2]
         batches.take(1)
         with pytest.raises(ValueError, match="was not asked for"):
