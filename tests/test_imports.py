@@ -51,6 +51,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},
+    "consumer/prompts/matching.py": {"ahocorasick"},
     "consumer/paced.py": {"psutil"},
     "consumer/prompts/arrow_columns.py": {"pyarrow"},
     "consumer/prompts/hugging_face.py": {"datasets"},

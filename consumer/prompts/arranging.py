@@ -51,7 +51,7 @@ def arrange(captions: Captions, config: PromptsConfig, seed: int, tell: Callable
         )
     _tell_of_gaps(tags, tell, "they are left out")
     tagged = tags.codes >= 0
-    target = np.bincount(tags.codes[tagged], weights[tagged], minlength=len(tags.names))
+    target = np.bincount(tags.codes[tagged], weights[tagged], minlength=len(tags.names)).astype(np.float64)
     for line in describe(tags.names, tags.counts(), target):
         tell(f"balance {mode}: {line}")
     return BalancedCaptions(captions, tags.codes, weights, seed)

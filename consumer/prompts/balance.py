@@ -3,14 +3,15 @@
 Draws are a pure function of seed and index, and need no luck:
 
 - *Which concept* stands at an index says an even sequence (`even_sequence.py`): concepts lie side by side, each as wide
-  as its share, so after n prompts each has come n times its share to within O(log n), on every rank alike.
+  as its share, so after n prompts each has come n times its share to within O(log n), on every rank.
 - *Which of its captions* says how often the concept has come before, which the sequence can count: all captions of a
   concept come once, in a random order, before any comes again, in another order (`keyed_order.py`).
-- *Company changes.* Neighbours in an even sequence stay neighbours, and a contrastive batch would compare the same
-  concepts again and again. So the indices are shuffled within windows of as many as there are concepts, anew in each.
+- *Company changes.* Neighbours in an even sequence stay neighbours, and where a batch holds few of the concepts it
+  would compare the same ones again and again. So indices are then shuffled within windows of as many as there are
+  concepts, anew in each. (What all ranks get together stays as even; what one of several gets, to within chance.)
 
-A concept's captions that weigh differently, which only `metaclip` knows, are parted into runs of equal weight, to within
-1%; a run is to the sequence what a concept is above.
+Captions of a concept that weigh differently, which only `metaclip` knows, are parted into runs of equal weight, to
+within 1%; a run is to the sequence what a concept is above.
 """
 
 import hashlib
@@ -26,6 +27,8 @@ from penstock.consumer.prompts.source import Prompt
 
 _BLOCK = 4096
 """Indices that are worked out together, at least: what a block costs beside its indices is shared by so many."""
+_FEW = 64
+"""Concepts that most batches hold anyway: the windows begin above."""
 _MAX_WINDOW = 1 << 16
 """Indices that are shuffled together, at most."""
 _CACHED_BLOCKS = 4
@@ -50,7 +53,8 @@ class BalancedCaptions:
         keys = keyed(np.array([seed], dtype=np.uint64), np.arange(3, dtype=np.uint64))
         self._offset = int(keys[_OFFSET]) % MODULUS
         self._window_key, self._caption_key = keys[_WINDOWS], keys[_CAPTIONS]
-        self._window = min(_MAX_WINDOW, 1 << (len(self._runs) - 1).bit_length())
+        num_runs = len(self._runs)
+        self._window = min(_MAX_WINDOW, 1 << (num_runs - 1).bit_length()) if num_runs > _FEW else 1
         self._block = max(_BLOCK, self._window)
         self._rows = lru_cache(maxsize=_CACHED_BLOCKS)(self._draw)
         self.concepts = captions.concepts
@@ -81,7 +85,7 @@ class BalancedCaptions:
         epoch_B, place_B = np.divmod(before_R[which_B] + in_block_B, size_B)
         keys_B = keyed(keyed(self._caption_key, run_B.astype(np.uint64)), epoch_B)
         rows: NDArray[np.uint32] = runs.rows[runs.starts[run_B] + shuffled(place_B, size_B, keys_B)]
-        return rows[self._company(start)]
+        return rows if self._window == 1 else rows[self._company(start)]
 
     def _company(self, start: int) -> NDArray[np.int64]:
         """Where each index of a block finds its row: int64 [B], a permutation within every window."""

@@ -1,7 +1,7 @@
 """Random orders that need no memory: what stands at a place of a shuffled deck follows from a key.
 
 A Feistel network over the pairs (left, right) of a grid that holds the deck, walked again where it leaves the deck
-(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Not for secrets: the rounds mix by SplitMix64.
+(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Not for secrets: rounds mix by SplitMix64.
 """
 
 import numpy as np

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import zmq
 
 from penstock.consumer import run_folder
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
+from penstock.toyworld.captions import DIGIT_WORDS, digit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "PENSTOCK_TEST_MARK"
@@ -182,7 +184,8 @@ def test_a_run_ends_well_and_says_what_it_did(one_rank: Run) -> None:
     keys += (
         "groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received messages_rejected "
     )
-    keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn objective steps_skipped rankme"
+    keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn objective steps_skipped rankme "
+    keys += "concepts"
     assert list(summary) == keys.split()
     assert set(summary["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
     assert (summary["world_size"], summary["steps"], summary["producers"]) == (1, 6, 1)
@@ -275,6 +278,9 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert summary["images_generated"] * 32 * 32 * 3 == summary["bytes_received"]
     assert summary["images_generated"] >= 4 * len(set(echoes))
     assert summary["knn"]["before"] is not None
+    prompts = {line["group"]: line["prompt"] for line in lines if "group" in line}
+    trained_on = Counter(DIGIT_WORDS[digit_of(prompts[index])] for index in set(echoes))
+    assert {word: count for word, count in summary["concepts"]["groups"].items() if count} == trained_on
 
 
 # --- signals -----------------------------------------------------------------------------------------
