@@ -269,6 +269,7 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert list(steps) == list(range(9))
     with LedgerReader(one_rank.path) as ledger:
         first, second = [life["life"] for life in ledger.lives]
+        prompts = {group.index: group.recipe.prompt for group in ledger.groups()}
     assert first < second
     echoes = [index for used in steps.values() for index in used]
     assert max(echoes.count(index) for index in set(echoes)) <= 16
@@ -278,7 +279,6 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert summary["images_generated"] * 32 * 32 * 3 == summary["bytes_received"]
     assert summary["images_generated"] >= 4 * len(set(echoes))
     assert summary["knn"]["before"] is not None
-    prompts = {line["group"]: line["prompt"] for line in lines if "group" in line}
     trained_on = Counter(DIGIT_WORDS[digit_of(prompts[index])] for index in set(echoes))
     assert {word: count for word, count in summary["concepts"]["groups"].items() if count} == trained_on
 
