@@ -159,7 +159,11 @@ def check_prompts(checkpoint: Checkpoint, prompts: PromptSource, name: str) -> N
     if prompts.digest == checkpoint.prompts_digest:
         return
     then, now = checkpoint.num_captions, num_captions(prompts)
-    counts = f"{then} then, {now} now" if then != now else f"{now} then and now, of other text or in another order"
+    counts = (
+        f"{then} then, {now} now"
+        if then != now
+        else f"{now} then and now, of other text, other concepts, or another order or balance"
+    )
     raise RunError(
         f"the captions of {name} are not those that the run began with ({counts}); resume with the same, or begin a "
         "new run"

@@ -53,10 +53,10 @@ class PromptsConfig:
     """How often concepts come. `natural`: as the captions hold them. `sqrt`: by the square root of that. `uniform`:
     equally. `metaclip`: captions are kept as MetaCLIP's curation does. `counts`: as `balance_counts` says."""
     balance_count: int = 20_000
-    """t of `metaclip`: concepts of fewer captions keep them all. Lower is flatter. The original had 20,000 for 400
+    """t of `metaclip`: concepts of fewer captions keep them all. Lower is flatter; the original had 20,000 for 400
     million captions."""
     balance_counts: str = ""
-    """Path of CONCEPT<tab>NUMBER lines: the shares, in any unit, for balance counts. Other concepts do not come."""
+    """Path of CONCEPT<tab>NUMBER lines: the shares for balance counts, in any unit. Other concepts do not come."""
 
     def __post_init__(self) -> None:
         require(

@@ -111,8 +111,8 @@ class Prefetcher:
 
     def _account(self, prepared: Prepared) -> None:
         """The step has its batch: let the ledger and the counts say so."""
-        for group, concept in zip(prepared.entered, prepared.concepts, strict=True):
-            self._ledger.group(group, concept)
+        for group, name in zip(prepared.entered, prepared.entered_concepts, strict=True):
+            self._ledger.group(group, name)
         for record in prepared.quarantined:
             self._ledger.quarantined(record)
         self._ledger.step(prepared.step, prepared.batch.indices)

@@ -50,7 +50,7 @@ class Index:
     """Rows between two offsets; 0 until the first row has come."""
     num_rows: int = 0
     """Good rows."""
-    starts: array[int] = field(default_factory=lambda: array("q"))
+    starts: "array[int]" = field(default_factory=lambda: array("q"))
     """Where each block begins, and behind the last its end."""
     codes: list[NDArray[np.int32]] = field(default_factory=list)
     """Concepts of the rows, by a `ConceptTable`, in pieces; empty where they have none."""
