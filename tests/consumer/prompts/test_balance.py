@@ -24,7 +24,7 @@ TAIL = {f"c{rank}": round(200 * 50 ** (-rank / 9)) for rank in range(10)}
 
 
 def _file(folder: Path, counts: dict[str, int], bare: int = 0) -> Path:
-    path = folder / "captions.tsv"
+    path = folder / "captions.txt"
     lines = [f"{name}\t{name} number {number}" for name, count in counts.items() for number in range(count)]
     path.write_text("\n".join([*lines, *["nothing"] * bare]))
     return path
