@@ -61,6 +61,11 @@ class BalancedCaptions:
         weights_digest = hashlib.sha256(np.ascontiguousarray(weights).data).hexdigest()
         self.digest = hashlib.sha256(f"balanced {captions.digest} {weights_digest}".encode()).hexdigest()
 
+    @property
+    def num_captions(self) -> int:
+        """N."""
+        return len(self._captions)
+
     def prompt(self, index: int) -> Prompt:
         """What stands at `index`."""
         return self._captions.caption(self.row(index))
