@@ -109,8 +109,7 @@ class _Runs:
 
     def __init__(self, codes: NDArray[np.int32], weights: NDArray[np.float64]) -> None:
         # Exponent and 7 bits of the fraction; a logarithm's last bits are not the same everywhere.
-        fraction, exponent = np.frexp(weights)
-        bin_N = (exponent.astype(np.int32) << 7) + (fraction * 128).astype(np.int32)
+        bin_N = (weights.view(np.int64) >> 45).astype(np.int32)
         rows = _by_concept(codes, np.flatnonzero(weights > 0))
         if np.any((np.diff(codes[rows]) == 0) & (np.diff(bin_N[rows]) != 0)):
             rows = rows[np.lexsort((bin_N[rows], codes[rows]))]
@@ -134,6 +133,8 @@ class _Runs:
 
 def _by_concept(codes: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.uint32]:
     """The rows, ordered by concept and within it by themselves: uint32. Sorts numbers, four times as fast as places."""
-    keys = (codes[rows].astype(np.uint64) << np.uint64(32)) | rows.astype(np.uint64)
+    keys = codes[rows].astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= rows.view(np.uint64)
     keys.sort()
     return keys.astype(np.uint32)
