@@ -110,7 +110,7 @@ def test_draws_stay_what_they_are(tmp_path: Path) -> None:
     """A run is resumed on another machine, with another NumPy: made on x86 with NumPy 2.4."""
     few = _open(_file(tmp_path, TAIL), "sqrt", seed=1)
     assert [few.prompt(index).text for index in range(6)] == [
-        *("c1 number 105", "c6 number 11", "c2 number 52", "c0 number 43", "c4 number 9", "c1 number 88")
+        *("c1 number 64", "c6 number 3", "c2 number 32", "c0 number 170", "c4 number 27", "c1 number 122")
     ]
     names = [f"c{number:05}" for number in range(500)]
     captions = ListedCaptions(names, "digest", names)

@@ -20,7 +20,7 @@ def test_every_deck_is_a_permutation(size: int) -> None:
 
 
 def test_places_of_large_and_of_different_decks_are_worked_out_together() -> None:
-    sizes = np.array([1, 2**32, 7, 2**32 - 5, 1000], dtype=np.uint64)
+    sizes = np.array([1, 2**32, 7, 2**62 - 5, 1000], dtype=np.uint64)
     places = sizes - np.uint64(1)
     keys = np.arange(5, dtype=np.uint64)
     together = shuffled(places, sizes, keys)
