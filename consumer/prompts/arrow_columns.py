@@ -122,6 +122,7 @@ class _RowReader:
 
     def lines(self, batch: "pa.RecordBatch | pa.Table") -> "pa.Buffer | bytes":
         """The good rows of a batch: `CAPTION`, or `CONCEPT<tab>CAPTION`, and a line end each."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         columns, names = self._table.columns, self._table.class_names
@@ -137,8 +138,9 @@ class _RowReader:
         self._num_rows += len(good)
         self.check(final=False)
         kept = parts if good.all() else [part.filter(good) for part in parts]
-        rows = kept[0] if len(kept) == 1 else pc.binary_join_element_wise(*kept, "\t")
-        return _values(pc.binary_join_element_wise(rows, "", "\n"))
+        tab, end, nothing = (pa.scalar(text, pa.large_string()) for text in ("\t", "\n", ""))
+        rows = kept[0] if len(kept) == 1 else pc.binary_join_element_wise(*kept, tab)
+        return _values(pc.binary_join_element_wise(rows, nothing, end))
 
     def _texts(self, column: Any, name: str, class_names: Sequence[str]) -> "pa.Array":
         """A column as text without white space around it, on one line; null where it is not UTF-8, or nothing."""

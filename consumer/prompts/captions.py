@@ -70,6 +70,7 @@ class ShuffledCaptions:
     def __init__(self, captions: Captions, seed: int) -> None:
         self._captions = captions
         self._seed = seed
+        self.num_captions = len(captions)
         # Tickets are written in the order of their index, around the end of an epoch of two, stand-ins of a third.
         self._rows = lru_cache(maxsize=16)(self._block)
 
@@ -89,20 +90,15 @@ class ShuffledCaptions:
         codes = self._captions.concept_codes
         return 0 if codes is None else int(np.count_nonzero(codes < 0))
 
-    @property
-    def num_captions(self) -> int:
-        """N."""
-        return len(self._captions)
-
     def prompt(self, index: int) -> Prompt:
         """What stands at `index`; index // N is the epoch."""
-        epoch, position = divmod(index, len(self._captions))
+        epoch, position = divmod(index, self.num_captions)
         block, place = divmod(position, _BLOCK)
         return self._captions.caption(self._rows(epoch, block)[place])
 
     def _block(self, epoch: int, block: int) -> list[int]:
         """The rows that stand at the positions of a block of an epoch."""
-        positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(self._captions)), dtype=np.uint64)
-        order = KeyedPermutation(len(self._captions), f"{self._seed} {epoch}")
+        positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.num_captions), dtype=np.uint64)
+        order = KeyedPermutation(self.num_captions, f"{self._seed} {epoch}")
         rows: list[int] = order(positions).tolist()
         return rows

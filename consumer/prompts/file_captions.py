@@ -29,10 +29,11 @@ class FileCaptions:
 
     def __init__(self, files: Sequence[IndexedFile], digest: str, concepts: ConceptTable) -> None:
         self._files = files
+        self._first, self._num_first = files[0], len(files[0])
         self._behind = [*accumulate(map(len, files))]
         self.digest = digest
         self.concepts = concepts.sorted_names
-        self._place = {name: place for place, name in enumerate(self.concepts)} | {"": NO_CONCEPT}
+        self._place = {name: place for place, name in enumerate(self.concepts)}
         self.concept_codes: NDArray[np.int32] | None = None
         """int32 [N]: the concept of each, a place in `concepts`; None where they have no concepts."""
         if self.concepts:
@@ -45,10 +46,13 @@ class FileCaptions:
 
     def caption(self, row: int) -> Prompt:
         """The caption in a row. Raises RunError where its file has changed since it was opened."""
-        number = bisect_right(self._behind, row)
-        text, concept = self._files[number].caption(row - self._behind[number - 1] if number else row)
+        if row < self._num_first:
+            text, concept = self._first.caption(row)
+        else:
+            number = bisect_right(self._behind, row)
+            text, concept = self._files[number].caption(row - self._behind[number - 1])
         try:
-            return Prompt(text, self._place[concept])
+            return Prompt(text, self._place[concept] if concept else NO_CONCEPT)
         except KeyError as error:
             raise RunError(f"concept {concept!r} was not in the prompts when the run opened them") from error
 

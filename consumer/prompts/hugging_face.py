@@ -54,9 +54,7 @@ def _choose(datasets: Any, place: str, found: Any, split: str) -> Any:
     if isinstance(found, datasets.Dataset):
         own = str(found.split or "")
         if split and split != own:
-            raise ConfigError(
-                f"prompts.source: {place} has no split {split!r}; it is {own or 'one set without splits'}"
-            )
+            raise ConfigError(f"prompts.source: {place} has no split {split!r}; it is {own or 'not split'}")
         return found
     if not split and len(found) == 1:
         return next(iter(found.values()))

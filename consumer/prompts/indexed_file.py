@@ -176,7 +176,7 @@ class IndexedFile:
         self.close = weakref.finalize(self, os.close, descriptor)
         self._path = path
         self._descriptor = descriptor
-        self._form = form
+        self._form, self._parse = form, form.parse
         self._stamp = _stamp(descriptor)
         index = FileScan(path, descriptor, form, malformed, begin, line).run()
         if _stamp(descriptor) != self._stamp:
@@ -199,35 +199,45 @@ class IndexedFile:
         block, place = divmod(row, self._rows_per_block)
         last, data, lines = self._last
         if block != last:
-            self._reads += 1
-            if self._reads % _READS_PER_CHECK == 0 and _stamp(self._descriptor) != self._stamp:
-                raise self._changed()
             data = self._read(block)
             lines = data.splitlines()
             # Rows in order, as whoever looks for something in all captions takes them, are read once.
             self._last = (block, data, lines)
-        num_rows = min(self._rows_per_block, self._num_rows - block * self._rows_per_block)
+        # Every row has a line at least: where there are as many of both, each row is one line.
+        record = lines[place] if len(lines) == self._rows_per_block else self._find(block, place, data, lines)
         try:
-            if len(lines) != num_rows:
-                lines = [line for line in lines if line.strip()]
-            # Every row has a line at least: where there are as many of both, each row is one line.
-            record = lines[place] if len(lines) == num_rows else nth_record(self._form, data, place)
-            return self._form.parse(record)
+            return self._parse(record)
+        except MalformedRecordError as error:
+            raise self._changed() from error
+
+    def _find(self, block: int, place: int, data: bytes, lines: list[bytes]) -> bytes:
+        """What begins with the row in a place of a block that is not full, or has other lines than its rows."""
+        num_rows = min(self._rows_per_block, self._num_rows - block * self._rows_per_block)
+        if len(lines) != num_rows:
+            lines = [line for line in lines if line.strip()]
+        if len(lines) == num_rows:
+            return lines[place]
+        try:
+            return nth_record(self._form, data, place)
         except MalformedRecordError as error:
             raise self._changed() from error
 
     def _read(self, block: int) -> bytes:
         """The rows of a block, without long malformed records between them."""
+        self._reads += 1
+        if not self._reads % _READS_PER_CHECK and _stamp(self._descriptor) != self._stamp:
+            raise self._changed()
         start, end = self._starts[block], self._starts[block + 1]
-        edges = [start, *(edge for hole in self._holes.get(block, ()) for edge in hole), end]
-        pieces = [*pairwise(edges)][::2] if len(edges) > 2 else [(start, end)]
         try:
-            read = [os.pread(self._descriptor, to - at, at) for at, to in pieces]
+            if self._holes and block in self._holes:
+                edges = [start, *(edge for hole in self._holes[block] for edge in hole), end]
+                return b"".join(os.pread(self._descriptor, to - at, at) for at, to in [*pairwise(edges)][::2])
+            data = os.pread(self._descriptor, end - start, start)
         except OSError as error:
             raise RunError(f"{self._path} cannot be read any more: {error.strerror}") from error
-        if sum(map(len, read)) < sum(to - at for at, to in pieces):
+        if len(data) < end - start:
             raise self._changed()
-        return read[0] if len(read) == 1 else b"".join(read)
+        return data
 
     def _changed(self) -> RunError:
         return RunError(

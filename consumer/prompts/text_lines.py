@@ -71,9 +71,7 @@ class TextLines:
 
     def parse(self, data: bytes) -> tuple[str, str]:
         """See `RecordFormat`."""
-        if b"\n" in data or b"\r" in data:
-            data = data.splitlines()[0]
-        found = self._read(data)
+        found = self._read(data.splitlines()[0] if b"\n" in data or b"\r" in data else data)
         if not found:
             raise MalformedRecordError("the line is blank")
         return found
