@@ -254,10 +254,7 @@ def _scene_of_member(noun: str) -> str:
 def _kind_of(phrase: str) -> str:
     """The name of the kind that a phrase says in the singular or the plural; empty where it says none."""
     lower = phrase.lower().strip()
-    # "birds of prey" has its plural inside.
-    first, _, rest = lower.partition(" of ")
-    forms = [lower, singular(lower), f"{singular(first)} of {rest}" if rest else lower]
-    for form in forms:
+    for form in (lower, singular(lower)):
         if form in KINDS:
             return form
         if form in OTHER_WORDS:

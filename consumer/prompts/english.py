@@ -84,8 +84,9 @@ def phrases(text: str) -> tuple[str, ...]:
 
 
 def is_plural(noun: str) -> bool:
-    """Whether the last word of a noun phrase looks like a plural."""
-    last = noun.split()[-1].lower() if noun.split() else ""
+    """Whether a noun phrase looks like a plural: its last word, or the last before "of"."""
+    head = noun.partition(" of ")[0].split()
+    last = head[-1].lower() if head else ""
     if last in _IRREGULAR:
         return False
     if last in _REGULAR or last in _ALWAYS_PLURAL:
@@ -107,19 +108,12 @@ def indefinite(noun: str) -> str:
 
 
 def singular(noun: str) -> str:
-    """The noun phrase with its last word in the singular; as it is where that is no plural."""
-    *before, last = noun.split() or [""]
+    """The noun phrase in the singular: `red bicycle`, `cup of tea`; as it is where it is no plural."""
+    head, of, rest = noun.partition(" of ")
+    *before, last = head.split() or [""]
     if not is_plural(last) or last.lower() in _ALWAYS_PLURAL - {"people"}:
         return noun
-    return " ".join([*before, _singular_word(last)])
-
-
-def plural(noun: str) -> str:
-    """The noun phrase with its last word in the plural."""
-    *before, last = noun.split() or [""]
-    if is_plural(last):
-        return noun
-    return " ".join([*before, _plural_word(last)])
+    return " ".join([*before, _singular_word(last)]) + of + rest
 
 
 def _singular_word(word: str) -> str:
@@ -134,14 +128,3 @@ def _singular_word(word: str) -> str:
     if lower.endswith(("ches", "shes", "sses", "xes", "zzes")):
         return word[:-2]
     return word[:-1]
-
-
-def _plural_word(word: str) -> str:
-    lower = word.lower()
-    if lower in _IRREGULAR:
-        return _IRREGULAR[lower]
-    if lower.endswith("y") and lower[-2:-1] not in "aeiou":
-        return word[:-1] + "ies"
-    if lower.endswith(("ch", "sh", "s", "x", "z")):
-        return word + "es"
-    return word + "s"

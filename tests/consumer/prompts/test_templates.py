@@ -181,6 +181,7 @@ def test_braces_and_articles_of_a_template() -> None:
         ("scissors", "scissors"),
         ("penguins", "penguins"),
         ("bus", "a bus"),
+        ("pair of glasses", "a pair of glasses"),
         ("octopus", "an octopus"),
         ("glass", "a glass"),
         ("the Eiffel Tower", "the Eiffel Tower"),
@@ -194,7 +195,9 @@ def test_articles_follow_the_sound(noun: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("many", "one"),
     [
-        ("birds", "bird"), ("cherries", "cherry"), ("boxes", "box"), ("churches", "church"), ("buses", "bus"),
+        ("birds", "bird"), ("cups of tea", "cup of tea"),
+        ("block of flats", "block of flats"),
+        ("cherries", "cherry"), ("boxes", "box"), ("churches", "church"), ("buses", "bus"),
         ("wolves", "wolf"), ("bookshelves", "bookshelf"), ("women", "woman"), ("horses", "horse"), ("mice", "mouse"),
         ("red bicycles", "red bicycle"), ("houses", "house"), ("potatoes", "potato"),
         ("magpies", "magpie"), ("scissors", "scissors"), ("grass", "grass"), ("fish", "fish"), ("cactus", "cactus"),
