@@ -6,7 +6,7 @@ again. It imports no torch.
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from penstock.consumer.ledger_schema import FILES, one_line, open_for_reading, unpack, unpack_scales
 from penstock.consumer.schedule import images_of_use
 from penstock.protocol.errors import RunError
+from penstock.protocol.limits import MAX_INT
 from penstock.protocol.tickets import Manifest, Recipe, normalise_prompt, prompt_id
 
 _GROUPS = """
@@ -119,6 +120,16 @@ class LedgerReader:
         """What each life of each rank was told to do."""
         return [json.loads(text) for file in self._files for (text,) in file.rows("SELECT settings FROM lives")]
 
+    @property
+    def producers(self) -> list[str]:
+        """Names of the producers that made a group."""
+        return self._names("producers")
+
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the groups' concepts."""
+        return self._names("concepts")
+
     def groups(
         self,
         *,
@@ -163,12 +174,35 @@ class LedgerReader:
         """
         self._require_step(step)
         used = [(file, group) for file in self._files for group in file.groups_at(file.used(step))]
-        echoes = self._earlier_uses({group.index for _, group in used}, step)
+        earlier = self.steps_of((group.index for _, group in used), before=step)
         settings = {file: file.settings_at(step) for file, _ in used}
         return [
-            LedgerUse(group, echoes[group.index], _images(settings[file], group, echoes[group.index]))
+            LedgerUse(group, len(earlier[group.index]), _images(settings[file], group, len(earlier[group.index])))
             for file, group in used
         ]
+
+    def steps_of(self, indices: Iterable[int], before: int | None = None) -> dict[int, list[int]]:
+        """The steps, in order, that used each of these groups, in all lives and on all ranks.
+
+        Args:
+            indices: global indices.
+            before: only steps before this one.
+        """
+        steps: dict[int, list[int]] = {index: [] for index in indices}
+        wanted = np.fromiter(steps, np.int64, len(steps))
+        stop = self.steps.stop if before is None else before
+        for file in self._files:
+            owned = file.indices()
+            rows = np.flatnonzero(np.isin(owned, wanted)) + 1
+            if not len(rows):
+                continue
+            index_of = np.full(len(owned) + 1, -1)
+            index_of[rows] = owned[rows - 1]
+            for step, used in file.used_between(file.first_step(int(rows[0])), stop):
+                for index in index_of[used[used <= len(owned)]].tolist():
+                    if index >= 0:
+                        steps[index].append(step)
+        return {index: sorted(found) for index, found in steps.items()}
 
     def use_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Global indices that have come, ascending, and how many steps used each: int64 [N] both."""
@@ -190,6 +224,9 @@ class LedgerReader:
         """Close the files."""
         self._stack.close()
 
+    def _names(self, table: str) -> list[str]:
+        return sorted({name for file in self._files for (name,) in file.rows(f"SELECT name FROM {table}")})
+
     def _require_step(self, step: int) -> None:
         steps = self.steps
         if step not in steps:
@@ -204,21 +241,6 @@ class LedgerReader:
         if is_known:
             return "prompt IN (SELECT id FROM prompts WHERE prompt_id = ?)", prompt_id(prompt)
         return "prompt IN (SELECT id FROM prompts WHERE instr(normalised(text), ?))", normalise_prompt(prompt)
-
-    def _earlier_uses(self, indices: set[int], step: int) -> dict[int, int]:
-        """How often each of these was used before a step; a rank that owned it in an earlier life counts too."""
-        wanted = np.fromiter(indices, np.int64, len(indices))
-        uses = dict.fromkeys(indices, 0)
-        for file in self._files:
-            owned = file.indices()
-            rows = np.flatnonzero(np.isin(owned, wanted))
-            if not len(rows):
-                continue
-            index_of = {int(row) + 1: int(owned[row]) for row in rows}
-            for row in file.used_between(file.first_step(int(rows[0]) + 1), step):
-                if row in index_of:
-                    uses[index_of[row]] += 1
-        return uses
 
     def __enter__(self) -> Self:
         return self
@@ -235,8 +257,10 @@ class LedgerFile:
         self._db = db
         self.rank = int(path.stem.rpartition("-")[2])
         self._ends: tuple[NDArray[np.int64], NDArray[np.int64]] = (np.empty(0, np.int64), np.empty(0, np.int64))
-        self._recipe = lru_cache(self._read_recipe)
-        self._producer = lru_cache(self._read_producer)
+        self.recipe = lru_cache(self._read_recipe)
+        """What the recipes of a row of `recipes` share."""
+        self.producer = lru_cache(self._read_producer)
+        """Name and manifest of a row of `producers`."""
         db.create_function("normalised", 1, normalise_prompt, deterministic=True)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -264,23 +288,21 @@ class LedgerFile:
 
     def used(self, step: int) -> list[int]:
         """The rows of the groups that a step used, in the order of its batch."""
-        return list(self.used_between(step, step + 1))
+        rows: list[int] = next((used.tolist() for _, used in self.used_between(step, step + 1)), [])
+        return rows
 
-    def used_between(self, start: int, stop: int) -> Iterator[int]:
-        """The rows of groups that steps in [start, stop) used, step after step."""
-        query = "SELECT last_group, uses FROM steps WHERE step >= ? AND step < ? ORDER BY step"
-        for last, uses in self.rows(query, (start, stop)):
-            for behind in unpack(uses):
-                yield last - behind
+    def used_between(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Each step in [start, stop), with the rows of the groups that it used: int64 [G]."""
+        query = "SELECT step, last_group, uses FROM steps WHERE step >= ? AND step < ? ORDER BY step"
+        for step, last, uses in self.rows(query, (start, stop)):
+            yield step, last - unpack(uses)
 
     def use_counts(self, num_rows: int) -> NDArray[np.int64]:
         """How many steps used each of the first rows of `groups`: int64 [num_rows]."""
         counts = np.zeros(num_rows + 1, np.int64)
-        with one_line(self._path, "read"):
-            for last, uses in self._db.execute("SELECT last_group, uses FROM steps ORDER BY step"):
-                # A step that came after the rows were counted names more of them.
-                rows = np.array([row for behind in unpack(uses) if (row := last - behind) <= num_rows], np.int64)
-                np.add.at(counts, rows, 1)
+        for _, used in self.used_between(0, MAX_INT):
+            # A step that came after the rows were counted names more of them.
+            np.add.at(counts, used[used <= num_rows], 1)
         return counts[1:]
 
     def indices(self) -> NDArray[np.int64]:
@@ -292,6 +314,11 @@ class LedgerFile:
         """First and last step; None where there is none."""
         ((first, last),) = self.rows("SELECT min(step), max(step) FROM steps")
         return None if first is None else (first, last)
+
+    def num_bytes(self) -> int:
+        """What it takes on the disk, its log included."""
+        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return sum(path.stat().st_size for path in files if path.exists())
 
     def settings_at(self, step: int) -> dict[str, Any]:
         """What the life that made a step was told to do."""
@@ -323,13 +350,13 @@ class LedgerFile:
         candidates: bytes | None,
         guidance: bytes | None,
     ) -> LedgerGroup:
-        name, manifest = self._producer(producer)
-        shared = self._recipe(recipe)
+        name, manifest = self.producer(producer)
+        shared = self.recipe(recipe)
         if guidance:
             shared = shared | {"guidance_scales": unpack_scales(guidance)}
         made = Recipe(**shared, prompt=prompt, seed=seed)
         if candidates:
-            made = made.choose(unpack(candidates))
+            made = made.choose(unpack(candidates).tolist())
         return LedgerGroup(
             index=index,
             rank=self.rank,
@@ -363,10 +390,10 @@ def read_steps(run_dir: Path) -> dict[int, tuple[int, ...]]:
     used: dict[int, list[int]] = {}
     with ExitStack() as stack:
         for file in open_ledger_files(run_dir, stack):
-            steps = file.rows("SELECT step, last_group, uses FROM steps ORDER BY step")
+            steps = list(file.used_between(0, MAX_INT))
             owned = file.indices()
-            for step, last, uses in steps:
-                used.setdefault(step, []).extend(int(owned[last - behind - 1]) for behind in unpack(uses))
+            for step, rows in steps:
+                used.setdefault(step, []).extend(owned[rows - 1].tolist())
     return {step: tuple(sorted(used[step])) for step in sorted(used)}
 
 

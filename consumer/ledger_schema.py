@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.protocol.errors import RunError
 
@@ -75,6 +76,10 @@ JOIN manifests ON manifests.id = producers.manifest
 LEFT JOIN concepts ON concepts.id = groups.concept
 """
 
+_PAGE_BYTES = 2048
+"""Of a new file. Half of SQLite's own: each table has a page of its own, and a short run's are mostly empty."""
+_LOG_PAGES = 4096
+"""Of the log, before SQLite moves them into the file, for which a step waits some milliseconds."""
 _PATIENCE_S = 5.0
 """How long SQLite waits for a lock that another process holds for a moment."""
 
@@ -101,11 +106,13 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
     try:
         begun = _is_begun(db, path)
+        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         writes_ahead = db.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal"
         if not begun:
             _begin(db)
         # With NORMAL a kill loses nothing, and a power cut what came since the last `sync`. Where the file system has
         # no write-ahead mode SQLite keeps to its rollback journal, which needs FULL for as much.
+        db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         db.execute(f"PRAGMA synchronous = {'NORMAL' if writes_ahead else 'FULL'}")
     except BaseException:
         db.close()
@@ -204,10 +211,9 @@ def pack(numbers: Sequence[int]) -> bytes:
     return bytes([width]) + np.asarray(numbers, f"<u{width}").tobytes()
 
 
-def unpack(packed: bytes) -> list[int]:
-    """The numbers that `pack` has packed."""
-    numbers: list[int] = np.frombuffer(packed, f"<u{packed[0]}", offset=1).tolist()
-    return numbers
+def unpack(packed: bytes) -> NDArray[np.int64]:
+    """The numbers that `pack` has packed: int64 [N]."""
+    return np.frombuffer(packed, f"<u{packed[0]}", offset=1).astype(np.int64)
 
 
 def pack_scales(scales: Sequence[float]) -> bytes:
@@ -217,7 +223,7 @@ def pack_scales(scales: Sequence[float]) -> bytes:
 
 def unpack_scales(packed: bytes) -> tuple[float, ...]:
     """The guidance scales that `pack_scales` has packed."""
-    return tuple(number / 1000 for number in unpack(packed))
+    return tuple(number / 1000 for number in unpack(packed).tolist())
 
 
 def _key(table: str) -> str:

@@ -19,6 +19,7 @@ verbs:
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   sweep     train one arm for each value of a setting, and draw the curve
+  ledger    ask a run what it trained on, step by step: penstock ledger RUN --step K
   replay    make a step's images again and check them against the ledger: penstock replay RUN --step K --out grid.png
   export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
@@ -65,6 +66,12 @@ def _sweep(argv: Sequence[str]) -> int:
     return sweep.main(argv)
 
 
+def _ledger(argv: Sequence[str]) -> int:
+    from penstock.deploy import ledger
+
+    return ledger.main(argv)
+
+
 def _replay(argv: Sequence[str]) -> int:
     from penstock.deploy import replay
 
@@ -96,6 +103,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "sweep": _sweep,
+    "ledger": _ledger,
     "replay": _replay,
     "export": _export,
     "audit": _audit,

@@ -375,4 +375,4 @@ def test_a_group_costs_at_most_200_bytes_where_its_pixels_are_100_kb(
 def test_numbers_come_back_from_as_few_bytes_as_hold_the_largest(numbers: list[int]) -> None:
     width = 1 if max(numbers, default=0) < 256 else 2 if max(numbers) < 65_536 else 4
     assert len(pack(numbers)) == 1 + width * len(numbers)
-    assert unpack(pack(numbers)) == numbers
+    assert unpack(pack(numbers)).tolist() == numbers

@@ -78,7 +78,9 @@ def test_a_malformed_row_is_left_out_where_that_is_asked_for(
 
 
 def test_rows_behind_a_malformed_one_are_numbered_by_their_lines(tmp_path: Path) -> None:
-    content = b'id,caption\n1,"a fox\nin two lines"\n\n2\r\n' + b"".join(b"%d,x %d\n" % (n, n) for n in range(9)) + b"3\n"
+    content = (
+        b'id,caption\n1,"a fox\nin two lines"\n\n2\r\n' + b"".join(b"%d,x %d\n" % (n, n) for n in range(9)) + b"3\n"
+    )
     with pytest.raises(ConfigError, match=r"captions\.csv:5: .* \(and 1 more\)"):
         opened(write(tmp_path, content, "captions.csv"))
 
