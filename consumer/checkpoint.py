@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState, merge
-from penstock.consumer.ledger import cut_ledgers, ledger_bytes
+from penstock.consumer.ledger_schema import FILES, NO_ROWS, TABLES, Marks, marks_of, remove, rewind
 from penstock.consumer.prompts.source import PromptSource, num_captions
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import CHECKPOINT_STATE, PREVIOUS, RunFolder
@@ -72,6 +72,8 @@ class Checkpoint:
     """As `manifest_digest`, of the first producer of real images."""
     tokenizer_digest: str = ""
     """Digest of the text tower's tokenizer; empty where nothing reads captions."""
+    ledger: Mapping[str, int] = field(default_factory=lambda: NO_ROWS)
+    """Where this rank's ledger ends; `rewind_ledgers` reads that of all ranks."""
     num_captions: int = 0
     """Captions that the run uses; 0 where they are without number."""
 
@@ -98,12 +100,12 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
-    # Before the next barrier: behind it the other ranks write on.
-    lengths = ledger_bytes(folder.path)
     accelerator.save_state(str(unfinished), safe_serialization=True)
     _write_json(unfinished / f"feed-{checkpoint.feed.rank}.json", checkpoint.feed.to_json())
+    _write_json(unfinished / _marks_name(folder.ledger(checkpoint.feed.rank)), checkpoint.ledger)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        _keep_marks_of_others(folder, unfinished)
         state = {
             "settings": _settings(config),
             "step": checkpoint.step,
@@ -116,7 +118,6 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
             "real_manifest_digest": checkpoint.real_manifest_digest,
             "tokenizer_digest": checkpoint.tokenizer_digest,
             "record": checkpoint.record.to_json(),
-            "ledgers": lengths,
         }
         _write_json(unfinished / CHECKPOINT_STATE, state)
         _put_in_place(unfinished, folder)
@@ -130,6 +131,8 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
     try:
         state = _read_json(folder.checkpoint / CHECKPOINT_STATE)
         parts = [_read_json(folder.checkpoint / f"feed-{part}.json") for part in range(state["world_size"])]
+        for part in range(len(parts)):
+            _read_marks(folder.checkpoint / _marks_name(folder.ledger(part)))
         settings: dict[str, Any] = state["settings"]
         checkpoint = Checkpoint(
             step=int(state["step"]),
@@ -156,7 +159,11 @@ def check_prompts(checkpoint: Checkpoint, prompts: PromptSource, name: str) -> N
     if prompts.digest == checkpoint.prompts_digest:
         return
     then, now = checkpoint.num_captions, num_captions(prompts)
-    counts = f"{then} then, {now} now" if then != now else f"{now} then and now, of other text or in another order"
+    counts = (
+        f"{then} then, {now} now"
+        if then != now
+        else f"{now} then and now, of other text, other concepts, or another order or balance"
+    )
     raise RunError(
         f"the captions of {name} are not those that the run began with ({counts}); resume with the same, or begin a "
         "new run"
@@ -181,8 +188,32 @@ def restore(accelerator: Accelerator, folder: RunFolder) -> None:
 
 
 def rewind_ledgers(folder: RunFolder) -> None:
-    """Cut the ledger back to where the checkpoint stands. For one rank, before any opens its ledger."""
-    cut_ledgers(folder.path, _read_json(folder.checkpoint / CHECKPOINT_STATE)["ledgers"])
+    """Take back what the ledgers say of what came after the checkpoint. For one rank, before any opens its ledger.
+
+    Raises RunError where one is missing, damaged, or has less than the checkpoint counts on.
+    """
+    for marks in sorted(folder.checkpoint.glob("ledger-*.json")):
+        rewind(folder.path / f"{marks.stem}.sqlite", _read_marks(marks))
+    for path in folder.path.glob(FILES):
+        if not (folder.checkpoint / _marks_name(path)).exists():
+            remove(path)  # of a rank that the checkpoint does not know
+
+
+def _read_marks(path: Path) -> Marks:
+    marks = _read_json(path)
+    return {table: int(marks[table]) for table in TABLES}
+
+
+def _marks_name(ledger: Path) -> str:
+    """The checkpoint's file that says where a ledger ends."""
+    return f"{ledger.stem}.json"
+
+
+def _keep_marks_of_others(folder: RunFolder, unfinished: Path) -> None:
+    """Note where the ledgers end that earlier lives of more ranks have left; nobody writes them."""
+    for path in folder.path.glob(FILES):
+        if not (unfinished / _marks_name(path)).exists():
+            _write_json(unfinished / _marks_name(path), marks_of(path))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -192,7 +223,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value) + "\n")
 
 

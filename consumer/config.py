@@ -20,7 +20,7 @@ from penstock.protocol.limits import (
     MAX_INFERENCE_STEPS,
     MAX_NAME_LENGTH,
 )
-from penstock.protocol.tickets import check_guidance, check_native_size, is_digest
+from penstock.protocol.tickets import check_guidance, check_native_size, check_scale, is_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,8 @@ class PromptsConfig:
     malformed: Literal["stop", "skip"] = "stop"
     """Rows that are no captions: `stop` before the run begins, `skip` leaves them out, counted and named in the log."""
     concepts: str = ""
-    """Path of a list of concepts, one a line, other spellings after `|`: those of source `concepts`."""
+    """Path of a list of concepts, one a line, other spellings after `|`: those of source `concepts`; of other sources
+    those that their captions name are found."""
     templates: str = ""
     """Path of a YAML file of the templates that source `concepts` puts its concepts into; empty takes the built-in
     ones."""
@@ -49,6 +50,14 @@ class PromptsConfig:
     """Different prompts to make of `ask`. More show more and cost more requests."""
     ask_requests: int = 50
     """Requests to the endpoint at most, those that must be repeated included. More reach more prompts and cost more."""
+    balance: Literal["natural", "sqrt", "uniform", "metaclip", "counts"] = "natural"
+    """How often concepts come. `natural`: as the captions hold them. `sqrt`: by the square root of that. `uniform`:
+    equally. `metaclip`: captions are kept as MetaCLIP's curation does. `counts`: as `balance_counts` says."""
+    balance_count: int = 20_000
+    """t of `metaclip`: concepts of fewer captions keep them all. Lower is flatter; the original had 20,000 for 400
+    million captions."""
+    balance_counts: str = ""
+    """Path of CONCEPT<tab>NUMBER lines: the shares for balance counts, in any unit. Other concepts do not come."""
 
     def __post_init__(self) -> None:
         require(
@@ -67,6 +76,12 @@ class PromptsConfig:
         unwritable = [char for char in self.ask if category(char) in ("Cc", "Cs") and not char.isspace()]
         require(not unwritable, "ask must be text without control characters, in UTF-8", self.ask)
         require(not self.ask or bool(self.ask.strip()), "ask must say what to show", self.ask)
+        require(self.balance_count >= 1, "prompts.balance_count must be >= 1", self.balance_count)
+        require(
+            (self.balance == "counts") == bool(self.balance_counts),
+            "prompts.balance counts goes with prompts.balance_counts, and none without the other",
+            (self.balance, self.balance_counts),
+        )
 
     @property
     def shown(self) -> str:
@@ -113,7 +128,8 @@ class GeneratorConfig:
             f"images_per_group must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.images_per_group,
         )
-        check_guidance(self.guidance_scale, self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
+        check_scale("guidance_scale", self.guidance_scale, require)
+        check_guidance(self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",

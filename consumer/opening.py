@@ -7,7 +7,7 @@ theirs meanwhile.
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from penstock.consumer.prompts.answers import AskedPrompt
 from penstock.consumer.prompts.asked_file import write_asked
 from penstock.consumer.prompts.asking import ask
 from penstock.consumer.prompts.mixed import MixedPrompts
-from penstock.consumer.prompts.opening import check_concepts, open_source
+from penstock.consumer.prompts.opening import check_concepts, check_gaps, open_source
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
@@ -65,7 +65,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     real = open_real_images(config)
     asks = bool(config.prompts.ask) and not config.resume
-    prompts = None if asks else open_prompts(config, real)
+    prompts = None if asks else open_prompts(config, real, tell=_log.info if rank == 0 else _log.debug)
     # All that can be refused comes before the folder: a port in use must not cost an earlier run.
     socket = RankSocket(
         next_endpoint(config.stream.endpoint, rank),
@@ -82,7 +82,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     if asks:
         write_asked(folder.prompts, asked)
-        prompts = open_prompts(config, real)
+        prompts = open_prompts(config, real, tell=_log.info)
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
@@ -91,7 +91,12 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     return Opening(prompts, real, socket, stack.enter_context(fleet))
 
 
-def open_prompts(config: TrainConfig, real: RealImages | None, folder: Path | None = None) -> PromptSource:
+def open_prompts(
+    config: TrainConfig,
+    real: RealImages | None,
+    folder: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> PromptSource:
     """The captions of all groups; those that were asked for lie in `folder`, which is the run's where none is given.
 
     Raises:
@@ -106,7 +111,8 @@ def open_prompts(config: TrainConfig, real: RealImages | None, folder: Path | No
                 f"{kept} is missing: it keeps what was made of --ask, which a resumed run does not ask again"
             )
         described = replace(described, ask="", source=str(kept))
-    prompts = open_source(described, config.seed)
+    prompts = open_source(described, config.seed, tell)
+    check_gaps(prompts, config)
     if real is not None:
         prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
     check_concepts(prompts, config)

@@ -1,5 +1,7 @@
 """What a run leaves behind at its end: the encoder, the pair with its text tower, the summary, the one picture."""
 
+from collections.abc import Sequence
+
 from transformers import ViTModel
 
 from penstock.consumer.config import TrainConfig
@@ -11,7 +13,7 @@ from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.telemetry.picture import History, draw
-from penstock.telemetry.summary import Knn, Summary
+from penstock.telemetry.summary import ConceptGroups, Knn, Summary
 
 _PICTURED_GROUPS = 6
 
@@ -32,6 +34,7 @@ def leave_behind(
     record: Record,
     batches: Prefetcher,
     world_size: int,
+    concepts: Sequence[str] = (),
 ) -> Summary:
     """Write summary and picture; they tell all lives of the run. For rank 0.
 
@@ -41,6 +44,7 @@ def leave_behind(
         record: of all lives.
         batches: closed; its newest groups are pictured.
         world_size: of this life.
+        concepts: names of the prompts' concepts.
 
     Returns:
         What stands in `summary.json`.
@@ -76,6 +80,7 @@ def leave_behind(
         objective=config.objective.name,
         steps_skipped=record.steps_skipped,
         rankme=record.rankme[-1][1] if record.rankme else None,
+        concepts=ConceptGroups.of(concepts, totals.groups_by_concept) if concepts else None,
     )
     summary.write(folder.summary)
     groups = [(group.ticket.recipe.prompt, group.images) for group in batches.newest(_PICTURED_GROUPS)]

@@ -30,5 +30,6 @@ class Record:
     def from_json(cls, value: dict[str, Any]) -> "Record":
         """From `to_json`. Raises TypeError or KeyError where that is not what it is."""
         curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn", "rankme")}
-        totals = Totals(**{**value["totals"], "groups_by_uses": tuple(value["totals"]["groups_by_uses"])})
+        counts = {name: tuple(value["totals"][name]) for name in ("groups_by_uses", "groups_by_concept")}
+        totals = Totals(**{**value["totals"], **counts})
         return cls(**{**value, **curves, "totals": totals})

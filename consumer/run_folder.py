@@ -30,8 +30,8 @@ PROMPTS = "prompts.tsv"
 
 
 _OWN = re.compile(
-    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?|ledger-\d+\.jsonl"
-    r"|(image-)?producer-\d+\.log|tracking|prompts\.tsv(\.tmp)?"
+    r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?"
+    r"|ledger-\d+\.sqlite(-wal|-shm)?|(image-)?producer-\d+\.log|tracking|audit|embeddings|prompts\.tsv(\.tmp)?"
 )
 """What a run writes; nothing else is ever deleted."""
 
@@ -76,7 +76,7 @@ class RunFolder:
 
     def ledger(self, rank: int) -> Path:
         """What each step of `rank` trained on."""
-        return self.path / f"ledger-{rank}.jsonl"
+        return self.path / f"ledger-{rank}.sqlite"
 
     def producer_log(self, number: int) -> Path:
         """Output of a producer that the run started itself."""

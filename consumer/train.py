@@ -22,6 +22,7 @@ from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
+from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
@@ -151,7 +152,7 @@ class Trainer:
     # --- setting up ---------------------------------------------------------------------------------------------------
 
     def _read_checkpoint(self) -> Checkpoint:
-        """Where an earlier life stood; rank 0 cuts the ledger back to there. Raises RunError."""
+        """Where an earlier life stood; rank 0 takes the ledger back to there. Raises RunError."""
         resume = checkpoint.read(self._folder, self._config, self._rank, self._world_size)
         checkpoint.check_prompts(resume, self._prompts, self._config.prompts.shown)
         if self._accelerator.is_main_process:
@@ -253,7 +254,7 @@ class Trainer:
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
                 ledger.sync()
-                self._save(done, agreed, batches.state)
+                self._save(done, agreed, batches.state, ledger.marks)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()
@@ -274,7 +275,7 @@ class Trainer:
             )
             print(box(summary))
 
-    def _save(self, done: int, agreed: Engines, feed: FeedState) -> None:
+    def _save(self, done: int, agreed: Engines, feed: FeedState, marks: Marks) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""
         state = Checkpoint(
             step=done,
@@ -283,6 +284,7 @@ class Trainer:
             tokenizer_digest=self._tokenizer_digest,
             record=self._record,
             feed=feed,
+            ledger=marks,
             **asdict(agreed),
         )
         checkpoint.save(self._accelerator, self._folder, self._config, state)

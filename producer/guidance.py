@@ -30,9 +30,10 @@ class Guidance:
     """Share of the steps after which none is guided."""
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """What a recipe asks for."""
-        return cls(recipe.guidance_scale, recipe.guidance_rescale, recipe.guidance_start, recipe.guidance_stop)
+    def of(cls, recipe: Recipe) -> list[Self]:
+        """What a recipe asks for, image by image."""
+        rest = (recipe.guidance_rescale, recipe.guidance_start, recipe.guidance_stop)
+        return [cls(scale, *rest) for scale in recipe.image_scales]
 
     def acts(self, step: int, num_steps: int) -> bool:
         """Whether step `step` of `num_steps`, counted from 0, is guided."""

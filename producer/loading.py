@@ -17,7 +17,7 @@ from penstock.protocol.limits import MAX_NAME_LENGTH
 from penstock.protocol.tickets import Manifest
 from penstock.telemetry.machine import bf16_instructions
 
-_TROUBLES = (
+LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError),
     SafetensorError,
 )
@@ -26,7 +26,7 @@ _TROUBLES = (
 
 def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The text-to-image pipeline in `folder`, its networks on the device. Raises ModelError where it does not load."""
-    _silence()
+    silence()
     if device.type == "cuda":
         # What torch does on "the current device" is done on this one; a process has one engine.
         torch.cuda.set_device(device)
@@ -39,8 +39,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any
         pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, **absent
         )
-    except _TROUBLES as error:
-        raise ModelError(f"{folder} does not load as a text-to-image pipeline: {_first_line(error)}") from error
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{folder} does not load as a text-to-image pipeline: {first_line(error)}") from error
     if getattr(pipeline, "safety_checker", None) is not None:
         # It blackens images without a word, and a black image among positives is poison.
         pipeline.safety_checker = None
@@ -50,22 +50,24 @@ def load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any
 
 def load_tiny_autoencoder(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The distilled autoencoder in `folder`. Raises ModelError where it does not load."""
-    _silence()
+    silence()
     try:
         autoencoder = diffusers.AutoencoderTiny.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    except _TROUBLES as error:
-        raise ModelError(f"{folder} does not load as a tiny autoencoder: {_first_line(error)}") from error
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{folder} does not load as a tiny autoencoder: {first_line(error)}") from error
     return autoencoder.to(device).eval()
 
 
-def _silence() -> None:
+def silence() -> None:
+    """Keep the libraries from writing progress and advice between our lines."""
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what a library says went wrong."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)
 

@@ -50,6 +50,30 @@ def find_part(model: str) -> Path:
     return folder
 
 
+def find_scorer(model: str) -> Path:
+    """The local folder of an image-text model: a folder, or a hub id. Raises ModelError."""
+    folder = Path(model).expanduser()
+    if not folder.exists() and _HUB_ID.fullmatch(model) and not Path(model).parent.exists():
+        folder = _download_scorer(model)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"scorer {model!r}: no folder with a config.json; give a folder of CLIP's or SigLIP's kind, "
+            "a hub id (owner/name) or 'toyworld'"
+        )
+    return folder
+
+
+def _download_scorer(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"]))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"scorer {hub_id!r}: no folder of that name here, and the hub gives none: {_line(error)}"
+        ) from error
+
+
 def _download_part(hub_id: str) -> Path:
     from transformers.utils import cached_file
 

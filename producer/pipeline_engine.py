@@ -9,6 +9,7 @@ batch has one prompt.
 import inspect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class _Row:
 
     prompt: str
     seed: int
+    scale: float
 
 
 class PipelineEngine:
@@ -99,16 +101,33 @@ class PipelineEngine:
         recipe = tickets[0].recipe
         if (refusal := refuse_other_model(recipe.model_digest, self._manifest)) is not None:
             raise refusal
-        rows = [_Row(ticket.recipe.prompt, seed) for ticket in tickets for seed in ticket.recipe.image_seeds]
-        step = self._batch_images
+        rows = [
+            _Row(ticket.recipe.prompt, seed, scale)
+            for ticket in tickets
+            for seed, scale in zip(ticket.recipe.image_seeds, ticket.recipe.image_scales, strict=True)
+        ]
         with torch.inference_mode():
-            batches = [self._batch(rows[start : start + step], recipe) for start in range(0, len(rows), step)]
-            return self._outlet.begin([ticket.recipe for ticket in tickets], batches)
+            return self._outlet.begin([ticket.recipe for ticket in tickets], self._blocks(rows, recipe))
+
+    def _blocks(self, rows: Sequence[_Row], recipe: Recipe) -> list[Tensor]:
+        """The images of all rows in their order, in blocks [n, 3, h, w]. A call has one scale, so each has its own."""
+        step = self._batch_images
+        places = sorted(range(len(rows)), key=lambda place: rows[place].scale)
+        made: list[Tensor] = []
+        for _, same in groupby(places, key=lambda place: rows[place].scale):
+            mine = [rows[place] for place in same]
+            made += [self._batch(mine[start : start + step], recipe) for start in range(0, len(mine), step)]
+        if places == list(range(len(rows))):
+            return made
+        images = torch.cat(made)
+        ordered = torch.empty_like(images)
+        ordered[torch.tensor(places, device=images.device)] = images
+        return list(ordered.split(step))
 
     def _batch(self, rows: Sequence[_Row], recipe: Recipe) -> Tensor:
-        """Images [len(rows), 3, h, w] in 0..1; the batch is padded to its fixed shape by repeating the last row."""
+        """Images [len(rows), 3, h, w] in 0..1 of rows of one scale; padded to the fixed shape by repeating the last."""
         padded = [*rows, *[rows[-1]] * (self._batch_images - len(rows))]
-        options = self._options(recipe)
+        options = self._options(recipe, rows[0].scale)
         try:
             self._pipeline.scheduler = self._scheduler(recipe.scheduler)
             images: Tensor = self._pipeline(
@@ -126,11 +145,11 @@ class PipelineEngine:
             ) from error
         return images[: len(rows)]
 
-    def _options(self, recipe: Recipe) -> dict[str, float]:
+    def _options(self, recipe: Recipe, scale: float) -> dict[str, float]:
         """What of a recipe not every pipeline takes. Raises ModelError for what this one does not."""
         if (recipe.guidance_start, recipe.guidance_stop) != (0.0, 1.0):
             raise ModelError("this pipeline cannot limit guidance to an interval; leave guidance_start and _stop out")
-        options: dict[str, float] = {"guidance_scale": recipe.guidance_scale}
+        options: dict[str, float] = {"guidance_scale": scale}
         if recipe.guidance_rescale:
             options["guidance_rescale"] = recipe.guidance_rescale
         if recipe.native_height:

@@ -130,9 +130,9 @@ class StableDiffusionEngine:
         networks = self._assembly.networks(recipes[0].native_height, recipes[0].native_width)
         texts, places = self._prompts.table([recipe.prompt for recipe in recipes])
         rows = [
-            Row(seed, text, Guidance.of(recipe), recipe.scheduler, recipe.num_inference_steps)
+            Row(seed, text, guidance, recipe.scheduler, recipe.num_inference_steps)
             for recipe, text in zip(recipes, places, strict=True)
-            for seed in recipe.image_seeds
+            for seed, guidance in zip(recipe.image_seeds, Guidance.of(recipe), strict=True)
         ]
         calls = networks.denoiser.num_calls
         latents = networks.denoiser.denoise(rows, texts)

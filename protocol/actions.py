@@ -27,6 +27,14 @@ class Deliver:
     manifest: Manifest
     wire_bytes: int
     """Bytes that travelled for them: fewer than the payload's where a codec made them so."""
+    candidates: tuple[int, ...] = ()
+    """Which of the ticket's candidates a filter chose; empty where it asks for none."""
+    num_made: int = 0
+    """Candidates that were made and scored for it; 0 without a filter."""
+    num_unsatisfied: int = 0
+    """Images of it that the filter had rejected."""
+    crc32: int = 0
+    """CRC-32 of the frame as it was sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,14 @@ seconds on the rank's monotonic clock.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from penstock.protocol.actions import Action, Fail, Note, Quarantine, Send
 from penstock.protocol.durations import Durations
 from penstock.protocol.fleet import FleetState, Peer, PeerState, choose
-from penstock.protocol.limits import MAX_TICKETS_PER_MESSAGE
+from penstock.protocol.limits import MAX_PER_IMAGE_VALUES, MAX_TICKETS_PER_MESSAGE
 from penstock.protocol.messages import Cancel, Tickets
 from penstock.protocol.ticket_table import Entry, Fault, Hold, TicketTable
 from penstock.protocol.tickets import Attempt, Ticket
@@ -178,11 +178,7 @@ class Dispatcher:
                 entry.withheld_since = now
         for entry in not_now:
             self._table.put_back(entry)
-        return [
-            Send(identity, Tickets(tickets=tuple(tickets[start : start + MAX_TICKETS_PER_MESSAGE])))
-            for identity, tickets in given.items()
-            for start in range(0, len(tickets), MAX_TICKETS_PER_MESSAGE)
-        ]
+        return [Send(identity, message) for identity, tickets in given.items() for message in _messages(tickets)]
 
     def _avoided(self, entry: Entry, now: float) -> set[bytes]:
         """Who should not get a ticket: whoever has failed it. After some time better they than nobody."""
@@ -364,6 +360,20 @@ class Dispatcher:
     def _name(self, identity: bytes) -> str:
         peer = self.peers.get(identity)
         return peer.name if peer else "unknown"
+
+
+def _messages(tickets: Sequence[Ticket]) -> Iterator[Tickets]:
+    """Tickets in as few messages as their limits allow, in their order."""
+    together: list[Ticket] = []
+    num_values = 0
+    for ticket in tickets:
+        more = ticket.recipe.num_per_image_values
+        if len(together) == MAX_TICKETS_PER_MESSAGE or num_values + more > MAX_PER_IMAGE_VALUES:
+            yield Tickets(tickets=tuple(together))
+            together, num_values = [], 0
+        together.append(ticket)
+        num_values += more
+    yield Tickets(tickets=tuple(together))
 
 
 def _could_replace(other: Peer, peer: Peer) -> bool:

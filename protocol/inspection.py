@@ -13,7 +13,7 @@ from penstock.protocol.actions import Buffer
 from penstock.protocol.checksum import crc32
 from penstock.protocol.image_codec import JPEG, decode_jpegs
 from penstock.protocol.messages import Result
-from penstock.protocol.tickets import Manifest, Ticket
+from penstock.protocol.tickets import Manifest, Recipe, Ticket
 
 _MAX_COUNTED = 1024
 """Pairs that are counted apart; what comes beyond them is counted as others."""
@@ -102,6 +102,8 @@ def _flaw_of_frame(ticket: Ticket, manifest: Manifest, result: Result, payload: 
     recipe = ticket.recipe
     if result.shape != recipe.shape:
         return Flaw("shape", f"expected {recipe.shape}, got {result.shape}")
+    if (wrong := _wrong_choice(recipe, result)) is not None:
+        return Flaw("candidates", wrong)
     nbytes = memoryview(payload).nbytes
     if result.codec == JPEG:
         if not manifest.is_lossy:
@@ -116,4 +118,22 @@ def _flaw_of_frame(ticket: Ticket, manifest: Manifest, result: Result, payload: 
         return Flaw("size", f"shape {result.shape} needs {recipe.nbytes} bytes, got {nbytes}{told}")
     if (checksum := crc32(payload)) != result.crc32:
         return Flaw("checksum", f"expected {result.crc32:#010x}, got {checksum:#010x}")
+    return None
+
+
+def _wrong_choice(recipe: Recipe, result: Result) -> str | None:
+    """What is wrong with what a result says of the filter; None where it can be true."""
+    chosen, made, unsatisfied = result.candidates, result.num_made, result.num_unsatisfied
+    if not recipe.is_filtered:
+        told = f"{len(chosen)} of {made} candidates, {unsatisfied} unsatisfied"
+        return f"no filter was asked for, got {told}" if chosen or made or unsatisfied else None
+    if not recipe.num_candidates <= made <= recipe.max_candidates:
+        return f"expected {recipe.num_candidates} to {recipe.max_candidates} to be made, got {made}"
+    if len(chosen) != recipe.num_images:
+        return f"expected {recipe.num_images} candidates, got {len(chosen)}"
+    if list(chosen) != sorted(chosen) or chosen[-1] >= made:
+        return f"expected ascending numbers below the {made} made, got {chosen!r:.80}"
+    most = recipe.num_images if made == recipe.max_candidates else 0
+    if unsatisfied > most:
+        return f"expected at most {most} unsatisfied of {made} made, got {unsatisfied}"
     return None

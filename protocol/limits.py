@@ -5,13 +5,16 @@ msgpack stays within `max_*_len` only if it is told to: eight MiB of empty maps 
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """Bytes of one msgpack header. A TICKETS message with 64 long prompts fits; anything larger is hostile or broken."""
 
 MAX_TICKETS_PER_MESSAGE: Final = 64
 """Tickets in one message; more go in several."""
+
+MAX_PER_IMAGE_VALUES: Final = 1 << 14
+"""Guidance scales and candidates of all recipes in one message; tickets that have more go in several."""
 
 MAX_GROUP_BYTES: Final = 1 << 30
 """Bytes of one group's raw buffer: 64 images of 2048² fit with room to spare."""
@@ -48,6 +51,12 @@ MAX_NESTING: Final = 6
 
 MAX_IMAGES_PER_GROUP: Final = 1024
 """Images of one group (m)."""
+
+MAX_CANDIDATES: Final = 1 << 16
+"""Images that may be made and scored for one group; candidates are numbered from 0."""
+
+MAX_GUIDANCE_SCALE: Final = 1000
+"""Largest guidance scale of an image."""
 
 MAX_IMAGE_SIDE: Final = 8192
 """Pixels of one side of an image."""

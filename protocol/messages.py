@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from penstock.protocol.image_codec import JPEG, RAW
-from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_RANKS, MAX_REASON_LENGTH, MAX_TICKETS_PER_MESSAGE
+from penstock.protocol.limits import (
+    MAX_CANDIDATES,
+    MAX_NAME_LENGTH,
+    MAX_PER_IMAGE_VALUES,
+    MAX_RANKS,
+    MAX_REASON_LENGTH,
+    MAX_TICKETS_PER_MESSAGE,
+)
 from penstock.protocol.rules import require, require_name
-from penstock.protocol.tickets import Attempt, Manifest, Ticket
+from penstock.protocol.tickets import Attempt, Manifest, Ticket, check_candidates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +108,9 @@ class Tickets:
     def __post_init__(self) -> None:
         limit = MAX_TICKETS_PER_MESSAGE
         require(len(self.tickets) <= limit, f"tickets must be at most {limit}", len(self.tickets))
+        values = sum(ticket.recipe.num_per_image_values for ticket in self.tickets)
+        rule = f"guidance_scales and candidates of all tickets must be at most {MAX_PER_IMAGE_VALUES}"
+        require(values <= MAX_PER_IMAGE_VALUES, rule, values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +132,21 @@ class Heartbeat:
     held: tuple[Attempt, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a filter chose of a ticket's candidates; the defaults where the ticket asks for none."""
+
+    candidates: tuple[int, ...] = ()
+    """Which the images are, in ascending order."""
+    num_made: int = 0
+    """Candidates that were made and scored."""
+    num_unsatisfied: int = 0
+    """Images that were rejected, and make up what lacked when all candidates were made."""
+
+
+NO_CHOICE = Choice()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One finished group. Its pixels follow in one frame: uint8, C order, of `shape`, or a JPEG for each image."""
@@ -135,6 +160,12 @@ class Result:
     """`raw` or `jpeg`."""
     sizes: tuple[int, ...] = ()
     """Bytes of each image's JPEG, which lie one after another in the frame; empty for raw."""
+    candidates: tuple[int, ...] = ()
+    """Which of the ticket's candidates the images are, in ascending order; empty where it asks for no filter."""
+    num_made: int = 0
+    """Candidates that were made and scored; 0 where the ticket asks for no filter."""
+    num_unsatisfied: int = 0
+    """Images that were rejected, and make up what lacked when all candidates were made."""
     crc32: int
     """CRC-32 (IEEE 802.3) of the frame as it is sent."""
     seconds: float
@@ -145,6 +176,10 @@ class Result:
         require(len(self.shape) == 4 and min(self.shape) >= 1, "shape must be 4 sizes >= 1", self.shape)
         require(self.codec in (RAW, JPEG), f"codec must be {RAW} or {JPEG}", self.codec)
         require(min(self.sizes, default=1) >= 1, "sizes must be >= 1", self.sizes)
+        check_candidates(self.candidates, require)
+        for name in ("num_made", "num_unsatisfied"):
+            count = getattr(self, name)
+            require(0 <= count <= MAX_CANDIDATES, f"{name} must be in [0, {MAX_CANDIDATES}]", count)
         require(0 <= self.crc32 < 2**32, "crc32 must be in [0, 2**32)", self.crc32)
         require(self.seconds >= 0, "seconds must be >= 0", self.seconds)
 

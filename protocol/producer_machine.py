@@ -16,9 +16,11 @@ from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState
 from penstock.protocol.messages import (
+    NO_CHOICE,
     Ack,
     Bye,
     Cancel,
+    Choice,
     Drain,
     Header,
     Heartbeat,
@@ -34,13 +36,13 @@ from penstock.protocol.messages import (
 )
 from penstock.protocol.tickets import Attempt, Manifest, Recipe, Ticket
 
-_OWN = ("prompt", "seed", "num_images")
+_OWN = ("prompt", "seed", "num_images", "candidates")
 """What every ticket of a batch has for itself."""
 _shared = attrgetter(*(field.name for field in fields(Recipe) if field.name not in _OWN))
 
 
 def same_recipe(ticket: Ticket) -> Hashable:
-    """All of the recipe but prompt, seed and num_images: where it is equal, any engine can make tickets together."""
+    """All of the recipe but what is each ticket's own: where it is equal, any engine can make tickets together."""
     shared: Hashable = _shared(ticket.recipe)
     return shared
 
@@ -70,7 +72,7 @@ class ProducerMachine:
     @property
     def num_queued_images(self) -> int:
         """Images of the tickets whose work has not begun."""
-        return sum(held.ticket.recipe.num_images for held in self._queue)
+        return sum(held.ticket.recipe.num_first for held in self._queue)
 
     @property
     def connected(self) -> bool:
@@ -137,7 +139,7 @@ class ProducerMachine:
         batch: list[HeldTicket] = []
         room = max_images
         for held in sorted(queue, key=lambda held: (held.ticket.need_by_step, held.ticket.index)):
-            images = held.ticket.recipe.num_images
+            images = held.ticket.recipe.num_first
             if batch and (images > room or not _share_a_batch(held.ticket, batch[0].ticket, company)):
                 continue
             batch.append(held)
@@ -153,8 +155,25 @@ class ProducerMachine:
             actions.append(Send(peer, Started(attempts=attempts)))
         return batch, actions
 
-    def finish(self, held: HeldTicket, images: CodedImages, crc32: int, seconds: float, now: float) -> list[Action]:
-        """Send a finished group as soon as its link has room, unless its rank has gone or begun another life."""
+    def finish(
+        self,
+        held: HeldTicket,
+        images: CodedImages,
+        crc32: int,
+        seconds: float,
+        now: float,
+        choice: Choice = NO_CHOICE,
+    ) -> list[Action]:
+        """Send a finished group as soon as its link has room, unless its rank has gone or begun another life.
+
+        Args:
+            held: its ticket.
+            images: as they travel.
+            crc32: of their frame.
+            seconds: its share of the batch's.
+            now: the time.
+            choice: what a filter chose.
+        """
         if not self._drop_running(held):
             return []
         ticket = held.ticket
@@ -164,6 +183,9 @@ class ProducerMachine:
             shape=ticket.recipe.shape,
             codec=images.codec,
             sizes=images.sizes,
+            candidates=choice.candidates,
+            num_made=choice.num_made,
+            num_unsatisfied=choice.num_unsatisfied,
             crc32=crc32,
             seconds=seconds,
         )

@@ -43,6 +43,10 @@ class Expectation:
     manifest_digest: str | None = None
     same_engine: bool = False
     """Whether the whole manifest must agree and not only the model: only then are equal tickets equal bits."""
+    filters: bool = False
+    """Whether it must have a scorer, and the same as the others."""
+    scorer: str | None = None
+    """Digest of that scorer."""
     lack: str = ""
     """What to say where there is no such producer: what is lacking, and the command that starts one, without the
     address. Empty for what a run usually lacks."""
@@ -248,6 +252,8 @@ class RankMachine(Dispatcher):
         if manifest.model_digest != model_digest:
             apart = f" for its {kind.value} images" if len(self.expects) > 1 else ""
             return "model", f"{what}, this run wants digest {model_digest[:12]}{apart}"
+        if expects.filters and (lack := _lack_of_scorer(manifest, expects.scorer or (first.scorer if first else ""))):
+            return "scorer", f"{producer} {lack}"
         digest = expects.manifest_digest or (first.digest if first else manifest.digest)
         if expects.same_engine and manifest.digest != digest:
             others = asdict(first) if first else {}
@@ -287,7 +293,17 @@ class RankMachine(Dispatcher):
         if peer.awaits_ack:
             actions.append(Send(identity, peer.acknowledge()))
         ticket = replace(entry.ticket, attempt=key.attempt)
-        group = Deliver(ticket, outcome.buffer, peer.name, peer.manifest, outcome.wire_bytes)
+        group = Deliver(
+            ticket,
+            outcome.buffer,
+            peer.name,
+            peer.manifest,
+            outcome.wire_bytes,
+            candidates=result.candidates,
+            num_made=result.num_made,
+            num_unsatisfied=result.num_unsatisfied,
+            crc32=result.crc32,
+        )
         return [*self._table.buffer(entry, group), *actions]
 
     def _on_flaw(self, identity: bytes, peer: Peer, entry: Entry, hold: Hold, flaw: Flaw) -> list[Action]:
@@ -381,3 +397,12 @@ class RankMachine(Dispatcher):
         index, attempt = (key.index, key.attempt) if key else (-1, 0)
         note = self._count(self._name(identity), reason, text)
         return [Send(identity, Nack(index=index, attempt=attempt, reason=text, retryable=retryable)), *note]
+
+
+def _lack_of_scorer(manifest: Manifest, scorer: str) -> str:
+    """What a producer's scorer lacks for a run that filters by this one, or by any where it is empty; or nothing."""
+    if not manifest.scorer:
+        return "has no scorer, and this run filters its images: penstock produce --scorer NAME"
+    if scorer and manifest.scorer != scorer:
+        return f"scores with digest {manifest.scorer[:12]}, this run filters by {scorer[:12]}: use its --scorer"
+    return ""

@@ -8,13 +8,14 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from math import isfinite
 
 from penstock.protocol.image_codec import RAW, is_codec_name
 from penstock.protocol.limits import (
+    MAX_CANDIDATES,
+    MAX_GUIDANCE_SCALE,
     MAX_IMAGE_SIDE,
     MAX_IMAGES_PER_GROUP,
     MAX_INFERENCE_STEPS,
@@ -48,7 +49,7 @@ def group_seed(run_seed: int, prompt: int, index: int) -> int:
 
 
 def image_seed(seed: int, image: int) -> int:
-    """Seed of image number `image` of the group with seed `seed`; int in [0, 2**63). One generator per image."""
+    """Seed of candidate number `image` of the group with seed `seed`; int in [0, 2**63). One generator per image."""
     return _hash63("image", seed, image)
 
 
@@ -88,9 +89,14 @@ Require = Callable[[bool, str, object], None]
 recipes have the same rules, and errors of their own."""
 
 
-def check_guidance(scale: float, rescale: float, start: float, stop: float, require: Require) -> None:
-    """The rules of how images are guided."""
-    require(isfinite(scale) and scale >= 0, "guidance_scale must be a finite number >= 0", scale)
+def check_scale(name: str, scale: float, require: Require) -> None:
+    """The rules of a guidance scale. It is a multiple of 1/1000, so that a record of it takes few bytes."""
+    require(0 <= scale <= MAX_GUIDANCE_SCALE, f"{name} must be in [0, {MAX_GUIDANCE_SCALE}]", scale)
+    require(round(scale, 3) == scale, f"{name} must be a multiple of 0.001", scale)
+
+
+def check_guidance(rescale: float, start: float, stop: float, require: Require) -> None:
+    """The rules of how images are guided, whatever their scale."""
     require(0 <= rescale <= 1, "guidance_rescale must be in [0, 1]", rescale)
     require(0 <= start <= 1, "guidance_start must be in [0, 1]", start)
     require(start <= stop <= 1, f"guidance_stop must be in [guidance_start ({start}), 1]", stop)
@@ -104,18 +110,33 @@ def check_native_size(height: int, width: int, require: Require) -> None:
     require(all(native) or not any(native), "native_height and native_width must be 0 both or neither", native)
 
 
+def check_candidates(candidates: Sequence[int], require: Require) -> None:
+    """The rules of the numbers of images that are chosen of those that could be made for a group."""
+    highest = MAX_CANDIDATES - 1
+    for candidate in (min(candidates, default=0), max(candidates, default=0)):
+        require(0 <= candidate <= highest, f"candidates must be in [0, {highest}]", candidate)
+    require(len(set(candidates)) == len(candidates), "candidates must be distinct", candidates)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that determines a group's pixels. Raises ValueError where a value breaks its rule."""
+    """All that determines a group's pixels. Raises ValueError where a value breaks its rule.
+
+    Images that could be made for the group are its candidates, numbered from 0; candidate c is drawn from
+    `image_seed(seed, c)`. Its images are the first m, or those in `candidates`, or, where a filter is asked for, those
+    that the filter chooses.
+    """
 
     prompt: str
     """The caption as the text encoder reads it."""
     seed: int
-    """The group's seed; image i is drawn from `image_seed(seed, i)`."""
+    """The group's seed."""
     num_images: int
     """m: images of the group, each other's positives."""
-    guidance_scale: float
-    """Classifier-free guidance weight w; 1 or less is none, as in diffusers."""
+    candidates: tuple[int, ...] = ()
+    """Which candidates the images are; empty for 0 to m - 1."""
+    guidance_scales: tuple[float, ...]
+    """Classifier-free guidance weight w of all images, or of each; 1 or less is none, as in diffusers."""
     guidance_rescale: float = 0.0
     """Share of the rescaled prediction mixed in, in [0, 1] (arXiv 2305.08891, equations 15 and 16); 0 is none."""
     guidance_start: float = 0.0
@@ -136,6 +157,14 @@ class Recipe:
     """Pixels kept, after the resize."""
     model_digest: str
     """Hex digest of the generator's weights and configuration, or of the set that a real image is looked up in."""
+    scorer_digest: str = ""
+    """Hex digest of what scores how well an image matches the prompt; empty where no filter is asked for."""
+    min_score: float = -1.0
+    """Score from which on a candidate is accepted; -1 accepts all."""
+    num_candidates: int = 0
+    """Candidates that are made at first; the m best of those accepted are kept. Each that lacks takes the next."""
+    max_candidates: int = 0
+    """Candidates that are made at most; then the best of those rejected make up what lacks."""
 
     def __post_init__(self) -> None:
         require(bool(self.prompt.strip()), "prompt must not be empty", self.prompt[:40])
@@ -148,7 +177,15 @@ class Recipe:
             f"num_images must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.num_images,
         )
-        check_guidance(self.guidance_scale, self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
+        if self.candidates:
+            wanted = f"candidates must be num_images ({self.num_images}) many, or none"
+            require(len(self.candidates) == self.num_images, wanted, len(self.candidates))
+            check_candidates(self.candidates, require)
+        wanted = f"guidance_scales must be 1 or num_images ({self.num_images}) many"
+        require(len(self.guidance_scales) in (1, self.num_images), wanted, len(self.guidance_scales))
+        for scale in self.guidance_scales:
+            check_scale("guidance_scales", scale, require)
+        check_guidance(self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
             f"num_inference_steps must be in [1, {MAX_INFERENCE_STEPS}]",
@@ -160,6 +197,65 @@ class Recipe:
             side = getattr(self, name)
             require(1 <= side <= MAX_IMAGE_SIDE, f"{name} must be in [1, {MAX_IMAGE_SIDE}]", side)
         check_native_size(self.native_height, self.native_width, require)
+        self._check_filter()
+
+    def _check_filter(self) -> None:
+        if not self.scorer_digest:
+            filtering = (self.min_score, self.num_candidates, self.max_candidates)
+            require(filtering == (-1.0, 0, 0), "min_score, num_candidates and max_candidates need a scorer", filtering)
+            return
+        require(
+            is_digest(self.scorer_digest), "scorer_digest must be 1 to 64 hexadecimal digits", self.scorer_digest[:80]
+        )
+        require(not self.candidates, "candidates must be none beside scorer_digest", len(self.candidates))
+        require(-1 <= self.min_score <= 1, "min_score must be in [-1, 1]", self.min_score)
+        first, most = self.num_candidates, self.max_candidates
+        require(self.num_images <= first, f"num_candidates must be >= num_images ({self.num_images})", first)
+        rule = f"max_candidates must be in [num_candidates ({first}), {MAX_CANDIDATES}]"
+        require(first <= most <= MAX_CANDIDATES, rule, most)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether its images are chosen by their scores."""
+        return bool(self.scorer_digest)
+
+    def scale_of(self, candidate: int) -> float:
+        """Guidance scale of a candidate, where `candidates` are none: of image c mod m, where each has its own."""
+        return self.guidance_scales[candidate % len(self.guidance_scales)]
+
+    def choose(self, candidates: Sequence[int]) -> "Recipe":
+        """The recipe that makes exactly these of its candidates, in this order and without a filter.
+
+        It asks for as many images as there are candidates, each with the guidance scale that it has here.
+        """
+        scales = self.guidance_scales
+        if len(scales) > 1:
+            scales = tuple(self.scale_of(candidate) for candidate in candidates)
+        return replace(
+            self,
+            num_images=len(candidates),
+            candidates=tuple(candidates),
+            guidance_scales=scales,
+            scorer_digest="",
+            min_score=-1.0,
+            num_candidates=0,
+            max_candidates=0,
+        )
+
+    @property
+    def num_first(self) -> int:
+        """Images that are made for it at first."""
+        return max(self.num_images, self.num_candidates)
+
+    @property
+    def image_scales(self) -> tuple[float, ...]:
+        """One guidance scale per image, length m."""
+        return self.guidance_scales if len(self.guidance_scales) > 1 else self.guidance_scales * self.num_images
+
+    @property
+    def num_per_image_values(self) -> int:
+        """Entries of its lists, which bound how many recipes travel in one message."""
+        return len(self.guidance_scales) + len(self.candidates)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -174,7 +270,7 @@ class Recipe:
     @property
     def image_seeds(self) -> tuple[int, ...]:
         """One seed per image, length m."""
-        return tuple(image_seed(self.seed, image) for image in range(self.num_images))
+        return tuple(image_seed(self.seed, number) for number in self.candidates or range(self.num_images))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -246,6 +342,8 @@ class Manifest:
     """Whatever else of the engine changes pixels, such as its autoencoder."""
     codec: str = RAW
     """How its images travel: `raw`, or `jpeg-Q` with the quality, which changes pixels."""
+    scorer: str = ""
+    """Hex digest of what scores its images, and so decides which of them travel; empty where nothing does."""
     versions: dict[str, str]
     """Versions of the libraries that touch the pixels."""
 
@@ -270,6 +368,7 @@ class Manifest:
         require(1 <= self.batch_images <= MAX_INT, "batch_images must be >= 1", self.batch_images)
         for name in ("model", "scheduler", "dtype", "backend", "device"):
             require_name(name, getattr(self, name), MAX_NAME_LENGTH)
+        require(not self.scorer or is_digest(self.scorer), "scorer must be a digest, or empty", self.scorer[:80])
         require(is_codec_name(self.codec), "codec must be raw or jpeg-Q with Q in [1, 100]", self.codec)
         for field_name in ("settings", "versions"):
             entries: dict[str, str] = getattr(self, field_name)

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ FED_FRACTION = 0.01
 """One that waits for at most this share is bounded by itself; between the two the sides are balanced."""
 MIN_STEPS = 50
 """With fewer steps than these the start of the run weighs too much for a verdict."""
+MAX_NAMED = 1000
+"""Concepts that the summary names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,33 @@ class Knn:
     """How many neighbours vote."""
     temperature: float
     """Softness of their weights, exp(cosine / temperature)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ConceptGroups:
+    """How many groups of each concept were trained on; one that was used again counts once."""
+
+    groups: dict[str, int]
+    """By concept, the commonest first; at most MAX_NAMED of them, and those of no group too."""
+    other_concepts: int
+    """Concepts that are not named, each as common as the last that is, or rarer."""
+    other_groups: int
+    """Groups of all these."""
+    no_concept: int
+    """Groups whose prompts have none."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], counts: Sequence[int]) -> "ConceptGroups":
+        """From the names of C concepts and their counts: C of them, and last that of no concept."""
+        *by_concept, no_concept = counts
+        ordered = sorted(zip(names, by_concept, strict=True), key=lambda pair: -pair[1])
+        named, others = ordered[:MAX_NAMED], ordered[MAX_NAMED:]
+        return cls(
+            groups=dict(named),
+            other_concepts=len(others),
+            other_groups=sum(count for _, count in others),
+            no_concept=no_concept,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +119,8 @@ class Summary:
     rankme: float | None = None
     """RankMe of the features of validation scans at the last look during training, from 1 (collapse) to the encoder's
     width; None where there was no look."""
+    concepts: ConceptGroups | None = None
+    """The histogram of the concepts that were trained on; None where prompts have no concepts."""
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, whole or not at all.
@@ -114,7 +146,8 @@ class Summary:
         if values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {values.get('schema_version')!r}")
         by_uses = tuple(values["groups_by_uses"])
-        return cls(**{**values, "groups_by_uses": by_uses, "knn": Knn(**values["knn"])})
+        concepts = ConceptGroups(**values["concepts"]) if values["concepts"] is not None else None
+        return cls(**{**values, "groups_by_uses": by_uses, "knn": Knn(**values["knn"]), "concepts": concepts})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

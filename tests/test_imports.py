@@ -44,20 +44,23 @@ EXCEPTIONS: dict[str, set[str]] = {
     "protocol/image_codec.py": {"simplejpeg"},
     "protocol/checksum.py": {"isal"},
     "producer/image_engine.py": {"PIL"},
+    "producer/model_folder.py": {"huggingface_hub"},
     "producer/tiny/": {"penstock.toyworld"},
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},
+    "consumer/prompts/matching.py": {"ahocorasick"},
     "consumer/paced.py": {"psutil"},
     "consumer/prompts/arrow_columns.py": {"pyarrow"},
     "consumer/prompts/hugging_face.py": {"datasets"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
-knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images."""
+knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images, one
+fetches what is no pipeline from the hub."""
 
-EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil"}
+EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil", "numpy"}
 """What `deploy` may import as its modules load."""
 
 STANDARD = set(sys.stdlib_module_names)

@@ -41,7 +41,7 @@ class Asked:
             prompt=f"a handwritten {index % 10} number {index}",
             seed=group_seed(0, 0, index),
             num_images=self.images_per_group,
-            guidance_scale=self.guidance_scale,
+            guidance_scales=(self.guidance_scale,),
             num_inference_steps=self.num_inference_steps,
             scheduler="default",
             native_height=native_side,
@@ -62,7 +62,7 @@ def by_pipeline(pipeline: Any, tickets: Sequence[Ticket]) -> torch.Tensor:
             # Each text is encoded once for its images.
             num_images_per_prompt=first.num_images,
             generator=[torch.Generator().manual_seed(seed) for ticket in tickets for seed in ticket.recipe.image_seeds],
-            guidance_scale=first.guidance_scale,
+            guidance_scale=first.guidance_scales[0],
             num_inference_steps=first.num_inference_steps,
             height=first.native_height or None,
             width=first.native_width or None,

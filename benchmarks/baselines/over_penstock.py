@@ -60,7 +60,7 @@ def ticket(index: int, shape: Shape) -> Ticket:
         prompt=f"a wooden boat numbered {index} on a quiet lake in the morning, mountains in the background",
         seed=group_seed(0, 0, index),
         num_images=num_images,
-        guidance_scale=2.0,
+        guidance_scales=(2.0,),
         num_inference_steps=50,
         scheduler="default",
         height=height,

@@ -26,8 +26,8 @@ class Captions(Protocol):
         """Names of their classes; none where they have no concepts."""
 
     @property
-    def concept_codes(self) -> NDArray[np.int32]:
-        """The concept of every row, a place in `concepts`, -1 for none: int32 [N]."""
+    def concept_codes(self) -> NDArray[np.int32] | None:
+        """int32 [N]: the concept of each, a place in `concepts`, or -1; None where they have no concepts."""
 
     def __len__(self) -> int: ...
 
@@ -49,14 +49,14 @@ class ListedCaptions:
         self.digest = digest
         self.concepts = tuple(sorted(set(names)))
         place = {name: place for place, name in enumerate(self.concepts)}
-        self.concept_codes: NDArray[np.int32] = np.array([place[name] for name in names] or [-1] * len(texts), np.int32)
+        self.concept_codes = np.array([place[name] for name in names], dtype=np.int32) if names else None
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def caption(self, row: int) -> Prompt:
         """The caption in a row."""
-        return Prompt(self._texts[row], int(self.concept_codes[row]))
+        return Prompt(self._texts[row], -1 if self.concept_codes is None else int(self.concept_codes[row]))
 
 
 class ShuffledCaptions:
@@ -83,6 +83,12 @@ class ShuffledCaptions:
     def concepts(self) -> tuple[str, ...]:
         """Of the captions."""
         return self._captions.concepts
+
+    @property
+    def num_without_concept(self) -> int:
+        """Captions that have none, where others do."""
+        codes = self._captions.concept_codes
+        return 0 if codes is None else int(np.count_nonzero(codes < 0))
 
     def prompt(self, index: int) -> Prompt:
         """What stands at `index`; index // N is the epoch."""

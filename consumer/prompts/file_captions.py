@@ -34,8 +34,8 @@ class FileCaptions:
         self.digest = digest
         self.concepts = concepts.sorted_names
         self._place = {name: place for place, name in enumerate(self.concepts)}
-        self.concept_codes: NDArray[np.int32] = np.broadcast_to(np.int32(NO_CONCEPT), len(self))
-        """The place in `concepts` of every row's, -1 for none: [N]."""
+        self.concept_codes: NDArray[np.int32] | None = None
+        """int32 [N]: the concept of each, a place in `concepts`; None where they have no concepts."""
         if self.concepts:
             self.concept_codes = concepts.places(np.concatenate([piece for file in files for piece in file.codes]))
         for file in files:

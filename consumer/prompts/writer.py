@@ -46,7 +46,7 @@ class TicketWriter:
             prompt=prompt,
             seed=group_seed(self._seed, prompt_id(prompt), _source_index(index, stand_in)),
             num_images=self._generator.images_per_group,
-            guidance_scale=self._generator.guidance_scale,
+            guidance_scales=(self._generator.guidance_scale,),
             guidance_rescale=self._generator.guidance_rescale,
             guidance_start=self._generator.guidance_start,
             guidance_stop=self._generator.guidance_stop,
@@ -67,6 +67,11 @@ class TicketWriter:
     def concept(self, ticket: Ticket) -> int:
         """The class of a ticket's prompt: a place in the source's concepts, -1 where it has none."""
         return self._prompt(ticket.index, ticket.stand_in).concept
+
+    def concept_name(self, ticket: Ticket) -> str:
+        """The name of that class; empty where it has none."""
+        concept = self.concept(ticket)
+        return self._source.concepts[concept] if concept >= 0 else ""
 
     def _prompt(self, index: int, stand_in: int) -> Prompt:
         return self._source.prompt(_source_index(index, stand_in))

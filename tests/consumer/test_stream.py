@@ -228,7 +228,7 @@ def test_a_producer_of_another_version_is_told_so(bench: StreamBench) -> None:
     stream = bench.start()
     old = bench.dial(stream, "old")
     hello = encode(Hello(producer="old", manifest=MANIFEST), Header())
-    old.say_bytes(hello.replace(b"\xa1v\x01", b"\xa1v\x63"))
+    old.say_bytes(hello.replace(bytes([0xA1, ord("v"), PROTOCOL_VERSION]), b"\xa1v\x63"))
     reject = old.hear(Reject)
     assert "99" in reject.reason
     assert str(PROTOCOL_VERSION) in reject.reason

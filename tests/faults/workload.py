@@ -47,7 +47,7 @@ class Workload:
             prompt=prompt,
             seed=group_seed(self.salt, stand_in, index),
             num_images=self.num_images,
-            guidance_scale=self.guidance_scale,
+            guidance_scales=(self.guidance_scale,),
             num_inference_steps=self.num_inference_steps,
             scheduler="default",
             height=self.side,

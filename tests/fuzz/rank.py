@@ -23,6 +23,7 @@ from penstock.consumer.stream import GroupStream
 from penstock.protocol.actions import Action, Deliver, Fail, Quarantine, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
+from penstock.protocol.limits import PROTOCOL_VERSION
 from penstock.protocol.messages import Ack, Cancel, Header, Nack, Tickets, Welcome
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket
@@ -39,6 +40,20 @@ POISON = 7
 """No producer can make the last of so many tickets."""
 SHAPES = ((1, 2, 2), (3, 4, 5), (2, 8, 8), (1, 24, 32))
 """The last is large enough for a JPEG."""
+FILTER: dict[str, Any] = {"scorer_digest": "5c", "min_score": 0.5, "num_candidates": 4, "max_candidates": 16}
+"""What some recipes ask for."""
+LIES: tuple[dict[str, Any], ...] = (
+    {"candidates": [0], "num_made": 4},
+    {"candidates": [2, 1, 0], "num_made": 4},
+    {"candidates": [0, 0, 1], "num_made": 4},
+    {"candidates": [0, 1, 3], "num_made": 3},
+    {"candidates": [0, 1, 4], "num_made": 4},
+    {"candidates": [0, 1, 2], "num_made": 17},
+    {"candidates": [0, 1, 65535], "num_made": 16},
+    {"num_unsatisfied": 4},
+    {"candidates": [0, 1, 2], "num_made": 15, "num_unsatisfied": 1},
+)
+"""What nobody can have chosen for any recipe here."""
 
 
 @dataclass
@@ -172,12 +187,13 @@ class RankUnderFire:
             prompt=f"prompt {index}",
             seed=index,
             num_images=images,
-            guidance_scale=1.0,
+            guidance_scales=(1.0,),
             num_inference_steps=1,
             scheduler="default",
             height=height,
             width=width,
             model_digest=DIGEST,
+            **(FILTER if index % 4 == 1 else {}),
         )
         return Ticket(index=index, rank=0, need_by_step=index, stand_in=stand_in, recipe=recipe)
 
@@ -231,7 +247,7 @@ class RankUnderFire:
         if ticket.recipe.shape == (*SHAPES[-1], 3) and self.rng.random() < (0.8 if producer.codec != "raw" else 0.1):
             return self._jpeg_result(producer, ticket)
         pixels = pixels_of(ticket)
-        fields = {"shape": list(ticket.recipe.shape), "codec": "raw", "sizes": []}
+        fields = {"shape": list(ticket.recipe.shape), "codec": "raw", "sizes": []} | choice_of(ticket)
         fields |= {"crc32": zlib.crc32(pixels), "seconds": 0.5}
         fields |= {"index": ticket.index, "attempt": ticket.attempt}
         frames = [pixels]
@@ -250,6 +266,8 @@ class RankUnderFire:
                 fields["attempt"] += 1
             case 6:
                 frames, fields["crc32"] = [bytes(len(pixels))], zlib.crc32(bytes(len(pixels)))
+            case 7:
+                fields |= self.rng.choice(LIES)
         return [self._packed(producer, "RESULT", fields), *frames]
 
     def _jpeg_result(self, producer: Producer, ticket: Ticket) -> list[bytes]:
@@ -270,13 +288,14 @@ class RankUnderFire:
         if sizes == [len(jpeg_of(ticket))]:
             sizes = [len(jpeg)]
         fields = {"index": ticket.index, "attempt": ticket.attempt, "shape": list(ticket.recipe.shape)}
+        fields |= choice_of(ticket)
         fields |= {"codec": "jpeg", "sizes": sizes, "crc32": zlib.crc32(jpeg), "seconds": 0.5}
         return [self._packed(producer, "RESULT", fields), jpeg]
 
     def _packed(self, producer: Producer, kind: str, fields: dict[str, Any]) -> bytes:
         producer.seq += self.rng.choice((1, 1, 1, 1, 1, 1, 1, 1, 0, -1, 5))
         producer.seq = max(0, producer.seq)
-        header = {"v": 1, "t": kind, "run": RUN, "inc": INCARNATION, "seq": producer.seq} | fields
+        header = {"v": PROTOCOL_VERSION, "t": kind, "run": RUN, "inc": INCARNATION, "seq": producer.seq} | fields
         if self.rng.random() < 0.02:
             header["inc"] -= 1
         return cast(bytes, msgpack.packb(header))
@@ -286,6 +305,15 @@ class RankUnderFire:
         frames = self._plausible(producer)
         tree = self.mutator.mutated(msgpack.unpackb(frames[0]))
         return [tree, *frames[1:]]
+
+
+def choice_of(ticket: Ticket) -> dict[str, Any]:
+    """What an honest producer says of the filter: the first candidates are good enough."""
+    recipe = ticket.recipe
+    if not recipe.is_filtered:
+        return {"candidates": [], "num_made": 0, "num_unsatisfied": 0}
+    made = recipe.num_candidates
+    return {"candidates": list(range(recipe.num_images)), "num_made": made, "num_unsatisfied": 0}
 
 
 def pixels_of(ticket: Ticket) -> bytes:

@@ -23,7 +23,7 @@ def ticket(engine: Engine, index: int, **recipe: Any) -> Ticket:
         "prompt": f"a red fox {index}",
         "seed": 1000 + index,
         "num_images": 2,
-        "guidance_scale": 2.0,
+        "guidance_scales": (2.0,),
         "num_inference_steps": 2,
         "scheduler": "default",
         "height": 16,

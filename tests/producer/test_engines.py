@@ -111,9 +111,9 @@ def test_a_shrunk_image_is_antialiased(engine: Engine) -> None:
 
 
 def test_without_guidance_the_prompt_still_counts(engine: Engine) -> None:
-    one = make(engine, [ticket(engine, 0, guidance_scale=1.0)])
-    two = make(engine, [ticket(engine, 0, guidance_scale=4.0)])
-    other = make(engine, [ticket(engine, 0, guidance_scale=1.0, prompt="fox")])
+    one = make(engine, [ticket(engine, 0, guidance_scales=(1.0,))])
+    two = make(engine, [ticket(engine, 0, guidance_scales=(4.0,))])
+    other = make(engine, [ticket(engine, 0, guidance_scales=(1.0,), prompt="fox")])
     assert not equal(one, two)
     assert not equal(one, other)
 

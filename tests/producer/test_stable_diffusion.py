@@ -57,7 +57,7 @@ def _stock(engine: StableDiffusionEngine, asked: Ticket, **options: Any) -> np.n
         images = pipeline(
             prompt=[recipe.prompt] * recipe.num_images,
             generator=[torch.Generator().manual_seed(seed) for seed in recipe.image_seeds],
-            guidance_scale=recipe.guidance_scale,
+            guidance_scale=recipe.guidance_scales[0],
             num_inference_steps=recipe.num_inference_steps,
             output_type="np",
             **options,
@@ -93,7 +93,7 @@ SCHEDULERS = [
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_the_loop_makes_what_diffusers_call_makes(engine: StableDiffusionEngine, scheduler: str) -> None:
-    asked = ticket(engine, 0, prompt="a red fox", scheduler=scheduler, num_inference_steps=5, guidance_scale=3.0)
+    asked = ticket(engine, 0, prompt="a red fox", scheduler=scheduler, num_inference_steps=5, guidance_scales=(3.0,))
     (group,) = make(engine, [asked])
     assert group.std() > 1
     assert _differ(group, _stock(engine, asked)) <= MAX_SHADES
@@ -101,7 +101,7 @@ def test_the_loop_makes_what_diffusers_call_makes(engine: StableDiffusionEngine,
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5, 7.5])
 def test_guidance_of_one_or_less_is_none_as_in_diffusers(engine: StableDiffusionEngine, scale: float) -> None:
-    asked = ticket(engine, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=3)
+    asked = ticket(engine, 0, prompt="a red fox", guidance_scales=(scale,), num_inference_steps=3)
     calls = engine._assembly.networks(0, 0).denoiser.num_calls
     (group,) = make(engine, [asked])
     assert engine._assembly.networks(0, 0).denoiser.num_calls - calls == 3, "2 images, guided or not, fit the 4 slots"
@@ -109,8 +109,8 @@ def test_guidance_of_one_or_less_is_none_as_in_diffusers(engine: StableDiffusion
 
 
 def test_guidance_is_rescaled_as_in_diffusers(engine: StableDiffusionEngine) -> None:
-    plain = ticket(engine, 0, prompt="a red fox", guidance_scale=7.5, num_inference_steps=3)
-    asked = ticket(engine, 0, prompt="a red fox", guidance_scale=7.5, num_inference_steps=3, guidance_rescale=0.7)
+    plain = ticket(engine, 0, prompt="a red fox", guidance_scales=(7.5,), num_inference_steps=3)
+    asked = ticket(engine, 0, prompt="a red fox", guidance_scales=(7.5,), num_inference_steps=3, guidance_rescale=0.7)
     (group,) = make(engine, [asked])
     assert _differ(group, _stock(engine, asked, guidance_rescale=0.7)) <= MAX_SHADES
     assert _differ(group, make(engine, [plain])[0]) > MAX_SHADES
@@ -119,7 +119,7 @@ def test_guidance_is_rescaled_as_in_diffusers(engine: StableDiffusionEngine) -> 
 def test_guidance_acts_in_its_interval_only(engine: StableDiffusionEngine) -> None:
     """By the way that diffusers documents: a callback that changes the pipeline's weight between steps."""
     settings = {"prompt": "a red fox", "num_inference_steps": 8}
-    asked = ticket(engine, 0, guidance_scale=7.5, guidance_start=0.25, guidance_stop=0.75, **settings)
+    asked = ticket(engine, 0, guidance_scales=(7.5,), guidance_start=0.25, guidance_stop=0.75, **settings)
     weights = [1.0, 1.0, 7.5, 7.5, 7.5, 7.5, 1.0, 1.0]
 
     def steer(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_guidance_acts_in_its_interval_only(engine: StableDiffusionEngine) -> No
         pipe._guidance_scale = max(weights[step + 1], 1 + 1e-7) if step + 1 < len(weights) else 1 + 1e-7
         return {}
 
-    asked_without = ticket(engine, 0, guidance_scale=1 + 1e-7, **settings)
+    asked_without = ticket(engine, 0, guidance_scales=(1 + 1e-7,), **settings)
     expected = _stock(engine, asked_without, callback_on_step_end=steer)
     (group,) = make(engine, [asked])
     assert _differ(group, expected) <= MAX_SHADES
@@ -202,7 +202,7 @@ def test_steps_without_guidance_cost_one_row_an_image(engine: StableDiffusionEng
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_xl_is_told_pooled_text_and_sizes_as_diffusers_tells_it(xl: StableDiffusionEngine, scale: float) -> None:
-    asked = ticket(xl, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=3)
+    asked = ticket(xl, 0, prompt="a red fox", guidance_scales=(scale,), num_inference_steps=3)
     (group,) = make(xl, [asked])
     assert group.std() > 1
     assert _differ(group, _stock(xl, asked)) <= MAX_SHADES
@@ -220,7 +220,7 @@ def test_latents_that_were_whitened_are_coloured_again(dtype: str, tmp_path: Pat
 
 @pytest.mark.parametrize("scale", [1.0, 8.5])
 def test_a_consistency_model_is_told_its_guidance(lcm: StableDiffusionEngine, scale: float) -> None:
-    asked = ticket(lcm, 0, prompt="a red fox", guidance_scale=scale, num_inference_steps=4)
+    asked = ticket(lcm, 0, prompt="a red fox", guidance_scales=(scale,), num_inference_steps=4)
     before = lcm._assembly.networks(0, 0).denoiser.num_calls
     (group,) = make(lcm, [asked])
     assert lcm._assembly.networks(0, 0).denoiser.num_calls - before == 4
@@ -254,8 +254,8 @@ def _mixed(engine: StableDiffusionEngine) -> list[Ticket]:
     """Tickets that agree in nothing but the model."""
     return [
         ticket(engine, 0, num_images=3, num_inference_steps=4),
-        ticket(engine, 1, num_images=1, guidance_scale=1.0, num_inference_steps=7),
-        ticket(engine, 2, guidance_scale=5.0, num_inference_steps=3, scheduler="EulerAncestralDiscreteScheduler"),
+        ticket(engine, 1, num_images=1, guidance_scales=(1.0,), num_inference_steps=7),
+        ticket(engine, 2, guidance_scales=(5.0,), num_inference_steps=3, scheduler="EulerAncestralDiscreteScheduler"),
         ticket(engine, 3, guidance_rescale=0.5, guidance_stop=0.5, num_inference_steps=4),
     ]
 
@@ -275,7 +275,9 @@ def test_any_company_in_any_order_changes_no_bit(engine: StableDiffusionEngine) 
 @pytest.mark.parametrize("kind", ["xl", "lcm"])
 def test_company_changes_no_bit_of_other_models(kind: str, request: pytest.FixtureRequest) -> None:
     engine = request.getfixturevalue(kind)
-    tickets = [ticket(engine, index, num_inference_steps=2 + index, guidance_scale=1.0 + index) for index in range(3)]
+    tickets = [
+        ticket(engine, index, num_inference_steps=2 + index, guidance_scales=(1.0 + index,)) for index in range(3)
+    ]
     alone = _alone(engine, tickets)
     assert equal(make(engine, tickets), alone)
     assert equal(make(engine, tickets[::-1])[::-1], alone)

@@ -23,6 +23,7 @@ MANIFEST = {
     "batch_images": 8,
     "settings": {},
     "codec": "raw",
+    "scorer": "",
     "versions": {},
 }
 
@@ -34,7 +35,7 @@ def image_seed(seed: int, image: int) -> int:
 
 
 def paint(recipe: dict[str, Any]) -> bytes:
-    seeds = (image_seed(recipe["seed"], image) for image in range(recipe["num_images"]))
+    seeds = (image_seed(recipe["seed"], image) for image in recipe["candidates"] or range(recipe["num_images"]))
     return b"".join(seed.to_bytes(8, "big")[-3:] * (recipe["height"] * recipe["width"]) for seed in seeds)
 
 
@@ -53,7 +54,7 @@ class Link:
 
     def say(self, kind: str, *pixels: bytes, **fields: object) -> None:
         self.seq += 1
-        header = {"v": 1, "t": kind, "run": self.run, "inc": self.inc, "seq": self.seq} | fields
+        header = {"v": 2, "t": kind, "run": self.run, "inc": self.inc, "seq": self.seq} | fields
         try:
             self.socket.send_multipart([msgpack.packb(header), *pixels], zmq.NOBLOCK)
         except zmq.Again:
@@ -105,7 +106,9 @@ class Link:
         self.sent.append(key)
         shape = [recipe["num_images"], recipe["height"], recipe["width"], 3]
         figures = {"shape": shape, "crc32": zlib.crc32(pixels), "seconds": time.monotonic() - started}
-        self.say("RESULT", pixels, codec="raw", sizes=[], **key, **figures)
+        self.say(
+            "RESULT", pixels, codec="raw", sizes=[], candidates=[], num_made=0, num_unsatisfied=0, **key, **figures
+        )
 
 
 def name_of(ticket: dict[str, Any]) -> dict[str, int]:

@@ -21,7 +21,7 @@ def _tickets(count: int) -> Iterator[Ticket]:
             prompt=f"prompt {index}",
             seed=1000 + index,
             num_images=3,
-            guidance_scale=1.0,
+            guidance_scales=(1.0,),
             num_inference_steps=1,
             scheduler="default",
             height=4,

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.limits import (
+    MAX_CANDIDATES,
+    MAX_GUIDANCE_SCALE,
     MAX_HEADER_BYTES,
     MAX_IMAGE_SIDE,
     MAX_IMAGES_PER_GROUP,
@@ -62,9 +64,29 @@ SHARES = st.floats(0, 1)
 SIDES = st.integers(8, MAX_IMAGE_SIDE)
 
 
-def _recipe(interval: tuple[float, float], native: tuple[int, int], **recipe: Any) -> Recipe:
+@st.composite
+def _choices(draw: st.DrawFn) -> dict[str, Any]:
+    """How many images, of which guidance, and how they are chosen."""
+    m = draw(st.integers(1, MAX_IMAGES_PER_GROUP))
+    scales = st.integers(0, 1000 * MAX_GUIDANCE_SCALE).map(lambda thousandths: thousandths / 1000)
+    choice: dict[str, Any] = {"num_images": m, "guidance_scales": (draw(scales),)}
+    if draw(st.booleans()):
+        choice["guidance_scales"] = (*choice["guidance_scales"], *[draw(scales)] * (m - 1))
+    match draw(st.integers(0, 2)):
+        case 1:
+            first, stride = draw(st.integers(0, 1000)), draw(st.sampled_from([-1, 1, 3]))
+            choice["candidates"] = tuple(abs(first + MAX_IMAGES_PER_GROUP + stride * image) for image in range(m))
+        case 2:
+            first = draw(st.integers(m, MAX_CANDIDATES))
+            choice |= {"scorer_digest": draw(DIGESTS), "min_score": draw(st.floats(-1, 1)), "num_candidates": first}
+            choice["max_candidates"] = draw(st.integers(first, MAX_CANDIDATES))
+    return choice
+
+
+def _recipe(interval: tuple[float, float], native: tuple[int, int], choice: dict[str, Any], **recipe: Any) -> Recipe:
     start, stop = sorted(interval)
-    return Recipe(guidance_start=start, guidance_stop=stop, native_height=native[0], native_width=native[1], **recipe)
+    sizes = {"native_height": native[0], "native_width": native[1]}
+    return Recipe(guidance_start=start, guidance_stop=stop, **sizes, **choice, **recipe)
 
 
 RECIPES = st.builds(
@@ -73,8 +95,7 @@ RECIPES = st.builds(
     native=st.just((0, 0)) | st.tuples(SIDES, SIDES),
     prompt=TEXT.filter(lambda text: bool(text.strip())),
     seed=NATURAL,
-    num_images=st.integers(1, MAX_IMAGES_PER_GROUP),
-    guidance_scale=st.floats(0, 1e6),
+    choice=_choices(),
     guidance_rescale=SHARES,
     num_inference_steps=st.integers(1, 10_000),
     scheduler=NAMES,
@@ -104,6 +125,7 @@ MANIFESTS = st.builds(
     batch_images=st.integers(1, 2**63 - 1),
     settings=st.dictionaries(NAMES, NAMES, max_size=4),
     codec=st.sampled_from(["raw", "jpeg-1", "jpeg-92", "jpeg-100"]),
+    scorer=st.just("") | DIGESTS,
     versions=st.dictionaries(NAMES, NAMES, max_size=4),
 )
 
@@ -140,6 +162,9 @@ SPECIAL: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     },
     Nack: {"index": st.integers(-1, 2**63 - 1)},
     Result: {
+        "candidates": st.lists(st.integers(0, MAX_CANDIDATES - 1), max_size=5, unique=True).map(tuple),
+        "num_made": st.integers(0, MAX_CANDIDATES),
+        "num_unsatisfied": st.integers(0, MAX_CANDIDATES),
         "shape": st.tuples(*(st.integers(1, side) for side in (1024, 8192, 8192)), st.just(3)),
         "codec": st.sampled_from(["raw", "jpeg"]),
         "sizes": st.lists(st.integers(1, 2**63 - 1), max_size=5).map(tuple),
@@ -155,7 +180,7 @@ RECIPE = Recipe(
     prompt="a red fox",
     seed=7,
     num_images=4,
-    guidance_scale=2.0,
+    guidance_scales=(2.0,),
     guidance_rescale=0.5,
     guidance_start=0.25,
     guidance_stop=0.75,
@@ -388,8 +413,8 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"num_images": MAX_IMAGES_PER_GROUP + 1}, "bad_value", "num_images"),
         ({"height": 0}, "bad_value", "height"),
         ({"width": MAX_IMAGE_SIDE + 1}, "bad_value", "width"),
-        ({"guidance_scale": -1.0}, "bad_value", "guidance_scale"),
-        ({"guidance_scale": float("nan")}, "bad_value", "guidance_scale"),
+        ({"guidance_scales": [-1.0]}, "bad_value", "guidance_scales"),
+        ({"guidance_scales": [float("nan")]}, "bad_value", r"guidance_scales\[0\]"),
         ({"guidance_rescale": 2}, "bad_value", "guidance_rescale"),
         ({"guidance_rescale": "0.5"}, "wrong_type", "guidance_rescale"),
         ({"guidance_start": 0.76}, "bad_value", "guidance_stop"),
@@ -509,7 +534,7 @@ def test_the_largest_message_that_a_rank_sends_is_within_the_limits() -> None:
         prompt="\u00e9" * (MAX_PROMPT_BYTES // 2),
         seed=MAX_INT,
         num_images=MAX_IMAGES_PER_GROUP,
-        guidance_scale=7.5,
+        guidance_scales=(7.5,),
         guidance_rescale=0.7,
         guidance_start=0.1,
         guidance_stop=0.9,
@@ -656,7 +681,7 @@ def test_a_long_string_is_refused_and_the_longest_allowed_passes() -> None:
 @pytest.mark.parametrize("kind", [Bye, Reject])
 def test_a_long_reason_is_cut_by_who_sends_it_and_by_who_reads_it(kind: type[Bye] | type[Reject]) -> None:
     assert kind(reason="é" * 5000).reason == "é" * 1000
-    frame = msgpack.packb({"v": 1, "t": kind.kind, "run": "", "inc": 0, "seq": 0, "reason": "é" * 4000})
+    frame = msgpack.packb({"v": PROTOCOL_VERSION, "t": kind.kind, "run": "", "inc": 0, "seq": 0, "reason": "é" * 4000})
     assert decode(frame)[1] == kind(reason="é" * 1000)
 
 
@@ -726,7 +751,7 @@ def test_values_are_counted_over_all_levels() -> None:
 @pytest.mark.parametrize("key", ["v", "t"])
 def test_an_error_does_not_write_out_what_it_shows(key: str) -> None:
     # Written out, each of these control characters takes four characters of four bytes each.
-    frame = msgpack.packb({"v": 1, "t": "ACK"} | {key: ["\x01" * 8000 + "\U0001f98a"] * 100})
+    frame = msgpack.packb({"v": PROTOCOL_VERSION, "t": "ACK"} | {key: ["\x01" * 8000 + "\U0001f98a"] * 100})
     tracemalloc.start()
     try:
         with pytest.raises(MessageError):

@@ -52,7 +52,7 @@ def test_a_group_larger_than_a_batch_goes_alone() -> None:
 @pytest.mark.parametrize(
     "recipe",
     [
-        {"guidance_scale": 3.0},
+        {"guidance_scales": (3.0,)},
         {"guidance_rescale": 0.0},
         {"guidance_start": 0.0},
         {"guidance_stop": 1.0},
@@ -85,7 +85,7 @@ def test_the_engine_says_which_tickets_it_can_make_together() -> None:
     def by_itself(ticket: Ticket) -> int:
         return ticket.index
 
-    tickets = [a_ticket(0), a_ticket(1, width=8), a_ticket(2, guidance_scale=3.0), a_ticket(3, width=8, seed=1)]
+    tickets = [a_ticket(0), a_ticket(1, width=8), a_ticket(2, guidance_scales=(3.0,)), a_ticket(3, width=8, seed=1)]
     for company, batches in ((by_width, [[0, 2], [1, 3], []]), (by_itself, [[0], [1], [2], [3], []])):
         bench = Bench()
         bench.give(*tickets)

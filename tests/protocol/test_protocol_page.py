@@ -107,7 +107,7 @@ def test_the_bytes_of_the_exchange_are_plain_msgpack_of_what_stands_beside_them(
 @pytest.mark.parametrize("said", EXCHANGE, ids=ids)
 def test_the_codec_reads_and_writes_the_bytes_of_the_exchange(said: Said) -> None:
     header, message = decode(said.frame)
-    told = {"v": 1, "t": message.kind, "run": header.run, "inc": header.incarnation, "seq": header.seq}
+    told = {"v": 2, "t": message.kind, "run": header.run, "inc": header.incarnation, "seq": header.seq}
     assert json.loads(json.dumps(told | asdict(message))) == said.stated
     assert encode(message, header) == said.frame
 
@@ -276,12 +276,14 @@ def _provocations() -> dict[str, list[bytes]]:
         "shape": [pack(result | {"shape": [2, 2, 1, 3]}), pixels],
         "codec": [pack(result | {"codec": "jpeg", "sizes": [12]}), pixels],
         "jpeg": [pack(result | {"codec": "jpeg", "sizes": [11], "crc32": zlib.crc32(pixels[1:])}), pixels[1:]],
+        "candidates": [pack(result | {"candidates": [1], "num_made": 2}), pixels],
         "size": [pack(result), pixels + b"\x00"],
         "checksum": [pack(result), b"\x00" + pixels[1:]],
         "blank": [pack(result | black), bytes(12)],
-        "version": [pack(ready | {"v": 2})],
+        "version": [pack(ready | {"v": 1})],
         "model": [pack(hello | {"manifest": hello["manifest"] | {"model_digest": "00"}})],
         "crowd": [pack(hello)],
+        "scorer": [pack(hello)],
         "engine": [pack(hello | {"manifest": hello["manifest"] | {"dtype": "bfloat16"}})],
     }
 
@@ -304,6 +306,8 @@ def test_every_refusal_is_answered_as_the_page_says(word: str, answer: str) -> N
             if word == "jpeg" and isinstance(message, messages.Hello):
                 message = replace(message, manifest=replace(message.manifest, codec="jpeg-92"))
             machine.on_message(b"p", header, message, None, 0.0)
+    if word == "scorer":
+        machine.expect(Expectation(filters=True))
     frames = PROVOCATIONS[word]
     stream = GroupStream(cast(RankSocket, None), machine, StreamConfig())
     sender = b"stranger" if word in ("unknown_producer", "crowd") else b"p"
@@ -369,7 +373,7 @@ def test_a_digest_writes_what_is_beyond_ascii_as_the_page_says() -> None:
     stated = EXCHANGE[0].stated["manifest"] | {"device": "Zürich"}
     promise = (
         '{"backend": "eager", "batch_images": 1, "codec": "raw", "device": "Z\\u00fcrich", "dtype": "float32", '
-        '"model_digest": "9f86d081", "scheduler": "DDIMScheduler", "settings": {"vae": "full"}, '
+        '"model_digest": "9f86d081", "scheduler": "DDIMScheduler", "scorer": "", "settings": {"vae": "full"}, '
         '"versions": {"torch": "2.13.0"}}'
     )
     assert Manifest(**stated).digest == hashlib.sha256(promise.encode()).hexdigest()

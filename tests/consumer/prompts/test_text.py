@@ -164,8 +164,7 @@ def test_a_file_that_changes_under_a_run_ends_it_in_one_line(change: str, tmp_pa
     captions = opened(path)
     path.write_bytes(b"caption 0\n" if change == "shrinks" else b"".join(b"Caption %d\n" % n for n in range(1000)))
     with pytest.raises(RunError, match=rf"^{path} has changed since the run opened it; [^\n]*$"):
-        for row in range(0, 1000, 8):
-            captions.caption(row)
+        texts(captions)
 
 
 def test_a_file_that_is_replaced_or_deleted_does_not_change_a_run(tmp_path: Path) -> None:
