@@ -49,7 +49,7 @@ def test_a_ticket_carries_the_configuration_and_its_own_seed(tmp_path: Path) -> 
         assert recipe.shape == (3, 16, 24, 3)
         assert (recipe.native_height, recipe.native_width) == (64, 96)
         assert (recipe.guidance_rescale, recipe.guidance_start, recipe.guidance_stop) == (0.7, 0.2, 0.8)
-        assert (recipe.guidance_scale, recipe.num_inference_steps, recipe.scheduler) == (1.5, 2, "default")
+        assert (recipe.guidance_scales, recipe.num_inference_steps, recipe.scheduler) == ((1.5,), 2, "default")
         assert recipe.model_digest == DIGEST
         assert recipe.seed == group_seed(11, prompt_id(recipe.prompt), index)
 
