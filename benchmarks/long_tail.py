@@ -35,7 +35,7 @@ BALANCES = ("natural", "sqrt", "uniform")
 NUM_HEAD, IMBALANCE = 200, 50
 """Captions of the commonest digit, and how many times those of the rarest; geometric in between."""
 NUM_STEPS = 900
-"""Optimizer steps, the demo's. A third of them is too few to learn the harder digits even where all are equally many."""
+"""Optimizer steps, the demo's. A third of them is too few to learn hard digits even where all are equally frequent."""
 NUM_RARE = 3
 BAR = 0.10
 """By how much the worst digit's accuracy is to gain from `uniform`."""
