@@ -231,6 +231,7 @@ class Trainer:
             max_reuse=self._config.reservoir.reuse_policy.max_reuse,
             started=self._started,
             earlier=self._record.totals,
+            num_concepts=len(self._prompts.concepts),
         )
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
@@ -272,6 +273,7 @@ class Trainer:
                 self._record,
                 batches,
                 self._world_size,
+                self._prompts.concepts,
             )
             print(box(summary))
 
