@@ -10,6 +10,7 @@ from penstock.deploy.audit_images import Example
 from penstock.deploy.audit_report import (
     MAX_ROWS,
     AuditReport,
+    doubts,
     findings,
     ordered,
     percent,
@@ -115,7 +116,7 @@ def _facts(report: AuditReport) -> str:
 def _found(report: AuditReport) -> str:
     found = "".join(f"<li>{_text(sentence)}</li>" for sentence in findings(report))
     left = "".join(f"<p>{_text(what)}: left out, {_text(why)}</p>" for what, why in report.skipped.items())
-    notes = "".join(f"<p>{_text(note)}</p>" for note in report.notes)
+    notes = "".join(f"<p>{_text(note)}</p>" for note in (*doubts(report), *report.notes))
     body = f"<ul>{found}</ul>" if found else "<p>Nothing does, within the intervals.</p>"
     return f'<section><h2>What stands out</h2>{body}<div class="muted small">{left}{notes}</div></section>'
 

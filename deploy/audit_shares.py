@@ -15,6 +15,8 @@ from penstock.deploy.audit_attributes import FREE
 NUM_RESAMPLES = 2000
 FEW_GROUPS = 10
 """A value that fewer sampled groups name is not judged: its interval would say more of luck than of the generator."""
+MIN_EFFECT = 0.1
+"""A ratio that is nearer to 1 is as asked, however sure."""
 CONFIDENCE = 0.95
 
 Verdict = Literal["over", "under", "as asked", "too few"]
@@ -169,4 +171,6 @@ def _share(part: np.int64, whole: np.int64) -> float | None:
 def _verdict(ratio: Estimate, num_groups: int) -> Verdict:
     if num_groups < FEW_GROUPS or ratio.low is None or ratio.high is None:
         return "too few"
-    return "over" if ratio.low > 1 else "under" if ratio.high < 1 else "as asked"
+    if ratio.value is None or abs(ratio.value - 1) < MIN_EFFECT or ratio.low <= 1 <= ratio.high:
+        return "as asked"
+    return "over" if ratio.low > 1 else "under"

@@ -20,7 +20,8 @@ from penstock.deploy.audit_attributes import (
     of_toyworld,
     read_attributes,
 )
-from penstock.deploy.audit_report import findings
+from penstock.deploy.audit_images import accuracies
+from penstock.deploy.audit_report import doubts, findings
 from penstock.deploy.audit_shares import FEW_GROUPS, AttributeShares, compare
 from penstock.protocol.errors import ConfigError
 from penstock.toyworld.captions import caption
@@ -238,12 +239,22 @@ def test_words_from_prompts_and_runs_are_text_on_the_page(
 def test_what_stands_out_is_said_in_sentences(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports = []
     monkeypatch.setattr(audit, "draw_table", lambda report: reports.append(report) or "")
+    monkeypatch.setattr(audit, "_scorer_accuracy", lambda attributes, scorer: {"digit": 0.5, "ink": 0.9})
     audit.main([str(run), "--groups", "60"])
     said = list(findings(reports[0]))
-    assert any(
-        sentence.startswith("ink: where prompts leave it open, 100% (100-100) of images show black")
-        for sentence in said
-    )
+    start = "ink: where prompts leave it open, 100% (100-100) of images show black"
+    assert any(sentence.startswith(start) for sentence in said)
+    # Its word on digits is not taken: it misreads half of those that are known.
+    assert not any(sentence.startswith("digit") for sentence in said)
+    assert list(doubts(reports[0]))[0].startswith("digit: the scorer reads 50% of known images rightly; what it sees")
+
+
+def test_a_scorer_is_checked_on_images_of_which_everything_is_known() -> None:
+    attributes = of_toyworld()
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = [3, 3, 7, 9]
+    truth = [np.array([3, 3, 7, 8]), np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0])]
+    assert accuracies(images, truth, attributes, FakeScorer())[:2] == [0.75, 0.5]
 
 
 def test_a_run_without_concepts_wants_to_be_told_what_to_look_for(
