@@ -31,6 +31,7 @@ _FIXED = (
     "order",
     "groups_per_step",
     "generator",
+    "filter",
     "real",
     "reservoir",
     "model",
@@ -70,6 +71,8 @@ class Checkpoint:
     """As `manifest_digest`, of the first producer of real images."""
     tokenizer_digest: str = ""
     """Digest of the text tower's tokenizer; empty where nothing reads captions."""
+    scorer_digest: str = ""
+    """Digest of what filters the generated images; empty where nothing does."""
 
 
 def make_portable(accelerator: Accelerator) -> None:
@@ -110,6 +113,7 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
             "real_digest": checkpoint.real_digest,
             "real_manifest_digest": checkpoint.real_manifest_digest,
             "tokenizer_digest": checkpoint.tokenizer_digest,
+            "scorer_digest": checkpoint.scorer_digest,
             "record": checkpoint.record.to_json(),
             "ledgers": lengths,
         }
@@ -136,6 +140,7 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
             real_digest=str(state["real_digest"]),
             real_manifest_digest=str(state["real_manifest_digest"]),
             tokenizer_digest=str(state["tokenizer_digest"]),
+            scorer_digest=str(state["scorer_digest"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder.checkpoint} is not a whole checkpoint ({error}); begin a new run") from error

@@ -1,6 +1,7 @@
 """What a run has done so far, over all ranks and all its lives: rates, reuse, waiting."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -42,6 +43,8 @@ class Totals:
     """Part of it that a rank waited for its batch; mean over the ranks."""
     groups_by_uses: tuple[int, ...] = ()
     """How many groups have been used u times so far, at place u."""
+    filter_counts: tuple[int, ...] = ()
+    """As `FilterCounts.values`; empty where nothing filters."""
 
     @property
     def data_wait(self) -> float:
@@ -112,7 +115,9 @@ class Meter:
         mine += [stats.rejected, stats.expired, stats.hedged, stats.quarantined]
         uses = self._batches.groups_by_uses
         mine += [*uses, *[0] * (self._max_reuse + 1 - len(uses))]
-        images, images_in_loop, image_bytes, wait_s, *counts = sum_over_ranks(self._accelerator, mine)
+        filtered = self._batches.filter_counts.values if self._batches.filter_counts else []
+        summed = sum_over_ranks(self._accelerator, [*mine, *filtered])
+        images, images_in_loop, image_bytes, wait_s, *counts = summed[: len(mine)]
         rejected, expired, hedged, quarantined, *by_uses = (int(count) for count in counts)
         now = time.perf_counter()
         return Totals(
@@ -130,5 +135,11 @@ class Meter:
             producers_seen=max(earlier.producers_seen, stats.producers_seen),
             loop_s=earlier.loop_s + now - self._begun,
             wait_s=earlier.wait_s + wait_s / self._accelerator.num_processes,
-            groups_by_uses=tuple(map(sum, zip_longest(earlier.groups_by_uses, by_uses, fillvalue=0))),
+            groups_by_uses=_added(earlier.groups_by_uses, by_uses),
+            filter_counts=_added(earlier.filter_counts, [int(count) for count in summed[len(mine) :]]),
         )
+
+
+def _added(earlier: Sequence[int], now: Sequence[int]) -> tuple[int, ...]:
+    """Counts of earlier lives and of this one, place by place."""
+    return tuple(map(sum, zip_longest(earlier, now, fillvalue=0)))

@@ -47,6 +47,30 @@ class Knn:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FilteredConcept:
+    """What the mismatch filter did to the images of one concept."""
+
+    made: int
+    rejected: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Filtered:
+    """What the mismatch filter did to a run's images."""
+
+    made: int
+    """Images that were made and scored."""
+    rejected: int
+    """Images of them that were not kept."""
+    unsatisfied: int
+    """Images that were rejected and kept nevertheless, because all candidates of their group were made."""
+    by_concept: dict[str, FilteredConcept]
+    """Those of which the largest share was rejected first; `(none)` is of prompts without a concept."""
+    hardest_prompts: dict[str, int]
+    """Rejected images of the prompts that had most of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """The figures of one run; its fields are the keys of `summary.json`."""
 
@@ -89,6 +113,8 @@ class Summary:
     rankme: float | None = None
     """RankMe of the features of validation scans at the last look during training, from 1 (collapse) to the encoder's
     width; None where there was no look."""
+    filter: Filtered | None = None
+    """What the mismatch filter did; None where there was none."""
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, whole or not at all.
@@ -114,7 +140,11 @@ class Summary:
         if values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {values.get('schema_version')!r}")
         by_uses = tuple(values["groups_by_uses"])
-        return cls(**{**values, "groups_by_uses": by_uses, "knn": Knn(**values["knn"])})
+        read = {"groups_by_uses": by_uses, "knn": Knn(**values["knn"])}
+        if (filtered := values.get("filter")) is not None:
+            by_concept = {name: FilteredConcept(**counts) for name, counts in filtered["by_concept"].items()}
+            read["filter"] = Filtered(**{**filtered, "by_concept": by_concept})
+        return cls(**{**values, **read})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,6 +191,8 @@ def box(summary: Summary, width: int = 96) -> str:
     table.add_row("Run", f"{summary.run_id}: {summary.steps} steps in {summary.seconds:.0f} s, {ranks}")
     producers = _count(summary.producers, "producer")
     table.add_row("Made", f"{made:,} images by {producers}, {_rate(summary.producer_images_per_s)}")
+    if summary.filter:
+        table.add_row("Filtered", _filtered(summary.filter))
     table.add_row("Moved", f"{summary.bytes_received / 1e6:,.1f} MB to the trainer; image files on disk: {on_disk}")
     table.add_row(
         "Trained",
@@ -201,6 +233,23 @@ def _reuse(summary: Summary) -> str:
         if 2 * seen >= total:
             break
     return f"{text} (groups {used[0]} to {used[-1]} times, half of them at most {median})"
+
+
+def _filtered(filtered: Filtered) -> str:
+    """How many images were rejected, and of which concepts most and least."""
+    text = f"{_share(filtered.rejected, filtered.made)} of {filtered.made:,} images rejected"
+    concepts = list(filtered.by_concept.items())
+    if len(concepts) > 1:
+        (most, hard), (least, easy) = concepts[0], concepts[-1]
+        text += f": of {most!r:.40} {_share(hard.rejected, hard.made)}"
+        text += f", of {least!r:.40} {_share(easy.rejected, easy.made)}"
+    if filtered.unsatisfied:
+        text += f"; {filtered.unsatisfied:,} of them kept for lack of better ones"
+    return text
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
 
 
 def _learned(knn: Knn) -> str:
