@@ -4,8 +4,9 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, inf
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from penstock.config.flags import short_name
 from penstock.config.rules import require
 from penstock.consumer.guidance import read_schedule
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
@@ -29,29 +30,62 @@ class PromptsConfig:
     """Where the captions come from."""
 
     source: str = "toyworld"
-    """`toyworld`: captions of handwritten digits; or the path of a text file with one caption a line, which a concept
-    and a tab may precede."""
+    """`toyworld`: captions of handwritten digits; `concepts`: a list of concepts times templates; a file, a folder or a
+    pattern of files: text with a caption a line, which a concept and a tab may precede, CSV, TSV, JSONL or Parquet; or
+    `hf:NAME[:SPLIT]` of Hugging Face's."""
+    caption_column: str = ""
+    """Column of a table that holds the captions; empty is the one with a usual name: caption, text, prompt."""
+    concept_column: str = ""
+    """Column that holds the captions' concepts; empty is the one with a usual name, if any: concept, label, class."""
+    malformed: Literal["stop", "skip"] = "stop"
+    """Rows that are no captions: `stop` before the run begins, `skip` leaves them out, counted and named in the log."""
     concepts: str = ""
-    """Path of a list of concepts, one a line, other spellings after `|`: those that the captions name are found."""
+    """Path of a list of concepts, one a line, other spellings after `|`: those of source `concepts`; of other sources
+    those that their captions name are found."""
+    templates: str = ""
+    """Path of a YAML file of the templates that source `concepts` puts its concepts into; empty takes the built-in
+    ones."""
+    ask: Annotated[str, short_name("--ask")] = ""
+    """What to show, in your words: "birds of the alps, in every season". The model behind OPENAI_BASE_URL makes prompts
+    of it, or a built-in grammar where that is not set; they are kept as prompts.tsv in the run folder."""
+    ask_prompts: int = 1000
+    """Different prompts to make of `ask`. More show more and cost more requests."""
+    ask_requests: int = 50
+    """Requests to the endpoint at most, those that must be repeated included. More reach more prompts and cost more."""
     balance: Literal["natural", "sqrt", "uniform", "metaclip", "counts"] = "natural"
     """How often concepts come. `natural`: as the captions hold them. `sqrt`: by the square root of that. `uniform`:
     equally. `metaclip`: captions are kept as MetaCLIP's curation does. `counts`: as `balance_counts` says."""
     balance_count: int = 20_000
-    """t of `metaclip`: concepts of fewer captions keep them all. Lower is flatter. The original had 20,000 for 400 million
-    captions."""
+    """t of `metaclip`: concepts of fewer captions keep them all. Lower is flatter; the original had 20,000 for 400
+    million captions."""
     balance_counts: str = ""
-    """Path of CONCEPT<tab>NUMBER lines: the shares, in any unit, for balance counts. Concepts beside them do not come."""
+    """Path of CONCEPT<tab>NUMBER lines: the shares for balance counts, in any unit. Other concepts do not come."""
 
     def __post_init__(self) -> None:
-        self._check_balance()
-
-    def _check_balance(self) -> None:
+        require(
+            self.source != "concepts" or bool(self.concepts),
+            "prompts.concepts must name a file beside source concepts",
+            self.concepts,
+        )
+        require(
+            not self.ask or self.source == "toyworld",
+            "prompts.ask makes the prompts itself: leave prompts.source out",
+            self.source,
+        )
+        require(2 <= self.ask_prompts <= 1_000_000, "ask_prompts must be in [2, 1000000]", self.ask_prompts)
+        require(self.ask_requests >= 1, "ask_requests must be >= 1", self.ask_requests)
+        require(len(self.ask) <= 2000, "ask must have at most 2000 characters", len(self.ask))
         require(self.balance_count >= 1, "prompts.balance_count must be >= 1", self.balance_count)
         require(
             (self.balance == "counts") == bool(self.balance_counts),
             "prompts.balance counts goes with prompts.balance_counts, and none without the other",
             (self.balance, self.balance_counts),
         )
+
+    @property
+    def shown(self) -> str:
+        """Where the captions come from, for messages."""
+        return f"--ask {self.ask!r}" if self.ask else self.source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

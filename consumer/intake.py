@@ -70,7 +70,7 @@ def open_stream(
 def open_ledger(
     config: TrainConfig, folder: RunFolder, rank: int, world_size: int, model_digest: str, real_digest: str = ""
 ) -> Ledger:
-    """The ledger of `rank`, with the line that begins this life.
+    """The ledger of `rank`, with the row that begins this life.
 
     Args:
         config: the run's settings.
@@ -83,6 +83,7 @@ def open_ledger(
     life = {
         "life": folder.incarnation,
         "run_id": folder.run_id,
+        "seed": config.seed,
         "rank": rank,
         "world_size": world_size,
         "model_digest": model_digest,

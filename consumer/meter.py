@@ -45,6 +45,8 @@ class Totals:
     """How many groups have been used u times so far, at place u."""
     filter_counts: tuple[int, ...] = ()
     """As `FilterCounts.values`; empty where nothing filters."""
+    groups_by_concept: tuple[int, ...] = ()
+    """How many of the groups that have been used are of each concept, and last, of none; empty where there are none."""
 
     @property
     def data_wait(self) -> float:
@@ -76,6 +78,7 @@ class Meter:
         max_reuse: uses that no group exceeds.
         started: `time.perf_counter` at the start of this life.
         earlier: what earlier lives have done.
+        num_concepts: of the prompts.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Meter:
         max_reuse: int,
         started: float,
         earlier: Totals,
+        num_concepts: int = 0,
     ) -> None:
         self._accelerator = accelerator
         self._stream = stream
@@ -95,6 +99,7 @@ class Meter:
         self._max_reuse = max_reuse
         self._started = started
         self._earlier = earlier
+        self._num_concepts = num_concepts
         self._steps = 0
         self._images_before = 0
         self._begun = started
@@ -114,11 +119,16 @@ class Meter:
         mine = [stats.images, stats.images - self._images_before, stats.image_bytes, self._batches.wait_s]
         mine += [stats.rejected, stats.expired, stats.hedged, stats.quarantined]
         uses = self._batches.groups_by_uses
-        mine += [*uses, *[0] * (self._max_reuse + 1 - len(uses))]
+        num_uses = self._max_reuse + 1
+        mine += [*uses, *[0] * (num_uses - len(uses))]
+        if self._num_concepts:
+            by_concept = self._batches.groups_by_concept
+            mine += [by_concept[concept] for concept in (*range(self._num_concepts), -1)]
         filtered = self._batches.filter_counts.values if self._batches.filter_counts else []
         summed = sum_over_ranks(self._accelerator, [*mine, *filtered])
         images, images_in_loop, image_bytes, wait_s, *counts = summed[: len(mine)]
-        rejected, expired, hedged, quarantined, *by_uses = (int(count) for count in counts)
+        rejected, expired, hedged, quarantined, *rest = (int(count) for count in counts)
+        by_uses, of_concepts = rest[:num_uses], rest[num_uses:]
         now = time.perf_counter()
         return Totals(
             steps=earlier.steps + self._steps,
@@ -135,11 +145,12 @@ class Meter:
             producers_seen=max(earlier.producers_seen, stats.producers_seen),
             loop_s=earlier.loop_s + now - self._begun,
             wait_s=earlier.wait_s + wait_s / self._accelerator.num_processes,
-            groups_by_uses=_added(earlier.groups_by_uses, by_uses),
-            filter_counts=_added(earlier.filter_counts, [int(count) for count in summed[len(mine) :]]),
+            groups_by_uses=_add(earlier.groups_by_uses, by_uses),
+            groups_by_concept=_add(earlier.groups_by_concept, of_concepts),
+            filter_counts=_add(earlier.filter_counts, [int(count) for count in summed[len(mine) :]]),
         )
 
 
-def _added(earlier: Sequence[int], now: Sequence[int]) -> tuple[int, ...]:
-    """Counts of earlier lives and of this one, place by place."""
+def _add(earlier: Sequence[int], now: Sequence[int]) -> tuple[int, ...]:
+    """The counts of two lives, place by place."""
     return tuple(map(sum, zip_longest(earlier, now, fillvalue=0)))

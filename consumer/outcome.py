@@ -14,7 +14,7 @@ from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.telemetry.picture import History, draw
-from penstock.telemetry.summary import Filtered, FilteredConcept, Knn, Summary
+from penstock.telemetry.summary import MAX_NAMED, ConceptGroups, Filtered, FilteredConcept, Knn, Summary
 
 _PICTURED_GROUPS = 6
 
@@ -45,7 +45,7 @@ def leave_behind(
         record: of all lives.
         batches: closed; its newest groups are pictured.
         world_size: of this life.
-        concepts: of the prompts.
+        concepts: names of the prompts' concepts.
 
     Returns:
         What stands in `summary.json`.
@@ -82,6 +82,7 @@ def leave_behind(
         steps_skipped=record.steps_skipped,
         rankme=record.rankme[-1][1] if record.rankme else None,
         filter=_filtered(record, concepts),
+        concepts=ConceptGroups.of(concepts, totals.groups_by_concept) if concepts else None,
     )
     summary.write(folder.summary)
     groups = [(group.ticket.recipe.prompt, group.images) for group in batches.newest(_PICTURED_GROUPS)]
@@ -103,7 +104,7 @@ def _filtered(record: Record, concepts: Sequence[str]) -> Filtered | None:
         unsatisfied=totals.unsatisfied,
         by_concept={
             name: FilteredConcept(made=made, rejected=rejected)
-            for _, name, made, rejected in sorted(counted, key=lambda entry: -entry[0])
+            for _, name, made, rejected in sorted(counted, key=lambda entry: -entry[0])[:MAX_NAMED]
         },
         hardest_prompts=dict(record.hardest_prompts),
     )

@@ -7,6 +7,7 @@ checkpoint. What was prepared and not taken is made again by the next life.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
@@ -66,6 +67,8 @@ class Prefetcher:
         """Seconds that `take` has waited."""
         self.groups_by_uses: list[int] = [0]
         """How many groups have been used u times, at place u: what this life adds to those before it."""
+        self.groups_by_concept: Counter[int] = Counter()
+        """How many groups of each concept were used for the first time: what this life adds. -1 is no concept."""
         self._thread = threading.Thread(target=self._work, name="penstock-prefetch", daemon=True)
 
     def take(self, step: int) -> Batch:
@@ -113,8 +116,8 @@ class Prefetcher:
 
     def _account(self, prepared: Prepared) -> None:
         """The step has its batch: let the ledger and the counts say so."""
-        for group in prepared.entered:
-            self._ledger.group(group)
+        for group, name in zip(prepared.entered, prepared.entered_concepts, strict=True):
+            self._ledger.group(group, name)
             if self.filter_counts:
                 self.filter_counts.add(group)
         for record in prepared.quarantined:
@@ -123,9 +126,10 @@ class Prefetcher:
         counts = self.groups_by_uses
         counts += [0] * (max(prepared.uses) + 2 - len(counts))
         counts[0] += prepared.num_new
-        for uses in prepared.uses:
+        for uses, concept in zip(prepared.uses, prepared.concepts, strict=True):
             counts[uses] -= 1
             counts[uses + 1] += 1
+            self.groups_by_concept[concept] += uses == 0
         self._state = prepared.state
 
     # --- the thread ---------------------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ class Record:
     def from_json(cls, value: dict[str, Any]) -> "Record":
         """From `to_json`. Raises TypeError or KeyError where that is not what it is."""
         curves = {name: [(int(step), float(y)) for step, y in value[name]] for name in ("loss", "knn", "rankme")}
-        counts = {name: tuple(value["totals"][name]) for name in ("groups_by_uses", "filter_counts")}
+        counts = {
+            name: tuple(value["totals"][name]) for name in ("groups_by_uses", "groups_by_concept", "filter_counts")
+        }
         totals = Totals(**{**value["totals"], **counts})
         hardest = [(str(prompt), int(rejected)) for prompt, rejected in value["hardest_prompts"]]
         return cls(**{**value, **curves, "totals": totals, "hardest_prompts": hardest})

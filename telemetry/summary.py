@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ FED_FRACTION = 0.01
 """One that waits for at most this share is bounded by itself; between the two the sides are balanced."""
 MIN_STEPS = 50
 """With fewer steps than these the start of the run weighs too much for a verdict."""
+MAX_NAMED = 1000
+"""Concepts that the summary names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +68,42 @@ class Filtered:
     unsatisfied: int
     """Images that were rejected and kept nevertheless, because all candidates of their group were made."""
     by_concept: dict[str, FilteredConcept]
-    """Those of which the largest share was rejected first; `(none)` is of prompts without a concept."""
+    """The largest share of rejected images first, at most MAX_NAMED; `(none)` is of prompts without a concept."""
     hardest_prompts: dict[str, int]
     """Rejected images of the prompts that had most of them."""
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "Filtered":
+        """From plain values. Raises KeyError or TypeError where keys are missing or unknown."""
+        by_concept = {name: FilteredConcept(**counts) for name, counts in values["by_concept"].items()}
+        return cls(**{**values, "by_concept": by_concept})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ConceptGroups:
+    """How many groups of each concept were trained on; one that was used again counts once."""
+
+    groups: dict[str, int]
+    """By concept, the commonest first; at most MAX_NAMED of them, and those of no group too."""
+    other_concepts: int
+    """Concepts that are not named, each as common as the last that is, or rarer."""
+    other_groups: int
+    """Groups of all these."""
+    no_concept: int
+    """Groups whose prompts have none."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], counts: Sequence[int]) -> "ConceptGroups":
+        """From the names of C concepts and their counts: C of them, and last that of no concept."""
+        *by_concept, no_concept = counts
+        ordered = sorted(zip(names, by_concept, strict=True), key=lambda pair: -pair[1])
+        named, others = ordered[:MAX_NAMED], ordered[MAX_NAMED:]
+        return cls(
+            groups=dict(named),
+            other_concepts=len(others),
+            other_groups=sum(count for _, count in others),
+            no_concept=no_concept,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +151,8 @@ class Summary:
     width; None where there was no look."""
     filter: Filtered | None = None
     """What the mismatch filter did; None where there was none."""
+    concepts: ConceptGroups | None = None
+    """The histogram of the concepts that were trained on; None where prompts have no concepts."""
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, whole or not at all.
@@ -140,10 +178,9 @@ class Summary:
         if values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {values.get('schema_version')!r}")
         by_uses = tuple(values["groups_by_uses"])
-        read = {"groups_by_uses": by_uses, "knn": Knn(**values["knn"])}
-        if (filtered := values.get("filter")) is not None:
-            by_concept = {name: FilteredConcept(**counts) for name, counts in filtered["by_concept"].items()}
-            read["filter"] = Filtered(**{**filtered, "by_concept": by_concept})
+        concepts = ConceptGroups(**values["concepts"]) if values["concepts"] is not None else None
+        filtered = Filtered.read(values["filter"]) if values["filter"] is not None else None
+        read = {"groups_by_uses": by_uses, "knn": Knn(**values["knn"]), "concepts": concepts, "filter": filtered}
         return cls(**{**values, **read})
 
 
@@ -238,11 +275,10 @@ def _reuse(summary: Summary) -> str:
 def _filtered(filtered: Filtered) -> str:
     """How many images were rejected, and of which concepts most and least."""
     text = f"{_share(filtered.rejected, filtered.made)} of {filtered.made:,} images rejected"
-    concepts = list(filtered.by_concept.items())
-    if len(concepts) > 1:
-        (most, hard), (least, easy) = concepts[0], concepts[-1]
-        text += f": of {most!r:.40} {_share(hard.rejected, hard.made)}"
-        text += f", of {least!r:.40} {_share(easy.rejected, easy.made)}"
+    hardest = list(filtered.by_concept.items())[:3]
+    if len(filtered.by_concept) > 1:
+        named = (f"{name!r:.40} {_share(counts.rejected, counts.made)}" for name, counts in hardest)
+        text += f", most of {', '.join(named)}"
     if filtered.unsatisfied:
         text += f"; {filtered.unsatisfied:,} of them kept for lack of better ones"
     return text

@@ -81,6 +81,11 @@ class TicketWriter:
         """The class of a ticket's prompt: a place in the source's concepts, -1 where it has none."""
         return self._prompt(ticket.index, ticket.stand_in).concept
 
+    def concept_name(self, ticket: Ticket) -> str:
+        """The name of that class; empty where it has none."""
+        concept = self.concept(ticket)
+        return self._source.concepts[concept] if concept >= 0 else ""
+
     def _prompt(self, index: int, stand_in: int) -> Prompt:
         return self._source.prompt(_source_index(index, stand_in))
 
