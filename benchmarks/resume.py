@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
 
-from penstock.consumer.ledger import read_steps
+from penstock.consumer.ledger_reader import read_steps
 
 LIFE_S = 240.0
 """The longest that one life may take."""

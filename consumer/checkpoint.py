@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import nn
 
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState, merge
-from penstock.consumer.ledger import cut_ledgers, ledger_bytes
+from penstock.consumer.ledger_schema import FILES, NO_ROWS, TABLES, Marks, marks_of, remove, rewind
+from penstock.consumer.prompts.source import PromptSource, num_captions
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import CHECKPOINT_STATE, PREVIOUS, RunFolder
 from penstock.protocol.errors import RunError
@@ -30,7 +31,9 @@ _FIXED = (
     "seed",
     "order",
     "groups_per_step",
+    "prompts.ask",
     "generator",
+    "filter",
     "real",
     "reservoir",
     "model",
@@ -70,6 +73,12 @@ class Checkpoint:
     """As `manifest_digest`, of the first producer of real images."""
     tokenizer_digest: str = ""
     """Digest of the text tower's tokenizer; empty where nothing reads captions."""
+    scorer_digest: str = ""
+    """Digest of what filters the generated images; empty where nothing does."""
+    ledger: Mapping[str, int] = field(default_factory=lambda: NO_ROWS)
+    """Where this rank's ledger ends; `rewind_ledgers` reads that of all ranks."""
+    num_captions: int = 0
+    """Captions that the run uses; 0 where they are without number."""
 
 
 def make_portable(accelerator: Accelerator) -> None:
@@ -94,12 +103,12 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
-    # Before the next barrier: behind it the other ranks write on.
-    lengths = ledger_bytes(folder.path)
     accelerator.save_state(str(unfinished), safe_serialization=True)
     _write_json(unfinished / f"feed-{checkpoint.feed.rank}.json", checkpoint.feed.to_json())
+    _write_json(unfinished / _marks_name(folder.ledger(checkpoint.feed.rank)), checkpoint.ledger)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        _keep_marks_of_others(folder, unfinished)
         state = {
             "settings": _settings(config),
             "step": checkpoint.step,
@@ -107,11 +116,12 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
             "model_digest": checkpoint.model_digest,
             "manifest_digest": checkpoint.manifest_digest,
             "prompts_digest": checkpoint.prompts_digest,
+            "num_captions": checkpoint.num_captions,
             "real_digest": checkpoint.real_digest,
             "real_manifest_digest": checkpoint.real_manifest_digest,
             "tokenizer_digest": checkpoint.tokenizer_digest,
+            "scorer_digest": checkpoint.scorer_digest,
             "record": checkpoint.record.to_json(),
-            "ledgers": lengths,
         }
         _write_json(unfinished / CHECKPOINT_STATE, state)
         _put_in_place(unfinished, folder)
@@ -125,6 +135,8 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
     try:
         state = _read_json(folder.checkpoint / CHECKPOINT_STATE)
         parts = [_read_json(folder.checkpoint / f"feed-{part}.json") for part in range(state["world_size"])]
+        for part in range(len(parts)):
+            _read_marks(folder.checkpoint / _marks_name(folder.ledger(part)))
         settings: dict[str, Any] = state["settings"]
         checkpoint = Checkpoint(
             step=int(state["step"]),
@@ -136,6 +148,8 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
             real_digest=str(state["real_digest"]),
             real_manifest_digest=str(state["real_manifest_digest"]),
             tokenizer_digest=str(state["tokenizer_digest"]),
+            scorer_digest=str(state["scorer_digest"]),
+            num_captions=int(state["num_captions"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder.checkpoint} is not a whole checkpoint ({error}); begin a new run") from error
@@ -143,6 +157,22 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
     if checkpoint.step >= config.max_steps:
         raise RunError(f"{folder.checkpoint} is at step {checkpoint.step} already; raise --max-steps to go on")
     return checkpoint
+
+
+def check_prompts(checkpoint: Checkpoint, prompts: PromptSource, name: str) -> None:
+    """Raises RunError where the captions of `name` are not those that the run has trained on so far."""
+    if prompts.digest == checkpoint.prompts_digest:
+        return
+    then, now = checkpoint.num_captions, num_captions(prompts)
+    counts = (
+        f"{then} then, {now} now"
+        if then != now
+        else f"{now} then and now, of other text, other concepts, or another order or balance"
+    )
+    raise RunError(
+        f"the captions of {name} are not those that the run began with ({counts}); resume with the same, or begin a "
+        "new run"
+    )
 
 
 def check_tokenizer(checkpoint: Checkpoint, digest: str, name: str) -> None:
@@ -163,8 +193,32 @@ def restore(accelerator: Accelerator, folder: RunFolder) -> None:
 
 
 def rewind_ledgers(folder: RunFolder) -> None:
-    """Cut the ledger back to where the checkpoint stands. For one rank, before any opens its ledger."""
-    cut_ledgers(folder.path, _read_json(folder.checkpoint / CHECKPOINT_STATE)["ledgers"])
+    """Take back what the ledgers say of what came after the checkpoint. For one rank, before any opens its ledger.
+
+    Raises RunError where one is missing, damaged, or has less than the checkpoint counts on.
+    """
+    for marks in sorted(folder.checkpoint.glob("ledger-*.json")):
+        rewind(folder.path / f"{marks.stem}.sqlite", _read_marks(marks))
+    for path in folder.path.glob(FILES):
+        if not (folder.checkpoint / _marks_name(path)).exists():
+            remove(path)  # of a rank that the checkpoint does not know
+
+
+def _read_marks(path: Path) -> Marks:
+    marks = _read_json(path)
+    return {table: int(marks[table]) for table in TABLES}
+
+
+def _marks_name(ledger: Path) -> str:
+    """The checkpoint's file that says where a ledger ends."""
+    return f"{ledger.stem}.json"
+
+
+def _keep_marks_of_others(folder: RunFolder, unfinished: Path) -> None:
+    """Note where the ledgers end that earlier lives of more ranks have left; nobody writes them."""
+    for path in folder.path.glob(FILES):
+        if not (unfinished / _marks_name(path)).exists():
+            _write_json(unfinished / _marks_name(path), marks_of(path))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -174,7 +228,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value) + "\n")
 
 

@@ -1,87 +1,216 @@
-"""The ledger: what every step trained on, in about 100 bytes a group where the pixels are 100 KB and more.
+"""The ledger: what every step trained on, in less than 200 bytes a group where the pixels are 100 KB and more.
 
-One append-only file of JSON lines for each rank. A `life` line begins each life of the run and holds what all its
-recipes share; a `producer` line what made the groups that follow under its name; a `group` line what a ticket adds, so
-that recipe and pixels can be made again, and whether they are real; a `step` line lists the groups that a step used; a
-`quarantined` line says which group no producer could make, and which stand-in has its place.
+One SQLite file for each rank (`ledger_schema.py` has its tables and says why SQLite; docs/accountability.md tells how
+to ask it). A life of the run writes what it was told to do; a group what its recipe adds to what others share, who
+made it, and the checksum of what came; a step which groups it used, in the order of its batch. What came and the step
+that follows it are one transaction: after a kill each step is in the file as a whole, or not at all.
 
-A checkpoint notes how long each file is. The next life cuts the files back to that, so that no step stands twice.
+A checkpoint notes where each table ends. The next life goes back to there, so that no step stands twice.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
+from penstock.consumer.ledger_schema import (
+    TABLES,
+    Marks,
+    one_line,
+    open_for_writing,
+    pack,
+    pack_scales,
+    read_marks,
+    transaction,
+)
 from penstock.consumer.stream import Group, Quarantined
-from penstock.protocol.errors import RunError
-from penstock.protocol.tickets import Kind, Manifest
+from penstock.protocol.tickets import Manifest, Recipe, prompt_id
 
-_FILES = "ledger-*.jsonl"
+_PER_GROUP = ("prompt", "seed", "guidance_scales")
+"""What of a recipe may be any group's own; the rest is shared by many."""
+_SHARED = tuple(field.name for field in fields(Recipe) if field.name not in _PER_GROUP)
+_shared = attrgetter(*_SHARED)
+
+_KNOWN = 1 << 18
+"""Prompts, and groups, whose rows are known by heart, those met last: some 50 bytes each and the prompts' text. A
+prompt that was met earlier is written again."""
+_CHECKPOINT_PATIENCE_MS = 100
+"""How long `sync` waits for readers before it leaves the log as it is."""
 
 
 class Ledger:
-    """Appends to one rank's ledger file.
+    """Writes one rank's ledger, in one thread. A context manager.
 
     Args:
-        path: opened for appending; begun if it is new.
-        life: which life of the run this is, and what all its recipes share.
+        path: opened to go on with; begun if it is new.
+        life: which life of the run this is, and what it was told to do; plain values.
+
+    Raises RunError, here and in all that writes, where the file cannot be written or is no ledger.
     """
 
     def __init__(self, path: Path, life: Mapping[str, Any]) -> None:
-        self._manifests: dict[str, Manifest] = {}
-        self._file = path.open("ab")
-        self._append(life)
+        self._path = path
+        with one_line(path, "written"):
+            self._db = open_for_writing(path)
+            try:
+                self._marks = read_marks(self._db)
+                self._known = self._read_known()
+                self._rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
+                self._life = self._append("lives", json.dumps(dict(life)))
+                with transaction(self._db):
+                    self._write()
+            except BaseException:
+                self._db.close()
+                raise
+        self._engines: dict[str, tuple[Manifest, int]] = {}
+        """By a producer's name what it was when it was last met, and its row."""
+        self._recipes: dict[Hashable, tuple[int, tuple[float, ...]]] = {}
+        self._group_rows: dict[int, int] = {}
+        """By global index, those used last at the end."""
+        self._quarantined: list[Quarantined] = []
 
-    def group(self, group: Group) -> None:
-        """A group has come and may be used from now on."""
+    @property
+    def marks(self) -> Marks:
+        """Where each table ends after the last step: what a checkpoint keeps."""
+        return dict(self._marks)
+
+    def group(self, group: Group, concept: str = "") -> None:
+        """A group has come, and may be used from the next step on.
+
+        Args:
+            group: as it came.
+            concept: name of its prompt's class; empty where it has none.
+        """
         ticket = group.ticket
-        if self._manifests.get(group.producer) != group.manifest:
-            self._manifests[group.producer] = group.manifest
-            self._append({"producer": group.producer, "manifest": asdict(group.manifest)})
-        line: dict[str, Any] = {
-            "group": ticket.index,
-            "prompt": ticket.recipe.prompt,
-            "seed": ticket.recipe.seed,
-            "attempt": ticket.attempt,
-            "producer": group.producer,
-        }
-        if ticket.stand_in:
-            line["stand_in"] = ticket.stand_in
-        if group.manifest.kind is Kind.REAL:
-            line["real"] = True
-        self._append(line)
+        recipe = ticket.recipe
+        shared, shared_scales = self._recipe(recipe)
+        row = self._append(
+            "groups",
+            ticket.index,
+            self._number("prompts", recipe.prompt, lambda: (prompt_id(recipe.prompt), recipe.prompt)),
+            recipe.seed,
+            shared,
+            self._producer(group.producer, group.manifest),
+            self._number("concepts", concept, lambda: (concept,)) if concept else None,
+            group.crc32,
+            ticket.attempt,
+            ticket.stand_in,
+            group.num_made,
+            pack(group.candidates) if group.candidates else None,
+            None if recipe.guidance_scales == shared_scales else pack_scales(recipe.guidance_scales),
+        )
+        _remember(self._group_rows, ticket.index, row)
 
     def quarantined(self, record: Quarantined) -> None:
         """No producer could make a group; a stand-in takes its place."""
-        self._append(
-            {
-                "quarantined": record.ticket.index,
-                "stand_in": record.stand_in.stand_in,
-                "prompt": record.ticket.recipe.prompt,
-                "reason": record.reason,
-            }
-        )
+        self._quarantined.append(record)
 
     def step(self, step: int, indices: Sequence[int]) -> None:
-        """Optimizer step `step` uses the groups at these global indices; what came so far leaves this process."""
-        self._append({"step": step, "groups": list(indices)})
-        self._file.flush()
+        """Optimizer step `step` uses the groups at these global indices; what came so far is written with it.
+
+        Raises ValueError where a group has not come.
+        """
+        for record in self._quarantined:
+            ticket = record.ticket
+            self._append(
+                "quarantined", step, ticket.index, record.stand_in.stand_in, ticket.recipe.prompt, record.reason
+            )
+        self._quarantined.clear()
+        last = self._marks["groups"]
+        behind = [last - self._group_row(index) for index in indices]
+        self._rows["steps"].append((step, self._life, last, pack(behind)))
+        with one_line(self._path, "written"), transaction(self._db):
+            self._write()
+        self._marks["steps"] = step
 
     def sync(self) -> None:
-        """Wait until all of it is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Wait until all steps are on the disk."""
+        with one_line(self._path, "written"):
+            self._db.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_PATIENCE_MS}")
+            (is_busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            # A reader holds on to the log, in which all of it stands.
+            log = os.open(self._path.with_name(f"{self._path.name}-wal"), os.O_RDONLY)
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. What came after the last step is not in it: nothing has used it."""
+        with one_line(self._path, "closed"):
+            self._db.close()
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-        self._file.write(text.encode() + b"\n")
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def _append(self, table: str, *values: Any) -> int:
+        """A new row, written with the step. Returns its number."""
+        self._marks[table] = number = max(self._marks[table], 0) + 1
+        self._rows[table].append((number, *values))
+        return number
+
+    def _write(self) -> None:
+        for table, rows in self._rows.items():
+            if rows:
+                holes = ", ".join("?" * len(TABLES[table]))
+                self._db.executemany(f"INSERT INTO {table} VALUES ({holes})", rows)
+                rows.clear()
+
+    def _number(self, table: str, key: Hashable, row: Callable[[], tuple[Any, ...]]) -> int:
+        """The number of the row of a table that stands for `key`; a new one where none is known."""
+        known = self._known[table]
+        number = known.get(key)
+        if number is None:
+            number = self._append(table, *row())
+        _remember(known, key, number)
+        return number
+
+    def _recipe(self, recipe: Recipe) -> tuple[int, tuple[float, ...]]:
+        """The row of what the recipe shares with others, and the guidance scales that stand there: the first met."""
+        key = _shared(recipe)
+        if key not in self._recipes:
+            scales = recipe.guidance_scales
+            text = json.dumps(dict(zip(_SHARED, key, strict=True), guidance_scales=scales), sort_keys=True)
+            self._recipes[key] = self._number("recipes", text, lambda: (text,)), scales
+        return self._recipes[key]
+
+    def _producer(self, name: str, manifest: Manifest) -> int:
+        met = self._engines.get(name)
+        if met is None or met[0] != manifest:
+            text = json.dumps(asdict(manifest), sort_keys=True)
+            made_by = self._number("manifests", text, lambda: (text,))
+            met = manifest, self._number("producers", (name, made_by), lambda: (name, made_by))
+            self._engines[name] = met
+        return met[1]
+
+    def _group_row(self, index: int) -> int:
+        row = self._group_rows.get(index)
+        if row is None:
+            (row,) = self._db.execute("SELECT max(id) FROM groups WHERE idx = ?", (index,)).fetchone()
+        if row is None:
+            raise ValueError(f"a step uses group {index}, which has not come")
+        _remember(self._group_rows, index, row)
+        return row
+
+    def _read_known(self) -> dict[str, dict[Hashable, int]]:
+        """The rows that earlier lives have written, by what they stand for."""
+        known: dict[str, dict[Hashable, int]] = {
+            table: {key: number for number, key in self._db.execute(f"SELECT id, {column} FROM {table} ORDER BY id")}
+            for table, column in (("recipes", "recipe"), ("manifests", "manifest"), ("concepts", "name"))
+        }
+        known["producers"] = {
+            (name, manifest): number
+            for number, name, manifest in self._db.execute("SELECT id, name, manifest FROM producers ORDER BY id")
+        }
+        oldest = self._marks["prompts"] - _KNOWN
+        known["prompts"] = {
+            text: number
+            for number, text in self._db.execute("SELECT id, text FROM prompts WHERE id > ? ORDER BY id", (oldest,))
+        }
+        return known
 
     def __enter__(self) -> Self:
         return self
@@ -90,34 +219,9 @@ class Ledger:
         self.close()
 
 
-def ledger_bytes(run_dir: Path) -> dict[str, int]:
-    """How long each ledger file of a run is, by name."""
-    return {path.name: path.stat().st_size for path in sorted(run_dir.glob(_FILES))}
-
-
-def cut_ledgers(run_dir: Path, lengths: Mapping[str, int]) -> None:
-    """Cut every ledger file back to its length at a checkpoint; one that is younger becomes empty.
-
-    Raises RunError where a file is shorter than it was.
-    """
-    now = ledger_bytes(run_dir)
-    for name in sorted(lengths.keys() | now.keys()):
-        length = lengths.get(name, 0)
-        if now.get(name, 0) < length:
-            raise RunError(f"{run_dir / name} had {length} bytes at the checkpoint, it has {now.get(name, 0)}")
-        os.truncate(run_dir / name, length)
-
-
-def read_steps(run_dir: Path) -> dict[int, tuple[int, ...]]:
-    """The global indices that each step used, over all ranks, in ascending order.
-
-    An index stands as often as the step's lines name it. A last line that is not whole is left out: its writer was
-    killed, or is still writing.
-    """
-    used: dict[int, list[int]] = {}
-    for path in sorted(run_dir.glob(_FILES)):
-        for text in path.read_bytes().split(b"\n")[:-1]:
-            line = json.loads(text)
-            if "step" in line:
-                used.setdefault(line["step"], []).extend(line["groups"])
-    return {step: tuple(sorted(used[step])) for step in sorted(used)}
+def _remember(known: dict[Any, int], key: Hashable, number: int) -> None:
+    """Note a row as the one met last; forget the one that was not met for longest where there are too many."""
+    known.pop(key, None)
+    known[key] = number
+    if len(known) > _KNOWN:
+        del known[next(iter(known))]

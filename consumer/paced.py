@@ -24,6 +24,7 @@ import torch
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, run
 from penstock.config.rules import require
+from penstock.consumer import ledger_schema
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
@@ -159,10 +160,13 @@ def main(argv: Sequence[str]) -> int:
         endpoints[rank] = socket.endpoint
         if config.real.fraction:
             raise ConfigError("a rehearsal's groups are all paced; leave real.fraction out")
+        if config.filter.is_on:
+            raise ConfigError("a rehearsal's images show nothing that could be scored; leave filter out")
         stream = open_stream(config, folder, socket, rank, endpoints, Expectation())
         stack.callback(stream.close, "the rehearsal is over")
         stream.start()
         digest = wait_for_fleet(config, stream)
+        ledger_schema.remove(folder.ledger(rank))  # of an earlier rehearsal: none goes on
         batches = open_batches(
             config,
             open_source(config.prompts, config.seed),

@@ -19,6 +19,10 @@ verbs:
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   sweep     train one arm for each value of a setting, and draw the curve
+  ledger    ask a run what it trained on, step by step: penstock ledger RUN --step K
+  replay    make a step's images again and check them against the ledger: penstock replay RUN --step K --out grid.png
+  export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
+  audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
@@ -62,6 +66,30 @@ def _sweep(argv: Sequence[str]) -> int:
     return sweep.main(argv)
 
 
+def _ledger(argv: Sequence[str]) -> int:
+    from penstock.deploy import ledger
+
+    return ledger.main(argv)
+
+
+def _replay(argv: Sequence[str]) -> int:
+    from penstock.deploy import replay
+
+    return replay.main(argv)
+
+
+def _export(argv: Sequence[str]) -> int:
+    from penstock.deploy import export
+
+    return export.main(argv)
+
+
+def _audit(argv: Sequence[str]) -> int:
+    from penstock.deploy import audit
+
+    return audit.main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from penstock.deploy import doctor
 
@@ -75,6 +103,10 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "sweep": _sweep,
+    "ledger": _ledger,
+    "replay": _replay,
+    "export": _export,
+    "audit": _audit,
     "doctor": _doctor,
 }
 

@@ -40,7 +40,7 @@ def draw_grid(groups: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> npt.NDArra
     """
     if not groups:
         raise ValueError("groups must not be empty")
-    rows = [join_images(_fit(prompt, images)) for prompt, images in groups]
+    rows = [join_images(fit(prompt, images)) for prompt, images in groups]
     texts = [_wrap(prompt, row.shape[0]) for (prompt, _), row in zip(groups, rows, strict=True)]
     width = TEXT_WIDTH + max(row.shape[1] for row in rows) + 2 * MARGIN
     height = sum(row.shape[0] + MARGIN for row in rows) + MARGIN
@@ -52,18 +52,21 @@ def draw_grid(groups: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> npt.NDArra
     return grid
 
 
-def _fit(prompt: str, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Images of a size to look at, uint8 `[m, h, w, 3]`, by repeating or averaging whole pixels."""
+def fit(prompt: str, images: npt.NDArray[np.uint8], longest_side: int = LONGEST_SIDE) -> npt.NDArray[np.uint8]:
+    """Images of a size to look at, uint8 `[m, h, w, 3]`, by repeating or averaging whole pixels.
+
+    Raises ValueError for images of another shape or dtype.
+    """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.size == 0:
         raise ValueError(f"images of {prompt!r} must be uint8 [m, H, W, 3], got {images.dtype} {images.shape}")
     count, height, width, _ = images.shape
-    if (longest := max(height, width)) > LONGEST_SIDE:
-        factor = min(-(-longest // LONGEST_SIDE), height, width)
+    if (longest := max(height, width)) > longest_side:
+        factor = min(-(-longest // longest_side), height, width)
         rows, columns = height // factor, width // factor
         blocks = images[:, : rows * factor, : columns * factor].reshape(count, rows, factor, columns, factor, 3)
         means: npt.NDArray[np.uint8] = np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
         return means
-    factor = max(1, min(-(-SHORTEST_SIDE // min(height, width)), LONGEST_SIDE // longest))
+    factor = max(1, min(-(-SHORTEST_SIDE // min(height, width)), longest_side // longest))
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -16,12 +18,16 @@ from penstock.consumer import checkpoint, run_folder
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import GeneratorConfig, ObjectiveConfig, PromptsConfig, TrainConfig
 from penstock.consumer.feed_state import FeedState, Kept
-from penstock.consumer.ledger import Ledger, read_steps
+from penstock.consumer.ledger import Ledger
+from penstock.consumer.ledger_reader import read_steps
+from penstock.consumer.ledger_schema import NO_ROWS
 from penstock.consumer.meter import Totals
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.stream import Group
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.errors import RunError
+from tests.protocol.samples import MANIFEST, a_ticket
 
 torch.set_num_threads(1)
 
@@ -51,11 +57,18 @@ def _folder(tmp_path: Path) -> RunFolder:
     return run_folder.prepare(tmp_path / "run", overwrite=False, resume=False)
 
 
-def _save(folder: RunFolder, feeds: list[FeedState], step: int = 10, config: TrainConfig = CONFIG) -> None:
+def _save(
+    folder: RunFolder,
+    feeds: list[FeedState],
+    step: int = 10,
+    config: TrainConfig = CONFIG,
+    ledgers: Sequence[Ledger] = (),
+) -> None:
     barrier = threading.Barrier(len(feeds))
 
     def save(feed: FeedState) -> None:
-        state = Checkpoint(step, "d1", "e1", "toyworld 0", RECORD, feed)
+        marks = ledgers[feed.rank].marks if ledgers else NO_ROWS
+        state = Checkpoint(step, "d1", "e1", "toyworld 0", RECORD, feed, ledger=marks)
         checkpoint.save(_Rank(feed.rank, barrier), folder, config, state)  # type: ignore[arg-type]
 
     threads = [threading.Thread(target=save, args=(feed,)) for feed in feeds]
@@ -122,29 +135,47 @@ def test_it_says_what_the_run_has_measured_and_used(tmp_path: Path) -> None:
 
 def test_the_ledger_is_cut_back_to_where_the_checkpoint_stands(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
-    ledgers = [Ledger(folder.ledger(rank), {"life": 1}) for rank in range(2)]
-    for step in range(4):
-        for rank, ledger in enumerate(ledgers):
-            ledger.step(step, [2 * step + rank])
-        if step == 1:
-            _save(folder, TWO_RANKS)
-    for ledger in ledgers:
-        ledger.close()
+    _write_steps(folder, range(4), 2, saves_after=1)
     assert len(read_steps(folder.path)) == 4
     checkpoint.rewind_ledgers(folder)
     assert read_steps(folder.path) == {0: (0, 1), 1: (2, 3)}
 
 
-@pytest.mark.parametrize("files", [["state.json"], ["feed-0.json"], ["feed-1.json"]])
-def test_a_checkpoint_that_is_not_whole_is_one_line(files: list[str], tmp_path: Path) -> None:
+def test_ledgers_of_more_ranks_than_now_are_kept_and_those_of_later_ranks_are_not(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    _write_steps(folder, range(2), 2, saves_after=1)
+    _write_steps(folder, range(2, 4), 1, saves_after=3)
+    folder.ledger(5).write_text("of a rank that was killed before it came to a checkpoint")
+    checkpoint.rewind_ledgers(folder)
+    assert read_steps(folder.path) == {0: (0, 1), 1: (2, 3), 2: (2,), 3: (3,)}
+    assert sorted(path.name for path in folder.path.glob("*.sqlite")) == ["ledger-0.sqlite", "ledger-1.sqlite"]
+
+
+def _write_steps(folder: RunFolder, steps: range, num_ranks: int, *, saves_after: int) -> None:
+    """Steps of one group a rank, that of index ranks · step + rank, and a checkpoint after one of them."""
+    ledgers = [Ledger(folder.ledger(rank), {"life": 1}) for rank in range(num_ranks)]
+    for step in steps:
+        for rank, ledger in enumerate(ledgers):
+            ticket = a_ticket(num_ranks * step + rank)
+            ledger.group(Group(ticket, np.zeros(ticket.recipe.shape, np.uint8), "ann", MANIFEST))
+            ledger.step(step, [ticket.index])
+        if step == saves_after:
+            feeds = [replace(state, world_size=num_ranks) for state in TWO_RANKS[:num_ranks]]
+            _save(folder, feeds, ledgers=ledgers)
+    for ledger in ledgers:
+        ledger.close()
+
+
+@pytest.mark.parametrize("file", ["state.json", "feed-0.json", "feed-1.json", "ledger-1.json"])
+def test_a_checkpoint_that_is_not_whole_is_one_line(file: str, tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     _save(folder, TWO_RANKS)
     for text in ("", "[]", "{}", '{"rank": 0}'):
-        (folder.checkpoint / files[0]).write_text(text)
+        (folder.checkpoint / file).write_text(text)
         with pytest.raises(RunError, match="is not a whole checkpoint") as caught:
             _read(folder)
         assert "\n" not in str(caught.value)
-    (folder.checkpoint / files[0]).unlink()
+    (folder.checkpoint / file).unlink()
     with pytest.raises(RunError, match="is not a whole checkpoint"):
         _read(folder)
 
@@ -240,7 +271,7 @@ def test_everything_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, mon
     def move(path: Path, target: Path) -> Path:
         if path.name == "checkpoint.tmp":
             names = {entry.name for entry in path.iterdir()}
-            assert names == {"state.json", "feed-0.json", "random_states_0.pkl"}
+            assert names == {"state.json", "feed-0.json", "ledger-0.json", "random_states_0.pkl"}
             assert names | {"checkpoint.tmp"} == set(synced)
         return rename(path, target)
 

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState, Kept, merge
-from penstock.consumer.ledger import Ledger, read_steps
+from penstock.consumer.ledger import Ledger
+from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.toyworld import ToyWorldPrompts
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.reuse import ReusePolicy
-from penstock.consumer.schedule import Share, images_of_use, open_order
+from penstock.consumer.schedule import Share, open_order
 from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.limits import MAX_IMAGES_PER_GROUP
 from penstock.protocol.tickets import Manifest, Ticket
@@ -133,7 +134,8 @@ def _feed(
         images_per_use=images_per_use,
         pin_memory=False,
     )
-    ledger = Ledger(folder / f"ledger-{state.rank}.jsonl", {})
+    (folder / "run.json").touch()
+    ledger = Ledger(folder / f"ledger-{state.rank}.sqlite", {"seed": 0, "images_per_use": images_per_use or made})
     return Prefetcher(feed, ledger, torch.device("cpu"), range(step, 10**6), keeps_state=lambda step: True)
 
 
@@ -241,18 +243,16 @@ def test_a_stand_in_is_on_record_and_comes_back_as_itself(tmp_path: Path) -> Non
         feed.take(0)
         feed.take(1)
     assert [(kept.index, kept.stand_in) for kept in feed.state.kept] == [(0, 0), (1, 0), (2, 1), (3, 0), (4, 1), (5, 0)]
-    lines = [json.loads(line) for line in (tmp_path / "ledger-0.jsonl").read_text().splitlines()]
-    assert [(line["quarantined"], line["stand_in"]) for line in lines if "quarantined" in line] == [(2, 1), (4, 1)]
-    made = {line["group"]: (line["prompt"], line["seed"], line.get("stand_in", 0)) for line in lines if "group" in line}
-    (tmp_path / "ledger-0.jsonl").unlink()
-    with _feed(tmp_path, order="ticket", reuse=50, state=feed.state, step=2) as again:
+    with LedgerReader(tmp_path) as ledger:
+        assert [(record.index, record.stand_in) for record in ledger.quarantined()] == [(2, 1), (4, 1)]
+        made = {group.index: (group.recipe, group.stand_in) for group in ledger.groups()}
+    (tmp_path / "again").mkdir()
+    with _feed(tmp_path / "again", order="ticket", reuse=50, state=feed.state, step=2) as again:
         again.take(2)
-    lines = [json.loads(line) for line in (tmp_path / "ledger-0.jsonl").read_text().splitlines()]
-    remade = {
-        line["group"]: (line["prompt"], line["seed"], line.get("stand_in", 0)) for line in lines if "group" in line
-    }
+    with LedgerReader(tmp_path / "again") as ledger:
+        remade = {group.index: (group.recipe, group.stand_in) for group in ledger.groups()}
     assert remade == made
-    assert remade[2][2] == 1
+    assert remade[2][1] == 1
 
 
 def test_a_lost_tail_is_made_again_because_the_cursor_stands_at_the_step(tmp_path: Path) -> None:
@@ -267,16 +267,10 @@ def test_a_lost_tail_is_made_again_because_the_cursor_stands_at_the_step(tmp_pat
 def test_the_ledger_names_each_group_before_the_steps_that_use_it(tmp_path: Path) -> None:
     with _feed(tmp_path, seed=1, reuse=3) as feed:
         batches = [feed.take(step).indices for step in range(10)]
-    lines = [json.loads(line) for line in (tmp_path / "ledger-0.jsonl").read_text().splitlines()]
-    known: set[int] = set()
-    steps = []
-    for line in lines[1:]:
-        if "group" in line:
-            known.add(line["group"])
-        elif "step" in line:
-            assert set(line["groups"]) <= known
-            steps.append(tuple(line["groups"]))
-    assert steps == batches
+    with LedgerReader(tmp_path) as ledger:
+        uses = {step: ledger.uses(step) for step in ledger.steps}
+    assert [tuple(use.group.index for use in used) for used in uses.values()] == batches
+    assert all(use.group.first_step <= step for step, used in uses.items() for use in used)
 
 
 def test_the_newest_groups_have_different_prompts(tmp_path: Path) -> None:
@@ -357,5 +351,7 @@ def test_a_use_takes_some_of_the_images_and_names_them_right(tmp_path: Path) -> 
                 (index + 16 * number) % 256 for number in numbers
             ], "the names are those of the pixels"
             chosen[index, echo] = numbers
-    assert all(numbers == images_of_use(0, *key, 10, 6) for key, numbers in chosen.items()), "what a replay would take"
+    with LedgerReader(tmp_path) as ledger:
+        uses = [use for step in range(8) for use in ledger.uses(step)]
+    assert {(use.group.index, use.echo): list(use.images) for use in uses} == chosen, "what a replay takes"
     assert len({tuple(numbers) for numbers in chosen.values()}) > 10, "each use draws anew"

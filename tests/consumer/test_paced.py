@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from penstock.consumer.ledger import read_steps
+from penstock.consumer.ledger_reader import read_steps
 
 WAIT_S = 90
 

@@ -112,7 +112,7 @@ def test_a_broken_identity_is_one_line(content: str, tmp_path: Path) -> None:
 def test_image_files_are_found_wherever_they_lie_but_the_picture_is_not_counted(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run")
     folder.picture.write_bytes(b"x" * 100)
-    (folder.path / "ledger-0.jsonl").write_text("line\n")
+    (folder.path / "ledger-0.sqlite").write_text("line\n")
     assert folder.image_bytes() == 0
     (folder.path / "deep").mkdir()
     (folder.path / "deep" / "leak.PNG").write_bytes(b"x" * 7)
@@ -141,7 +141,8 @@ def test_overwrite_deletes_only_what_a_run_writes(tmp_path: Path) -> None:
     (path / "thesis.tex").unlink()
     (path / "encoder").mkdir()
     (path / "tracking").mkdir()
-    (path / "ledger-0.jsonl").touch()
+    for suffix in ("", "-wal", "-shm"):
+        (path / f"ledger-0.sqlite{suffix}").touch()
     run_folder.prepare(path, overwrite=True, resume=False)
     assert [entry.name for entry in path.iterdir()] == ["run.json"]
 

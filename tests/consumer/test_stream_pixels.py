@@ -11,6 +11,7 @@ import pytest
 
 from penstock.consumer import stream as stream_module
 from penstock.consumer.ledger import Ledger
+from penstock.consumer.ledger_reader import LedgerReader
 from penstock.consumer.stream import GroupStream
 from penstock.producer.engine import Pending
 from penstock.protocol.dispatcher import Patience
@@ -222,9 +223,12 @@ def test_a_service_sends_jpegs_that_a_stream_decodes(bench: StreamBench, tmp_pat
         assert made.manifest.codec == "jpeg-95"
         assert "simplejpeg" in made.manifest.versions
     assert stream.stats.image_bytes < 6 * LARGE.nbytes / 3
-    with Ledger(tmp_path / "ledger-0.jsonl", {}) as ledger:
+    (tmp_path / "run.json").touch()
+    with Ledger(tmp_path / "ledger-0.sqlite", {}) as ledger:
         ledger.group(groups[0])
-    assert '"codec":"jpeg-95"' in (tmp_path / "ledger-0.jsonl").read_text()
+        ledger.step(0, [groups[0].ticket.index])
+    with LedgerReader(tmp_path) as reader:
+        assert next(reader.groups()).manifest == groups[0].manifest
 
 
 def test_a_service_sends_raw_where_jpegs_would_be_larger(bench: StreamBench) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.consumer.ledger_reader import LedgerReader
 from tests.faults.programs import Program
 from tests.faults.scene import free_port
 from tests.producer import folders
@@ -40,6 +41,6 @@ def test_a_model_of_another_kind_serves_a_run(kind: str, tmp_path: Path) -> None
             program.kill()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["images_trained"] == 3 * 4 * 2
-    lines = [json.loads(line) for line in (run / "ledger-0.jsonl").read_text().splitlines()]
-    (manifest,) = [line["manifest"] for line in lines if "manifest" in line]
-    assert manifest["settings"]["engine"].startswith("pipeline" if kind == "sd3" else "stable-diffusion")
+    with LedgerReader(run) as ledger:
+        manifest = next(ledger.groups()).manifest
+    assert manifest.settings["engine"].startswith("pipeline" if kind == "sd3" else "stable-diffusion")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from penstock.consumer.ledger import read_steps
+from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.imagesets.opening import open_imageset
+from penstock.protocol.tickets import Kind
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 110.0
@@ -33,42 +34,41 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _train(run_dir: Path, *arguments: str) -> list[dict[str, Any]]:
-    """Run to the end; the lines of the ledger."""
+def _train(run_dir: Path, *arguments: str) -> tuple[dict[str, Any], dict[int, Kind]]:
+    """Run to the end; what its first life was told, and of what kind each group is."""
     command = [sys.executable, "-m", "penstock.consumer", *RUN, "--run-dir", str(run_dir), *arguments]
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(run_dir.parent / "hf"), "NO_COLOR": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in (run_dir / "ledger-0.jsonl").read_text().splitlines()]
+    with LedgerReader(run_dir) as ledger:
+        return ledger.lives[0], {group.index: group.manifest.kind for group in ledger.groups()}
 
 
 @pytest.mark.slow
 def test_half_of_every_step_is_real(photos: Path, tmp_path: Path) -> None:
     real = ["--real.source", str(photos), "--real.fraction", "0.5", "--fleet.local-producers", "1"]
-    life, *lines = _train(tmp_path / "run", *real)
+    life, kinds = _train(tmp_path / "run", *real)
     digest = open_imageset(str(photos)).digest
     assert (life["real_digest"], life["real_fraction"]) == (digest, 0.5)
-    groups = {line["group"]: line for line in lines if "group" in line}
-    manifests = {line["producer"]: line["manifest"] for line in lines if "manifest" in line}
-    for group in groups.values():
-        assert group.get("real", False) == (group["prompt"] in ("cat", "dog"))
-        assert group.get("real", False) == (manifests[group["producer"]]["model_digest"] == digest)
+    with LedgerReader(tmp_path / "run") as ledger:
+        for group in ledger.groups():
+            is_real = kinds[group.index] is Kind.REAL
+            assert is_real == (group.recipe.prompt in ("cat", "dog"))
+            assert is_real == (group.recipe.model_digest == group.manifest.model_digest == digest)
     steps = read_steps(tmp_path / "run")
     assert len(steps) == STEPS
-    assert all(
-        sum(groups[index].get("real", False) for index in used) == GROUPS_PER_STEP // 2 for used in steps.values()
-    )
+    assert all(sum(kinds[index] is Kind.REAL for index in used) == GROUPS_PER_STEP // 2 for used in steps.values())
 
 
 @pytest.mark.slow
 def test_a_run_of_real_images_needs_no_generator_and_can_be_resumed(photos: Path, tmp_path: Path) -> None:
     real = ["--real.source", str(photos), "--real.fraction", "1", "--fleet.local-producers", "0"]
-    life, *lines = _train(tmp_path / "run", *real)
+    life, kinds = _train(tmp_path / "run", *real)
     assert life["model_digest"] == ""
-    assert all(line["real"] for line in lines if "group" in line)
+    assert set(kinds.values()) == {Kind.REAL}
     state = json.loads((tmp_path / "run/checkpoint/state.json").read_text())
     assert (state["model_digest"], state["real_digest"]) == ("", life["real_digest"])
     moved = photos.rename(tmp_path / "elsewhere")
     again = ["--real.source", str(moved), *real[2:], "--max-steps", str(STEPS + 2), "--resume"]
-    lines = _train(tmp_path / "run", *again)
-    assert [line["step"] for line in lines if "step" in line] == list(range(STEPS + 2))
+    _train(tmp_path / "run", *again)
+    assert list(read_steps(tmp_path / "run")) == list(range(STEPS + 2))

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgpack
 import psutil
@@ -24,6 +24,8 @@ import pytest
 import zmq
 
 from penstock.consumer import run_folder
+from penstock.consumer.ledger_reader import LedgerReader, read_steps
+from penstock.toyworld.captions import DIGIT_WORDS, digit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "PENSTOCK_TEST_MARK"
@@ -130,14 +132,9 @@ def _shared_memory() -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def _ledger(run_dir: Path, rank: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_dir / f"ledger-{rank}.jsonl").read_text().splitlines()]
-
-
-def _steps(run_dir: Path, rank: int = 0) -> int:
+def _steps(run_dir: Path) -> int:
     """Steps that the ledger of a run in progress shows so far."""
-    path = run_dir / f"ledger-{rank}.jsonl"
-    return path.read_text().count('{"step":') if path.exists() else 0
+    return len(read_steps(run_dir))
 
 
 # --- runs that work ----------------------------------------------------------------------------------
@@ -187,7 +184,8 @@ def test_a_run_ends_well_and_says_what_it_did(one_rank: Run) -> None:
     keys += (
         "groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received messages_rejected "
     )
-    keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn objective steps_skipped rankme"
+    keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn objective steps_skipped rankme "
+    keys += "concepts"
     assert list(summary) == keys.split()
     assert set(summary["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
     assert (summary["world_size"], summary["steps"], summary["producers"]) == (1, 6, 1)
@@ -234,14 +232,14 @@ def test_a_run_leaves_no_process_and_no_shared_memory(run: str, request: pytest.
 
 @pytest.mark.slow
 def test_the_ledger_accounts_for_every_group_of_every_step(one_rank: Run) -> None:
-    life, *lines = _ledger(one_rank.path, 0)
-    assert {"life", "rank", "world_size"} <= set(life)
-    assert {"run_id", "model_digest", "num_images", "guidance_scale", "height", "width"} <= set(life)
-    groups = [line["group"] for line in lines if "group" in line]
-    steps = [line for line in lines if "step" in line]
+    with LedgerReader(one_rank.path) as ledger:
+        (life,) = ledger.lives
+        groups = [group.index for group in ledger.groups()]
+    assert {"life", "rank", "world_size", "run_id", "model_digest", "seed"} <= set(life)
+    steps = read_steps(one_rank.path)
     assert len(set(groups)) == len(groups)
-    assert [line["step"] for line in steps] == list(range(6))
-    assert all(len(set(line["groups"])) == 8 and set(line["groups"]) <= set(groups) for line in steps)
+    assert list(steps) == list(range(6))
+    assert all(len(set(used)) == 8 and set(used) <= set(groups) for used in steps.values())
 
 
 @pytest.mark.slow
@@ -250,9 +248,10 @@ def test_two_ranks_are_fed_each_with_groups_of_its_own(two_ranks: Run) -> None:
     assert "Traceback" not in two_ranks.program.output
     summary = json.loads((two_ranks.path / "summary.json").read_text())
     assert (summary["world_size"], summary["steps"], summary["images_trained"]) == (2, 4, 4 * 8 * 4)
+    with LedgerReader(two_ranks.path) as ledger:
+        groups = [use.group for step in ledger.steps for use in ledger.uses(step)]
     for rank in range(2):
-        lines = _ledger(two_ranks.path, rank)[1:]
-        used = [index for line in lines if "step" in line for index in line["groups"]]
+        used = [group.index for group in groups if group.rank == rank]
         assert len(used) == 4 * 4
         assert {index % 2 for index in used} == {rank}
 
@@ -266,11 +265,13 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     command = [*TRAINER, *SHORT, "--run-dir", str(one_rank.path), "--evaluation.data", "none"]
     resumed = start(*command, "--max-steps", "9", "--resume")
     assert resumed.end() == 0, resumed.output
-    lines = _ledger(one_rank.path, 0)
-    assert [line["step"] for line in lines if "step" in line] == list(range(9))
-    first, second = [line["life"] for line in lines if "life" in line]
+    steps = read_steps(one_rank.path)
+    assert list(steps) == list(range(9))
+    with LedgerReader(one_rank.path) as ledger:
+        first, second = [life["life"] for life in ledger.lives]
+        prompts = {group.index: group.recipe.prompt for group in ledger.groups()}
     assert first < second
-    echoes = [index for line in lines if "step" in line for index in line["groups"]]
+    echoes = [index for used in steps.values() for index in used]
     assert max(echoes.count(index) for index in set(echoes)) <= 16
     assert json.loads((one_rank.path / "checkpoint" / "state.json").read_text())["step"] == 9
     summary = json.loads((one_rank.path / "summary.json").read_text())
@@ -278,6 +279,8 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert summary["images_generated"] * 32 * 32 * 3 == summary["bytes_received"]
     assert summary["images_generated"] >= 4 * len(set(echoes))
     assert summary["knn"]["before"] is not None
+    trained_on = Counter(DIGIT_WORDS[digit_of(prompts[index])] for index in set(echoes))
+    assert {word: count for word, count in summary["concepts"]["groups"].items() if count} == trained_on
 
 
 # --- signals -----------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.consumer.ledger_reader import LedgerReader
+
 SOURCE = "import sys; from penstock.config import process; from penstock.deploy import sweep\n"
 SOURCE += "process.run(lambda: sweep.main(sys.argv[1:]))"
 SHORT = ["--max-steps", "4", "--evaluation.every-steps", "1000000", "--groups-per-step", "8"]
@@ -39,5 +41,5 @@ def test_two_arms_share_their_prompts_and_give_a_curve(tmp_path: Path) -> None:
 
 def _ledger(run_dir: Path) -> list[list[int]]:
     """The groups of each step."""
-    lines = [json.loads(line) for line in (run_dir / "ledger-0.jsonl").read_text().splitlines()]
-    return [line["groups"] for line in lines if "step" in line]
+    with LedgerReader(run_dir) as ledger:
+        return [[use.group.index for use in ledger.uses(step)] for step in ledger.steps]
