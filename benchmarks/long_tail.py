@@ -62,7 +62,7 @@ class Balanced(Arm):
 
 def caption_list(folder: Path, seed: int) -> Path:
     """Where a seed's captions lie."""
-    return folder / f"captions-{seed}.tsv"
+    return folder / f"captions-{seed}.txt"
 
 
 def digit_counts(seed: int) -> dict[str, int]:
