@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from penstock.deploy.audit_attributes import TEMPLATES, Attribute, of_concepts, 
 from penstock.deploy.audit_counts import PromptCounts, Survey, count_prompts, survey
 from penstock.deploy.audit_images import Seen, accuracies, look
 from penstock.deploy.audit_page import draw_page
-from penstock.deploy.audit_report import AuditReport, draw_table
-from penstock.deploy.audit_shares import compare
+from penstock.deploy.audit_report import TRUSTED, AuditReport, draw_table
+from penstock.deploy.audit_shares import AttributeShares, compare
 from penstock.deploy.audit_worst import WorstGroups, evaluate_groups
 from penstock.deploy.recorded import OneLineParser, add_engine, add_run, counted, open_ledger, open_remaker
 from penstock.protocol.errors import ConfigError, PenstockError
@@ -163,6 +164,11 @@ def _look(
     return seen
 
 
+def _misread(shares: AttributeShares) -> AttributeShares:
+    """The same without verdicts: what the scorer sees says more of itself than of the run."""
+    return replace(shares, values=tuple(replace(value, verdict="misread") for value in shares.values))
+
+
 def _is_toy(options: "argparse.Namespace", known: Survey) -> bool:
     """Whether the attributes are the toy world's own."""
     return known.is_toyworld and options.attributes is None
@@ -224,6 +230,8 @@ def _report(
                 seed=options.seed,
             )
         )
+    read = _scorer_accuracy(attributes, scorer) if scorer and _is_toy(options, known) else {}
+    shares = [each if read.get(each.name, 1.0) >= TRUSTED else _misread(each) for each in shares]
     return AuditReport(
         run=options.run.resolve().name,
         num_groups=known.num_generated,
@@ -236,7 +244,7 @@ def _report(
         differing=seen.differing if seen else 0,
         scorer=options.scorer if scorer else "",
         scorer_digest=scorer.digest if scorer else "",
-        scorer_accuracy=_scorer_accuracy(attributes, scorer) if scorer and _is_toy(options, known) else {},
+        scorer_accuracy=read,
         seed=options.seed,
         attributes=tuple(shares),
         worst_groups=tuple(worst),

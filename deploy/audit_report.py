@@ -19,7 +19,7 @@ MAX_ROWS = 30
 """Values of an attribute that a table shows; the JSON has all."""
 TRUSTED = 0.8
 """Share of known images that a scorer must read rightly for its word to count."""
-_ORDER = {"under": 0, "over": 1, "as asked": 2, "too few": 3}
+_ORDER = {"under": 0, "over": 1, "as asked": 2, "misread": 3, "too few": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

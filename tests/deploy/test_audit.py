@@ -109,6 +109,8 @@ def test_shares_and_ratios_are_those_of_a_hand_calculation() -> None:
     assert red.ratio.value == pytest.approx(0.25)
     assert black.ratio.value == pytest.approx(37.5 / 30)
     assert (black.agreement.value, red.agreement.value) == (1.0, 0.25)
+    # Wilson's upper limit of 30 of 30 is 1, its lower n / (n + z²).
+    assert black.agreement.low == pytest.approx(30 / (30 + 1.959964**2))
     assert found.agreement.value == pytest.approx(32.5 / 40)
     assert red.free_share.value == 0.5
     assert (black.verdict, red.verdict) == ("over", "under")
@@ -242,11 +244,13 @@ def test_what_stands_out_is_said_in_sentences(run: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(audit, "_scorer_accuracy", lambda attributes, scorer: {"digit": 0.5, "ink": 0.9})
     audit.main([str(run), "--groups", "60"])
     said = list(findings(reports[0]))
-    start = "ink: where prompts leave it open, 100% (100-100) of images show black"
+    start = "ink: where prompts leave it open, 100% ("
     assert any(sentence.startswith(start) for sentence in said)
     # Its word on digits is not taken: it misreads half of those that are known.
     assert not any(sentence.startswith("digit") for sentence in said)
-    assert list(doubts(reports[0]))[0].startswith("digit: the scorer reads 50% of known images rightly; what it sees")
+    assert next(iter(doubts(reports[0]))).startswith(
+        "digit: the scorer reads 50% of known images rightly; what it sees"
+    )
 
 
 def test_a_scorer_is_checked_on_images_of_which_everything_is_known() -> None:
