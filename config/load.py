@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from penstock.config.flags import short_names
 from penstock.config.strict_yaml import did_you_mean, read_yaml
 from penstock.protocol.errors import ConfigError
 
@@ -82,13 +83,14 @@ def preset_names(preset_dir: Path) -> list[str]:
 def flag_names(cls: type[Any], prefix: str = "--") -> list[str]:
     """Every flag of the dataclass, as the user types it."""
     hints = typing.get_type_hints(cls)
+    annotated = typing.get_type_hints(cls, include_extras=True)
     flags: list[str] = []
     for field in dataclasses.fields(cls):
         flag = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(hints[field.name]):
             flags += flag_names(hints[field.name], f"{flag}.")
         else:
-            flags.append(flag)
+            flags += [flag, *short_names(annotated[field.name])]
     return flags
 
 

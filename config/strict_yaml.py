@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 
@@ -36,6 +36,31 @@ def read_yaml(cls: type[T], path: Path, shown: str) -> T:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or does not fit `cls`.
     """
+    return _Reader(shown).section(cls, _compose(path, shown), "")
+
+
+class Line(NamedTuple):
+    """Text of a file, and where it stands."""
+
+    text: str
+    number: int
+    """Of its line, from 1."""
+
+
+def read_lists(path: Path, shown: str) -> dict[str, tuple[Line, ...]]:
+    """Read a file of named lists of texts, whatever their names.
+
+    Args:
+        shown: the file's name in messages.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds something else.
+    """
+    return _Reader(shown).lists(_compose(path, shown))
+
+
+def _compose(path: Path, shown: str) -> yaml.Node:
+    """The nodes of a file; an empty section for an empty one. Raises ConfigError where it cannot be read."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
@@ -47,9 +72,7 @@ def read_yaml(cls: type[T], path: Path, shown: str) -> T:
         raise ConfigError(f"{shown}{line}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:  # a forbidden character, say a control code: it carries no mark
         raise ConfigError(f"{shown}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if root is None:
-        root = yaml.MappingNode("tag:yaml.org,2002:map", [])
-    return _Reader(shown).section(cls, root, "")
+    return root or yaml.MappingNode("tag:yaml.org,2002:map", [])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -118,6 +141,22 @@ class _Reader:
             return cls(**values)
         except (ValueError, ConfigError) as error:
             raise self.blame(error, node, key_nodes, key) from error
+
+    def lists(self, node: yaml.Node) -> dict[str, tuple[Line, ...]]:
+        """Named lists of texts of a mapping."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self.error(node, "", f"expected named lists of texts, got {_got(node)}")
+        found: dict[str, tuple[Line, ...]] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.error(key_node, "", "a key must be a word, not a list or a section")
+            name = str(key_node.value)
+            if name in found:
+                raise self.error(key_node, name, "given twice")
+            texts = self.value(tuple[str, ...], value_node, name)
+            numbers = [item.start_mark.line + 1 for item in value_node.value]
+            found[name] = tuple(Line(text, number) for text, number in zip(texts, numbers, strict=True))
+        return found
 
     def blame(self, error: Exception, node: yaml.Node, key_nodes: Mapping[str, yaml.Node], key: str) -> ConfigError:
         """Place a validation error at the key that its text begins with (`a must`), else at its section."""

@@ -20,6 +20,7 @@ from torch import nn
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState, merge
 from penstock.consumer.ledger_schema import FILES, NO_ROWS, TABLES, Marks, marks_of, remove, rewind
+from penstock.consumer.prompts.source import PromptSource, num_captions
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import CHECKPOINT_STATE, PREVIOUS, RunFolder
 from penstock.protocol.errors import RunError
@@ -30,7 +31,9 @@ _FIXED = (
     "seed",
     "order",
     "groups_per_step",
+    "prompts.ask",
     "generator",
+    "filter",
     "real",
     "reservoir",
     "model",
@@ -70,8 +73,12 @@ class Checkpoint:
     """As `manifest_digest`, of the first producer of real images."""
     tokenizer_digest: str = ""
     """Digest of the text tower's tokenizer; empty where nothing reads captions."""
+    scorer_digest: str = ""
+    """Digest of what filters the generated images; empty where nothing does."""
     ledger: Mapping[str, int] = field(default_factory=lambda: NO_ROWS)
     """Where this rank's ledger ends; `rewind_ledgers` reads that of all ranks."""
+    num_captions: int = 0
+    """Captions that the run uses; 0 where they are without number."""
 
 
 def make_portable(accelerator: Accelerator) -> None:
@@ -109,9 +116,11 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
             "model_digest": checkpoint.model_digest,
             "manifest_digest": checkpoint.manifest_digest,
             "prompts_digest": checkpoint.prompts_digest,
+            "num_captions": checkpoint.num_captions,
             "real_digest": checkpoint.real_digest,
             "real_manifest_digest": checkpoint.real_manifest_digest,
             "tokenizer_digest": checkpoint.tokenizer_digest,
+            "scorer_digest": checkpoint.scorer_digest,
             "record": checkpoint.record.to_json(),
         }
         _write_json(unfinished / CHECKPOINT_STATE, state)
@@ -139,6 +148,8 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
             real_digest=str(state["real_digest"]),
             real_manifest_digest=str(state["real_manifest_digest"]),
             tokenizer_digest=str(state["tokenizer_digest"]),
+            scorer_digest=str(state["scorer_digest"]),
+            num_captions=int(state["num_captions"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder.checkpoint} is not a whole checkpoint ({error}); begin a new run") from error
@@ -146,6 +157,22 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
     if checkpoint.step >= config.max_steps:
         raise RunError(f"{folder.checkpoint} is at step {checkpoint.step} already; raise --max-steps to go on")
     return checkpoint
+
+
+def check_prompts(checkpoint: Checkpoint, prompts: PromptSource, name: str) -> None:
+    """Raises RunError where the captions of `name` are not those that the run has trained on so far."""
+    if prompts.digest == checkpoint.prompts_digest:
+        return
+    then, now = checkpoint.num_captions, num_captions(prompts)
+    counts = (
+        f"{then} then, {now} now"
+        if then != now
+        else f"{now} then and now, of other text, other concepts, or another order or balance"
+    )
+    raise RunError(
+        f"the captions of {name} are not those that the run began with ({counts}); resume with the same, or begin a "
+        "new run"
+    )
 
 
 def check_tokenizer(checkpoint: Checkpoint, digest: str, name: str) -> None:

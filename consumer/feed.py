@@ -26,9 +26,11 @@ class Prepared:
     batch: Batch
     uses: tuple[int, ...]
     """Earlier uses of each of the batch's groups, length G."""
+    concepts: tuple[int, ...]
+    """Class of each of them, -1 where it has none, length G; on the host, where the batch may be no more."""
     entered: tuple[Group, ...]
     """Groups that came into the reservoir."""
-    concepts: tuple[str, ...]
+    entered_concepts: tuple[str, ...]
     """The concept of each of their prompts; empty where it has none."""
     num_new: int
     """How many of them had not been there in an earlier life."""
@@ -103,12 +105,14 @@ class Feed:
         uses = self._reservoir.use(drawn, step)
         self._last_batch = [use.group for use in uses]
         images = [self._images(use.group, use.echo) for use in uses]
+        batch = collate(uses, images, pin_memory=self._pin_memory, reader=self._reader)
         return Prepared(
             step=step,
-            batch=collate(uses, images, pin_memory=self._pin_memory, reader=self._reader),
+            batch=batch,
             uses=tuple(use.echo for use in uses),
+            concepts=tuple(batch.concepts.tolist()),
             entered=tuple(self._came),
-            concepts=tuple(self._writer.concept_name(group.ticket) for group in self._came),
+            entered_concepts=tuple(self._writer.concept_name(group.ticket) for group in self._came),
             num_new=self._num_new,
             quarantined=tuple(self._stream.quarantined()),
             state=self.state if keeps_state else None,

@@ -1,6 +1,7 @@
 """What a run has done so far, over all ranks and all its lives: rates, reuse, waiting."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -42,6 +43,10 @@ class Totals:
     """Part of it that a rank waited for its batch; mean over the ranks."""
     groups_by_uses: tuple[int, ...] = ()
     """How many groups have been used u times so far, at place u."""
+    filter_counts: tuple[int, ...] = ()
+    """As `FilterCounts.values`; empty where nothing filters."""
+    groups_by_concept: tuple[int, ...] = ()
+    """How many of the groups that have been used are of each concept, and last, of none; empty where there are none."""
 
     @property
     def data_wait(self) -> float:
@@ -73,6 +78,7 @@ class Meter:
         max_reuse: uses that no group exceeds.
         started: `time.perf_counter` at the start of this life.
         earlier: what earlier lives have done.
+        num_concepts: of the prompts.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Meter:
         max_reuse: int,
         started: float,
         earlier: Totals,
+        num_concepts: int = 0,
     ) -> None:
         self._accelerator = accelerator
         self._stream = stream
@@ -92,6 +99,7 @@ class Meter:
         self._max_reuse = max_reuse
         self._started = started
         self._earlier = earlier
+        self._num_concepts = num_concepts
         self._steps = 0
         self._images_before = 0
         self._begun = started
@@ -111,9 +119,16 @@ class Meter:
         mine = [stats.images, stats.images - self._images_before, stats.image_bytes, self._batches.wait_s]
         mine += [stats.rejected, stats.expired, stats.hedged, stats.quarantined]
         uses = self._batches.groups_by_uses
-        mine += [*uses, *[0] * (self._max_reuse + 1 - len(uses))]
-        images, images_in_loop, image_bytes, wait_s, *counts = sum_over_ranks(self._accelerator, mine)
-        rejected, expired, hedged, quarantined, *by_uses = (int(count) for count in counts)
+        num_uses = self._max_reuse + 1
+        mine += [*uses, *[0] * (num_uses - len(uses))]
+        if self._num_concepts:
+            by_concept = self._batches.groups_by_concept
+            mine += [by_concept[concept] for concept in (*range(self._num_concepts), -1)]
+        filtered = self._batches.filter_counts.values if self._batches.filter_counts else []
+        summed = sum_over_ranks(self._accelerator, [*mine, *filtered])
+        images, images_in_loop, image_bytes, wait_s, *counts = summed[: len(mine)]
+        rejected, expired, hedged, quarantined, *rest = (int(count) for count in counts)
+        by_uses, of_concepts = rest[:num_uses], rest[num_uses:]
         now = time.perf_counter()
         return Totals(
             steps=earlier.steps + self._steps,
@@ -130,5 +145,12 @@ class Meter:
             producers_seen=max(earlier.producers_seen, stats.producers_seen),
             loop_s=earlier.loop_s + now - self._begun,
             wait_s=earlier.wait_s + wait_s / self._accelerator.num_processes,
-            groups_by_uses=tuple(map(sum, zip_longest(earlier.groups_by_uses, by_uses, fillvalue=0))),
+            groups_by_uses=_add(earlier.groups_by_uses, by_uses),
+            groups_by_concept=_add(earlier.groups_by_concept, of_concepts),
+            filter_counts=_add(earlier.filter_counts, [int(count) for count in summed[len(mine) :]]),
         )
+
+
+def _add(earlier: Sequence[int], now: Sequence[int]) -> tuple[int, ...]:
+    """The counts of two lives, place by place."""
+    return tuple(map(sum, zip_longest(earlier, now, fillvalue=0)))

@@ -5,19 +5,26 @@ theirs meanwhile.
 """
 
 import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
+from penstock.consumer.prompts.answers import AskedPrompt
+from penstock.consumer.prompts.asked_file import write_asked
+from penstock.consumer.prompts.asking import ask
 from penstock.consumer.prompts.mixed import MixedPrompts
 from penstock.consumer.prompts.opening import check_concepts, check_gaps, open_source
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
-from penstock.protocol.errors import ConfigError
+from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
 _log = logging.getLogger(__name__)
@@ -27,8 +34,9 @@ _log = logging.getLogger(__name__)
 class Opening:
     """What `open_run` has opened."""
 
-    prompts: PromptSource
-    """Of all groups, generated and real."""
+    prompts: PromptSource | None
+    """Of all groups, generated and real; None where rank 0 asks for them, until it has prepared the run folder:
+    `open_prompts` then opens them."""
     real: RealImages | None
     """The set of real images; None where the run uses none."""
     socket: RankSocket
@@ -43,7 +51,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     Raises:
         ConfigError: a package is missing, the prompts or the set of real images cannot be read, or have no concepts
             where they are learnt, or the batch cannot be divided among the ranks.
-        EndpointError: the address is taken or not allowed.
+        EndpointError: the address is taken or not allowed, or whoever is asked for prompts is down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
     """
     if config.groups_per_step % world_size:
@@ -52,12 +60,12 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         )
     check_installed(config.tracking.trackers)
     check_name(config.model.name)
-    prompts = open_source(config.prompts, config.seed, tell=_log.info if rank == 0 else _log.debug)
-    check_gaps(prompts, config)
+    if config.prompts.ask and rank == 0:
+        # Below it is looked at again; asking takes minutes, and may cost money.
+        run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     real = open_real_images(config)
-    if real is not None:
-        prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
-    check_concepts(prompts, config)
+    asks = bool(config.prompts.ask) and not config.resume
+    prompts = None if asks else open_prompts(config, real, tell=_log.info if rank == 0 else _log.debug)
     # All that can be refused comes before the folder: a port in use must not cost an earlier run.
     socket = RankSocket(
         next_endpoint(config.stream.endpoint, rank),
@@ -69,11 +77,52 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         return Opening(prompts, real, socket, None)
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
+    asked = _ask(config, real) if asks else ()
     stack.enter_context(run_folder.lock(config.run_dir))
     folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
+    if asks:
+        write_asked(folder.prompts, asked)
+        prompts = open_prompts(config, real, tell=_log.info)
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
         return Opening(prompts, real, socket, None)
     fleet = LocalFleet(local, socket.endpoint, folder, config.real)
     return Opening(prompts, real, socket, stack.enter_context(fleet))
+
+
+def open_prompts(
+    config: TrainConfig,
+    real: RealImages | None,
+    folder: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> PromptSource:
+    """The captions of all groups; those that were asked for lie in `folder`, which is the run's where none is given.
+
+    Raises:
+        ConfigError: they cannot be read, or have no concepts where they are learnt.
+        RunError: what was asked for is not there.
+    """
+    described = config.prompts
+    if described.ask:
+        kept = (folder or config.run_dir) / run_folder.PROMPTS
+        if not kept.is_file():
+            raise RunError(
+                f"{kept} is missing: it keeps what was made of --ask, which a resumed run does not ask again"
+            )
+        described = replace(described, ask="", source=str(kept))
+    prompts = open_source(described, config.seed, tell)
+    check_gaps(prompts, config)
+    if real is not None:
+        prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
+    check_concepts(prompts, config)
+    return prompts
+
+
+def _ask(config: TrainConfig, real: RealImages | None) -> Sequence[AskedPrompt]:
+    """What `--ask` becomes, opened once to see that the run can use it. Raises as `ask` and `open_prompts` do."""
+    asked = ask(config.prompts, os.environ)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_asked(Path(scratch) / run_folder.PROMPTS, asked)
+        open_prompts(config, real, Path(scratch))
+    return asked

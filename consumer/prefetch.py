@@ -7,6 +7,7 @@ checkpoint. What was prepared and not taken is made again by the next life.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
@@ -16,6 +17,7 @@ import torch
 from penstock.consumer.batch import Batch
 from penstock.consumer.feed import Feed, Prepared
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.filter_counts import FilterCounts
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
@@ -33,6 +35,7 @@ class Prefetcher:
         device: where the batches go. To a GPU they are copied on a stream of their own.
         steps: whose batches are prepared; none beyond them.
         keeps_state: whether a checkpoint may follow a step.
+        filter_counts: told of every group; None where nothing filters.
     """
 
     def __init__(
@@ -42,12 +45,15 @@ class Prefetcher:
         device: torch.device,
         steps: range,
         keeps_state: Callable[[int], bool] = lambda step: False,
+        filter_counts: FilterCounts | None = None,
     ) -> None:
         self._feed = feed
         self._ledger = ledger
         self._device = device
         self._steps = steps
         self._keeps_state = keeps_state
+        self.filter_counts = filter_counts
+        """What the filter has done to the groups that were taken."""
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._changed = threading.Condition()
         """Guards what follows; notified when it changes."""
@@ -61,6 +67,8 @@ class Prefetcher:
         """Seconds that `take` has waited."""
         self.groups_by_uses: list[int] = [0]
         """How many groups have been used u times, at place u: what this life adds to those before it."""
+        self.groups_by_concept: Counter[int] = Counter()
+        """How many groups of each concept were used for the first time: what this life adds. -1 is no concept."""
         self._thread = threading.Thread(target=self._work, name="penstock-prefetch", daemon=True)
 
     def take(self, step: int) -> Batch:
@@ -108,17 +116,20 @@ class Prefetcher:
 
     def _account(self, prepared: Prepared) -> None:
         """The step has its batch: let the ledger and the counts say so."""
-        for group, concept in zip(prepared.entered, prepared.concepts, strict=True):
-            self._ledger.group(group, concept)
+        for group, name in zip(prepared.entered, prepared.entered_concepts, strict=True):
+            self._ledger.group(group, name)
+            if self.filter_counts:
+                self.filter_counts.add(group)
         for record in prepared.quarantined:
             self._ledger.quarantined(record)
         self._ledger.step(prepared.step, prepared.batch.indices)
         counts = self.groups_by_uses
         counts += [0] * (max(prepared.uses) + 2 - len(counts))
         counts[0] += prepared.num_new
-        for uses in prepared.uses:
+        for uses, concept in zip(prepared.uses, prepared.concepts, strict=True):
             counts[uses] -= 1
             counts[uses + 1] += 1
+            self.groups_by_concept[concept] += uses == 0
         self._state = prepared.state
 
     # --- the thread ---------------------------------------------------------------------------------------------------

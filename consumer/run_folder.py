@@ -25,11 +25,13 @@ CHECKPOINT_STATE = "state.json"
 """The file of a checkpoint that is written last."""
 LOCK = "run.lock"
 """Held by the trainer that runs in the folder. It stays: to delete it would let two trainers hold two locks."""
+PROMPTS = "prompts.tsv"
+"""What was made of `--ask`, for all ranks and for later lives: a table of concepts and captions."""
 
 
 _OWN = re.compile(
     r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?"
-    r"|ledger-\d+\.sqlite(-wal|-shm)?|(image-)?producer-\d+\.log|tracking|audit|embeddings"
+    r"|ledger-\d+\.sqlite(-wal|-shm)?|(image-)?producer-\d+\.log|tracking|audit|embeddings|prompts\.tsv(\.tmp)?"
 )
 """What a run writes; nothing else is ever deleted."""
 
@@ -61,6 +63,11 @@ class RunFolder:
     def pair(self) -> Path:
         """Encoder and text tower as one zero-shot model, an ordinary Hugging Face folder; only where text was read."""
         return self.path / "pair"
+
+    @property
+    def prompts(self) -> Path:
+        """The prompts that were asked for; only where they were."""
+        return self.path / PROMPTS
 
     @property
     def checkpoint(self) -> Path:

@@ -58,6 +58,8 @@ class Group:
     the recipe of exactly these images."""
     num_made: int = 0
     """Candidates that were made and scored for it; 0 without a filter."""
+    num_unsatisfied: int = 0
+    """Images of it that the filter had rejected, and that make up what lacked when all candidates were made."""
     crc32: int = 0
     """CRC-32 of the frame as it was sent: raw pixels, or JPEGs."""
 
@@ -370,8 +372,18 @@ class GroupStream:
 
     def _deliver(self, action: Deliver) -> None:
         pixels = np.frombuffer(action.payload, dtype=np.uint8).reshape(action.ticket.recipe.shape)
-        chosen = (action.candidates, action.num_made, action.crc32)
-        self._buffered.append(Group(action.ticket, pixels, action.producer, action.manifest, *chosen))
+        self._buffered.append(
+            Group(
+                action.ticket,
+                pixels,
+                action.producer,
+                action.manifest,
+                candidates=action.candidates,
+                num_made=action.num_made,
+                num_unsatisfied=action.num_unsatisfied,
+                crc32=action.crc32,
+            )
+        )
         self._groups += 1
         self._images += len(pixels)
         self._image_bytes += action.wire_bytes

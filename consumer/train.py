@@ -24,9 +24,11 @@ from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
-from penstock.consumer.opening import Opening
+from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
 from penstock.consumer.prefetch import Prefetcher
+from penstock.consumer.prompts.asking import ASKING_S
+from penstock.consumer.prompts.source import num_captions
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
@@ -68,6 +70,7 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     try:
         waits = config.stream.producer_timeout_s + config.stream.warmup_timeout_s + _COLLECTIVE_MARGIN_S
+        waits += ASKING_S if config.prompts.ask else 0.0
         accelerator = Accelerator(
             mixed_precision=precision(config.mixed_precision),
             kwargs_handlers=[
@@ -123,12 +126,15 @@ class Trainer:
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._images_per_step = config.groups_per_step * config.images_per_use
-        self._prompts, self._real = opening.prompts, opening.real
+        self._real = opening.real
         self._socket, self._fleet = opening.socket, opening.fleet
         accelerator.wait_for_everyone()
+        # Rank 0 has asked for them, and kept them in the folder, before it came here.
+        self._prompts = opening.prompts or open_prompts(config, opening.real)
         self._folder = run_folder.read(config.run_dir)
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
+        self._earlier_hardest = tuple(self._record.hardest_prompts)
         self._stream = self._open_stream()
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
@@ -149,8 +155,7 @@ class Trainer:
     def _read_checkpoint(self) -> Checkpoint:
         """Where an earlier life stood; rank 0 takes the ledger back to there. Raises RunError."""
         resume = checkpoint.read(self._folder, self._config, self._rank, self._world_size)
-        if resume.prompts_digest != self._prompts.digest:
-            raise RunError(f"the captions of {self._config.prompts.source} are not those that the run began with")
+        checkpoint.check_prompts(resume, self._prompts, self._config.prompts.shown)
         if self._accelerator.is_main_process:
             checkpoint.rewind_ledgers(self._folder)
         return resume
@@ -182,19 +187,20 @@ class Trainer:
         progress = Progress() if self._accelerator.is_main_process else None
         return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
 
-    def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
+    def _open_batches(self, ledger: Ledger, agreed: Engines, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
         batches = open_batches(
             self._config,
             self._prompts,
             self._stream,
             ledger,
-            model_digest,
+            agreed.model_digest,
             self._resume.feed if self._resume else FeedState.beginning(self._rank, self._world_size),
             range(first_step, self._config.max_steps),
             self._accelerator.device,
             keeps_state=self._saves_after,
             tokenize=self._tokenizer,
+            scorer_digest=agreed.scorer_digest,
         )
         return self._stack.enter_context(batches)
 
@@ -218,7 +224,7 @@ class Trainer:
             self._config, self._folder, self._rank, self._world_size, agreed.model_digest, agreed.real_digest
         )
         self._stack.enter_context(ledger)
-        batches = self._open_batches(ledger, agreed.model_digest, first_step)
+        batches = self._open_batches(ledger, agreed, first_step)
         meter = Meter(
             self._accelerator,
             self._stream,
@@ -227,6 +233,7 @@ class Trainer:
             max_reuse=self._config.reservoir.reuse_policy.max_reuse,
             started=self._started,
             earlier=self._record.totals,
+            num_concepts=len(self._prompts.concepts),
         )
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
@@ -249,6 +256,7 @@ class Trainer:
                 reporter.report(done, log, meter.totals())
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
+                self._gather_hardest(batches)
                 ledger.sync()
                 self._save(done, agreed, batches.state, ledger.marks)
         watch.close()
@@ -268,14 +276,22 @@ class Trainer:
                 self._record,
                 batches,
                 self._world_size,
+                self._prompts.concepts,
             )
             print(box(summary))
+
+    def _gather_hardest(self, batches: Prefetcher) -> None:
+        """Let the record say of which prompts the filter has rejected most. All ranks call it together."""
+        if batches.filter_counts:
+            earlier = self._earlier_hardest
+            self._record.hardest_prompts = batches.filter_counts.gather_hardest(self._accelerator, earlier)
 
     def _save(self, done: int, agreed: Engines, feed: FeedState, marks: Marks) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""
         state = Checkpoint(
             step=done,
             prompts_digest=self._prompts.digest,
+            num_captions=num_captions(self._prompts),
             tokenizer_digest=self._tokenizer_digest,
             record=self._record,
             feed=feed,

@@ -31,6 +31,8 @@ class Deliver:
     """Which of the ticket's candidates a filter chose; empty where it asks for none."""
     num_made: int = 0
     """Candidates that were made and scored for it; 0 without a filter."""
+    num_unsatisfied: int = 0
+    """Images of it that the filter had rejected."""
     crc32: int = 0
     """CRC-32 of the frame as it was sent."""
 

@@ -129,7 +129,7 @@ class Peer:
         """Seconds until it would have made one more ticket, by the time that its batches have taken."""
         known = self.service if len(self.service) else fleet
         batch_s = known.quantile(0.5) if len(known) else _UNKNOWN_BATCH_S
-        groups_per_batch = max(1, self.manifest.batch_images // ticket.recipe.num_images)
+        groups_per_batch = max(1, self.manifest.batch_images // ticket.recipe.num_first)
         return (len(self.held) // groups_per_batch + 1) * batch_s
 
 
@@ -154,7 +154,7 @@ def choose(
     for identity, peer in peers:
         if identity in short or not peer.has_room(ticket) or (others and identity in avoid):
             continue
-        groups_per_batch = max(1, peer.manifest.batch_images // ticket.recipe.num_images)
+        groups_per_batch = max(1, peer.manifest.batch_images // ticket.recipe.num_first)
         incomplete = len(peer.held) % groups_per_batch != 0
         room = peer.credit_groups - len(peer.held)
         rank = (not peer.is_doubtful, -peer.done_in_s(ticket, fleet), incomplete, room)

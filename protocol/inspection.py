@@ -123,13 +123,17 @@ def _flaw_of_frame(ticket: Ticket, manifest: Manifest, result: Result, payload: 
 
 def _wrong_choice(recipe: Recipe, result: Result) -> str | None:
     """What is wrong with what a result says of the filter; None where it can be true."""
-    chosen, made = result.candidates, result.num_made
+    chosen, made, unsatisfied = result.candidates, result.num_made, result.num_unsatisfied
     if not recipe.is_filtered:
-        return f"no filter was asked for, got {len(chosen)} of {made} candidates" if chosen or made else None
+        told = f"{len(chosen)} of {made} candidates, {unsatisfied} unsatisfied"
+        return f"no filter was asked for, got {told}" if chosen or made or unsatisfied else None
     if not recipe.num_candidates <= made <= recipe.max_candidates:
         return f"expected {recipe.num_candidates} to {recipe.max_candidates} to be made, got {made}"
     if len(chosen) != recipe.num_images:
         return f"expected {recipe.num_images} candidates, got {len(chosen)}"
     if list(chosen) != sorted(chosen) or chosen[-1] >= made:
         return f"expected ascending numbers below the {made} made, got {chosen!r:.80}"
+    most = recipe.num_images if made == recipe.max_candidates else 0
+    if unsatisfied > most:
+        return f"expected at most {most} unsatisfied of {made} made, got {unsatisfied}"
     return None

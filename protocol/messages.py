@@ -132,6 +132,21 @@ class Heartbeat:
     held: tuple[Attempt, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a filter chose of a ticket's candidates; the defaults where the ticket asks for none."""
+
+    candidates: tuple[int, ...] = ()
+    """Which the images are, in ascending order."""
+    num_made: int = 0
+    """Candidates that were made and scored."""
+    num_unsatisfied: int = 0
+    """Images that were rejected, and make up what lacked when all candidates were made."""
+
+
+NO_CHOICE = Choice()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One finished group. Its pixels follow in one frame: uint8, C order, of `shape`, or a JPEG for each image."""
@@ -149,6 +164,8 @@ class Result:
     """Which of the ticket's candidates the images are, in ascending order; empty where it asks for no filter."""
     num_made: int = 0
     """Candidates that were made and scored; 0 where the ticket asks for no filter."""
+    num_unsatisfied: int = 0
+    """Images that were rejected, and make up what lacked when all candidates were made."""
     crc32: int
     """CRC-32 (IEEE 802.3) of the frame as it is sent."""
     seconds: float
@@ -160,7 +177,9 @@ class Result:
         require(self.codec in (RAW, JPEG), f"codec must be {RAW} or {JPEG}", self.codec)
         require(min(self.sizes, default=1) >= 1, "sizes must be >= 1", self.sizes)
         check_candidates(self.candidates, require)
-        require(0 <= self.num_made <= MAX_CANDIDATES, f"num_made must be in [0, {MAX_CANDIDATES}]", self.num_made)
+        for name in ("num_made", "num_unsatisfied"):
+            count = getattr(self, name)
+            require(0 <= count <= MAX_CANDIDATES, f"{name} must be in [0, {MAX_CANDIDATES}]", count)
         require(0 <= self.crc32 < 2**32, "crc32 must be in [0, 2**32)", self.crc32)
         require(self.seconds >= 0, "seconds must be >= 0", self.seconds)
 

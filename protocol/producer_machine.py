@@ -16,9 +16,11 @@ from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState
 from penstock.protocol.messages import (
+    NO_CHOICE,
     Ack,
     Bye,
     Cancel,
+    Choice,
     Drain,
     Header,
     Heartbeat,
@@ -70,7 +72,7 @@ class ProducerMachine:
     @property
     def num_queued_images(self) -> int:
         """Images of the tickets whose work has not begun."""
-        return sum(held.ticket.recipe.num_images for held in self._queue)
+        return sum(held.ticket.recipe.num_first for held in self._queue)
 
     @property
     def connected(self) -> bool:
@@ -137,7 +139,7 @@ class ProducerMachine:
         batch: list[HeldTicket] = []
         room = max_images
         for held in sorted(queue, key=lambda held: (held.ticket.need_by_step, held.ticket.index)):
-            images = held.ticket.recipe.num_images
+            images = held.ticket.recipe.num_first
             if batch and (images > room or not _share_a_batch(held.ticket, batch[0].ticket, company)):
                 continue
             batch.append(held)
@@ -160,9 +162,7 @@ class ProducerMachine:
         crc32: int,
         seconds: float,
         now: float,
-        *,
-        candidates: tuple[int, ...] = (),
-        num_made: int = 0,
+        choice: Choice = NO_CHOICE,
     ) -> list[Action]:
         """Send a finished group as soon as its link has room, unless its rank has gone or begun another life.
 
@@ -172,7 +172,7 @@ class ProducerMachine:
             crc32: of their frame.
             seconds: its share of the batch's.
             now: the time.
-            candidates, num_made: what a filter chose, as in `Result`.
+            choice: what a filter chose.
         """
         if not self._drop_running(held):
             return []
@@ -183,8 +183,9 @@ class ProducerMachine:
             shape=ticket.recipe.shape,
             codec=images.codec,
             sizes=images.sizes,
-            candidates=candidates,
-            num_made=num_made,
+            candidates=choice.candidates,
+            num_made=choice.num_made,
+            num_unsatisfied=choice.num_unsatisfied,
             crc32=crc32,
             seconds=seconds,
         )

@@ -301,6 +301,7 @@ class RankMachine(Dispatcher):
             outcome.wire_bytes,
             candidates=result.candidates,
             num_made=result.num_made,
+            num_unsatisfied=result.num_unsatisfied,
             crc32=result.crc32,
         )
         return [*self._table.buffer(entry, group), *actions]

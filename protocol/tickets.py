@@ -243,6 +243,11 @@ class Recipe:
         )
 
     @property
+    def num_first(self) -> int:
+        """Images that are made for it at first."""
+        return max(self.num_images, self.num_candidates)
+
+    @property
     def image_scales(self) -> tuple[float, ...]:
         """One guidance scale per image, length m."""
         return self.guidance_scales if len(self.guidance_scales) > 1 else self.guidance_scales * self.num_images

@@ -8,8 +8,8 @@ for other candidates of a group gets some that are right.
 import json
 import random
 import sys
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ import numpy as np
 from penstock.config.load import load_config
 from penstock.producer.__main__ import PRESETS, open_engine
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import Engine, Images, Made, Pending
+from penstock.producer.engine import Engine, Made, Pending
+from penstock.producer.filtering import FilteringEngine
+from penstock.producer.scorer import open_scorer
 from penstock.producer.service import ProducerService
 from penstock.producer.work import Work
 from penstock.protocol.errors import ModelError
@@ -58,37 +60,55 @@ class MislabellingEngine:
 
     def generate(self, tickets: Sequence[Ticket]) -> Pending:
         """See `penstock.producer.engine.Engine`."""
-        whole = [(number, None, ticket) for number, ticket in enumerate(tickets)]
-        parts = [
-            (n, i, replace(t, recipe=replace(t.recipe, prompt=self.shown(t.recipe.prompt, t.recipe.image_seeds[i]))))
-            for n, _, t in whole
-            for i in range(t.recipe.num_images)
-            if self.shown(t.recipe.prompt, t.recipe.image_seeds[i]) != t.recipe.prompt
-        ]
-        pending = self._engine.generate([*tickets, *(p[2] for p in parts)])
+        parts = [part for number, ticket in enumerate(tickets) for part in self._parts(number, ticket)]
+        pending = self._engine.generate([part.ticket for part in parts])
 
-        def finish():
-            made = pending()
-            groups = [m.copy() for m in made[: len(tickets)]]
-            for (n, i, _), m in zip(parts, made[len(tickets) :], strict=True):
-                groups[n][i] = m[i]
-            return groups
+        def groups() -> list[Made]:
+            whole: list[Made] = [np.empty(ticket.recipe.shape, np.uint8) for ticket in tickets]
+            for part, images in zip(parts, pending(), strict=True):
+                group = whole[part.group]
+                if isinstance(images, ModelError):
+                    whole[part.group] = images
+                elif not isinstance(group, ModelError):
+                    group[list(part.places)] = images
+            return whole
 
-        return finish
+        return groups
 
-    def shown(self, prompt: str, seed: int) -> str:
-        """The prompt of what an image really shows, by the image's seed."""
-        rng = random.Random(seed)
-        if rng.random() >= self._share:
-            return prompt
-        digit = digit_of(prompt)
-        other = (digit + rng.randint(1, 9)) % 10 if not PAIR else (digit + 1) % 10
-        return prompt.replace(DIGIT_WORDS[digit], DIGIT_WORDS[other])
+    def _parts(self, group: int, ticket: Ticket) -> Iterator["_Part"]:
+        """What is asked of the engine for one group: images of one prompt together."""
+        recipe = ticket.recipe
+        numbers = recipe.candidates or tuple(range(recipe.num_images))
+        shown = [shown_prompt(recipe.prompt, seed, self._share) for seed in recipe.image_seeds]
+        for prompt in dict.fromkeys(shown):
+            places = tuple(place for place, of_image in enumerate(shown) if of_image == prompt)
+            part = replace(
+                recipe,
+                prompt=prompt,
+                num_images=len(places),
+                candidates=tuple(numbers[place] for place in places),
+                guidance_scales=tuple(recipe.image_scales[place] for place in places),
+            )
+            yield _Part(group, places, replace(ticket, recipe=part))
 
 
-import os
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some images of a group."""
 
-PAIR = os.environ.get("PAIR") == "1"
+    group: int
+    places: tuple[int, ...]
+    """In the group."""
+    ticket: Ticket
+
+
+def shown_prompt(prompt: str, seed: int, share: float) -> str:
+    """What the image with this seed really shows: its prompt, or, of a share of all images, that with another digit."""
+    luck = random.Random(seed)
+    if luck.random() >= share:
+        return prompt
+    digit = digit_of(prompt)
+    return prompt.replace(DIGIT_WORDS[digit], DIGIT_WORDS[(digit + luck.randint(1, 9)) % 10])
 
 
 def serve(plan: dict[str, Any]) -> None:
@@ -96,7 +116,12 @@ def serve(plan: dict[str, Any]) -> None:
     flags = ["--config", "demo", "--connect", plan["endpoint"], "--batch-wait-s", "0.5", "--credit-groups", "32"]
     config = load_config(ProduceConfig, flags, preset_dir=PRESETS, prog="mislabelling", description="")
     engine = open_engine(config)
-    ProducerService(config, MislabellingEngine(engine, plan["share"]) if plan["share"] else engine).run()
+    if plan["share"]:
+        engine = MislabellingEngine(engine, plan["share"])
+    if plan["filters"]:
+        # Behind the wrong labels, where a producer has it: around whatever engine it has.
+        engine = FilteringEngine(engine, open_scorer("toyworld", config.device, config.dtype), config.batch_images)
+    ProducerService(config, engine).run()
 
 
 if __name__ == "__main__":

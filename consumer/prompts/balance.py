@@ -3,14 +3,15 @@
 Draws are a pure function of seed and index, and need no luck:
 
 - *Which concept* stands at an index says an even sequence (`even_sequence.py`): concepts lie side by side, each as wide
-  as its share, so after n prompts each has come n times its share to within O(log n), on every rank alike.
+  as its share, so after n prompts each has come n times its share to within O(log n), on every rank.
 - *Which of its captions* says how often the concept has come before, which the sequence can count: all captions of a
   concept come once, in a random order, before any comes again, in another order (`keyed_order.py`).
-- *Company changes.* Neighbours in an even sequence stay neighbours, and a contrastive batch would compare the same
-  concepts again and again. So the indices are shuffled within windows of as many as there are concepts, anew in each.
+- *Company changes.* Neighbours in an even sequence stay neighbours, and where a batch holds few of the concepts it
+  would compare the same ones again and again. So indices are then shuffled within windows of as many as there are
+  concepts, anew in each. (What all ranks get together stays as even; what one of several gets, to within chance.)
 
-A concept's captions that weigh differently, which only `metaclip` knows, are parted into runs of equal weight, to within
-1%; a run is to the sequence what a concept is above.
+Captions of a concept that weigh differently, which only `metaclip` knows, are parted into runs of equal weight, to
+within 1%; a run is to the sequence what a concept is above.
 """
 
 import hashlib
@@ -26,6 +27,8 @@ from penstock.consumer.prompts.source import Prompt
 
 _BLOCK = 4096
 """Indices that are worked out together, at least: what a block costs beside its indices is shared by so many."""
+_FEW = 64
+"""Concepts that most batches hold anyway: the windows begin above."""
 _MAX_WINDOW = 1 << 16
 """Indices that are shuffled together, at most."""
 _CACHED_BLOCKS = 4
@@ -50,12 +53,18 @@ class BalancedCaptions:
         keys = keyed(np.array([seed], dtype=np.uint64), np.arange(3, dtype=np.uint64))
         self._offset = int(keys[_OFFSET]) % MODULUS
         self._window_key, self._caption_key = keys[_WINDOWS], keys[_CAPTIONS]
-        self._window = min(_MAX_WINDOW, 1 << (len(self._runs) - 1).bit_length())
+        num_runs = len(self._runs)
+        self._window = min(_MAX_WINDOW, 1 << (num_runs - 1).bit_length()) if num_runs > _FEW else 1
         self._block = max(_BLOCK, self._window)
         self._rows = lru_cache(maxsize=_CACHED_BLOCKS)(self._draw)
         self.concepts = captions.concepts
         weights_digest = hashlib.sha256(np.ascontiguousarray(weights).data).hexdigest()
         self.digest = hashlib.sha256(f"balanced {captions.digest} {weights_digest}".encode()).hexdigest()
+
+    @property
+    def num_captions(self) -> int:
+        """N."""
+        return len(self._captions)
 
     def prompt(self, index: int) -> Prompt:
         """What stands at `index`."""
@@ -81,7 +90,7 @@ class BalancedCaptions:
         epoch_B, place_B = np.divmod(before_R[which_B] + in_block_B, size_B)
         keys_B = keyed(keyed(self._caption_key, run_B.astype(np.uint64)), epoch_B)
         rows: NDArray[np.uint32] = runs.rows[runs.starts[run_B] + shuffled(place_B, size_B, keys_B)]
-        return rows[self._company(start)]
+        return rows if self._window == 1 else rows[self._company(start)]
 
     def _company(self, start: int) -> NDArray[np.int64]:
         """Where each index of a block finds its row: int64 [B], a permutation within every window."""
@@ -100,8 +109,7 @@ class _Runs:
 
     def __init__(self, codes: NDArray[np.int32], weights: NDArray[np.float64]) -> None:
         # Exponent and 7 bits of the fraction; a logarithm's last bits are not the same everywhere.
-        fraction, exponent = np.frexp(weights)
-        bin_N = (exponent.astype(np.int32) << 7) + (fraction * 128).astype(np.int32)
+        bin_N = (weights.view(np.int64) >> 45).astype(np.int32)
         rows = _by_concept(codes, np.flatnonzero(weights > 0))
         if np.any((np.diff(codes[rows]) == 0) & (np.diff(bin_N[rows]) != 0)):
             rows = rows[np.lexsort((bin_N[rows], codes[rows]))]
@@ -125,6 +133,8 @@ class _Runs:
 
 def _by_concept(codes: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.uint32]:
     """The rows, ordered by concept and within it by themselves: uint32. Sorts numbers, four times as fast as places."""
-    keys = (codes[rows].astype(np.uint64) << np.uint64(32)) | rows.astype(np.uint64)
+    keys = codes[rows].astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= rows.view(np.uint64)
     keys.sort()
     return keys.astype(np.uint32)

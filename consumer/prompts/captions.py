@@ -7,7 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.consumer.prompts.permutation import KeyedPermutation
 from penstock.consumer.prompts.source import Prompt
+
+_BLOCK = 4096
+"""Positions whose rows are found at once."""
 
 
 class Captions(Protocol):
@@ -66,8 +70,9 @@ class ShuffledCaptions:
     def __init__(self, captions: Captions, seed: int) -> None:
         self._captions = captions
         self._seed = seed
-        # Around the end of an epoch tickets of two are written in turn, and a stand-in is of a third.
-        self._order = lru_cache(maxsize=3)(self._shuffle)
+        self.num_captions = len(captions)
+        # Tickets are written in the order of their index, around the end of an epoch of two, stand-ins of a third.
+        self._rows = lru_cache(maxsize=16)(self._block)
 
     @property
     def digest(self) -> str:
@@ -87,9 +92,13 @@ class ShuffledCaptions:
 
     def prompt(self, index: int) -> Prompt:
         """What stands at `index`; index // N is the epoch."""
-        epoch, position = divmod(index, len(self._captions))
-        return self._captions.caption(int(self._order(epoch)[position]))
+        epoch, position = divmod(index, self.num_captions)
+        block, place = divmod(position, _BLOCK)
+        return self._captions.caption(self._rows(epoch, block)[place])
 
-    def _shuffle(self, epoch: int) -> NDArray[np.uint32]:
-        """The order of an epoch: uint32 [N]."""
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._captions)).astype(np.uint32)
+    def _block(self, epoch: int, block: int) -> list[int]:
+        """The rows that stand at the positions of a block of an epoch."""
+        positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.num_captions), dtype=np.uint64)
+        order = KeyedPermutation(self.num_captions, f"{self._seed} {epoch}")
+        rows: list[int] = order(positions).tolist()
+        return rows

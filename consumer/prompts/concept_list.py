@@ -39,9 +39,7 @@ def read_concepts(path: Path) -> tuple[Concept, ...]:
             # Spellings that differ in case or white space are found alike.
             first = line_of.setdefault(normalise_prompt(spelling), number)
             if first != number:
-                raise ConfigError(
-                    f"prompts.concepts: {path}:{number}: {spelling[:40]!r} stands in line {first} already"
-                )
+                raise ConfigError(f"prompts.concepts: {path}:{number}: {spelling[:40]!r} stands in line {first} too")
         concepts.append(Concept(spellings[0], tuple(spellings)))
     if not concepts:
         raise ConfigError(f"prompts.concepts: {path} names no concept; write one a line")

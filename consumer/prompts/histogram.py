@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 _NAMED = 3
 """Concepts that a line names."""
-_TAIL = 0.5
-"""The rarer half of the concepts, by number, is the tail."""
 
 
 def describe(names: Sequence[str], natural: NDArray[np.int64], target: NDArray[np.float64] | None) -> tuple[str, ...]:
@@ -21,30 +19,28 @@ def describe(names: Sequence[str], natural: NDArray[np.int64], target: NDArray[n
     """
     order = np.argsort(-natural, kind="stable")
     order = order[natural[order] > 0]
-    head, tail = order[: len(order) - int(len(order) * _TAIL)], order[len(order) - int(len(order) * _TAIL) :]
+    num_head = (len(order) + 1) // 2
+    head, tail = order[:num_head], order[num_head:]
+    missing = len(names) - len(order)
     lines = [
-        f"captions of {len(order):,} concepts{_none_of(len(names) - len(order))}: most of {_list(names, natural, order)}; "
-        f"fewest of {_list(names, natural, order[::-1])}",
+        f"captions of {len(order):,} concepts{f' ({missing:,} more have none)' if missing else ''}: "
+        f"most of {_list(names, natural, order)}; fewest of {_list(names, natural, order[::-1])}",
         f"the rarer half of the concepts, {len(tail):,}, has {natural[tail].sum() / natural.sum():.2%} of the captions",
     ]
     if target is not None:
-        share = target / target.sum()
+        # Rounded, so that equal shares stay in the captions' order whatever their last bits.
+        share = np.round(target / target.sum(), 9)
         lines[1] += f", and gets {share[tail].sum():.2%} of the prompts; the rest {share[head].sum():.2%}"
-        reached = order[share[order] > 0]
-        lines.append(
-            f"of the prompts come most of {_list(names, share, reached[np.argsort(-share[reached], kind='stable')])}; "
-            f"fewest of {_list(names, share, reached[np.argsort(share[reached], kind='stable')])}"
-            f"{_never(len(order) - len(reached))}"
-        )
+        reached = order[target[order] > 0]
+        rising = reached[np.argsort(share[reached], kind="stable")]
+        falling = reached[np.argsort(-share[reached], kind="stable")]
+        if share[rising[0]] == share[rising[-1]]:
+            spread = f"each of {len(reached):,} concepts gets {share[rising[0]]:.2%} of the prompts"
+        else:
+            spread = f"most of the prompts get {_list(names, share, falling)}; fewest {_list(names, share, rising)}"
+        never = len(order) - len(reached)
+        lines.append(spread + (f"; {never:,} concepts that have captions never come" if never else ""))
     return tuple(lines)
-
-
-def _none_of(num: int) -> str:
-    return f" ({num:,} more have none)" if num else ""
-
-
-def _never(num: int) -> str:
-    return f"; {num:,} concepts that have captions never come" if num else ""
 
 
 def _list(names: Sequence[str], values: NDArray[np.int64] | NDArray[np.float64], order: NDArray[np.int64]) -> str:

@@ -1,7 +1,9 @@
 """Random orders that need no memory: what stands at a place of a shuffled deck follows from a key.
 
 A Feistel network over the pairs (left, right) of a grid that holds the deck, walked again where it leaves the deck
-(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Not for secrets: the rounds mix by SplitMix64.
+(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Not for secrets: rounds mix by SplitMix64.
+It is integer arithmetic, and so the same on every machine and in every version of NumPy, whose own `permutation`
+promises neither and takes memory by the deck.
 """
 
 import numpy as np
@@ -29,12 +31,13 @@ def shuffled(places: NDArray[np.uint64], sizes: NDArray[np.uint64], keys: NDArra
 
     Args:
         places: uint64 [N], each below its size.
-        sizes: uint64 [N], cards in the decks, 1 to 2**32.
+        sizes: uint64 [N], cards in the decks, 1 to 2**62.
         keys: uint64 [N]: equal sizes and keys are one deck.
 
     Returns:
         uint64 [N]; over the places of a deck a permutation of them.
     """
+    # Any side does, as long as the grid holds the deck; near the root it holds little more.
     lefts = np.ceil(np.sqrt(sizes.astype(np.float64))).astype(np.uint64)
     rights = (sizes + lefts - np.uint64(1)) // lefts
     cards = _walk(places, lefts, rights, keys)
@@ -49,7 +52,7 @@ def _walk(
     """One pass of the network over grids of lefts × rights cells."""
     left, right = np.divmod(cards, rights)
     for turn in range(_ROUNDS):
-        # A half is below 2**17 and its round's number stands above it, so no two rounds share a function.
-        left = (left + mix(keys + right + np.uint64(2 * turn << 32)) % lefts) % lefts
-        right = (right + mix(keys + left + np.uint64(2 * turn + 1 << 32)) % rights) % rights
+        # A half is below 2**32 and its round's number stands above it, so no two rounds share a function.
+        left = (left + (mix(keys + right + np.uint64(2 * turn << 32)) >> np.uint64(32))) % lefts
+        right = (right + (mix(keys + left + np.uint64(2 * turn + 1 << 32)) >> np.uint64(32))) % rights
     return left * rights + right

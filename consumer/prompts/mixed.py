@@ -1,7 +1,7 @@
 """The prompts of a run some of whose groups are real: of a prompt source, and of a set of real images."""
 
 from penstock.consumer.mixture import Mixture
-from penstock.consumer.prompts.source import Prompt, PromptSource
+from penstock.consumer.prompts.source import Prompt, PromptSource, num_captions
 from penstock.consumer.prompts.writer import STAND_IN_STRIDE
 
 
@@ -21,6 +21,8 @@ class MixedPrompts:
         self._mixture = Mixture(fraction, seed)
         self.digest = generated.digest
         """Of the captions that are generated from; the real ones stand and fall with their set."""
+        self.num_captions = num_captions(generated)
+        """Of those that are generated from; 0 where they are without number."""
         self.real_digest = real.digest
         if fraction == 1:
             self.concepts = real.concepts

@@ -3,18 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from penstock.consumer.config import PromptsConfig, TrainConfig
-from penstock.consumer.prompts.balance import BalancedCaptions
-from penstock.consumer.prompts.captions import Captions, ShuffledCaptions
+from penstock.consumer.prompts.arranging import arrange
+from penstock.consumer.prompts.captions import ShuffledCaptions
 from penstock.consumer.prompts.concept_list import read_concepts
-from penstock.consumer.prompts.histogram import describe
-from penstock.consumer.prompts.matching import match
-from penstock.consumer.prompts.row_weights import read_targets, row_weights
+from penstock.consumer.prompts.concept_prompts import ConceptPrompts
+from penstock.consumer.prompts.files import open_captions
 from penstock.consumer.prompts.source import PromptSource
-from penstock.consumer.prompts.tags import TaggedCaptions, Tags, given_tags
-from penstock.consumer.prompts.text_file import read_text_file
+from penstock.consumer.prompts.templates import built_in_templates, read_templates
 from penstock.consumer.prompts.toyworld import ToyWorldPrompts
 from penstock.protocol.errors import ConfigError
 
@@ -22,8 +18,14 @@ from penstock.protocol.errors import ConfigError
 def open_source(config: PromptsConfig, seed: int, tell: Callable[[str], None] = lambda line: None) -> PromptSource:
     """The source that a run's prompts come from; `tell` is given lines about their concepts.
 
+    What `config.ask` asks for is a file by now, which `consumer/opening.py` names as the source.
+
     Raises ConfigError where there is none, or it cannot be balanced as asked for.
     """
+    if config.ask:
+        raise ConfigError("prompts.ask is answered where a run begins; here name the prompts.tsv that it made")
+    if config.source == "concepts":
+        return _concept_prompts(config, seed)
     if config.source == "toyworld":
         if config.balance != "natural" or config.concepts:
             raise ConfigError(
@@ -31,66 +33,32 @@ def open_source(config: PromptsConfig, seed: int, tell: Callable[[str], None] = 
                 "leave prompts.balance and prompts.concepts out, or name a file as prompts.source"
             )
         return ToyWorldPrompts(seed)
-    return arrange(read_text_file(Path(config.source)), config, seed, tell)
+    return arrange(open_captions(config), config, seed, tell)
 
 
-def arrange(captions: Captions, config: PromptsConfig, seed: int, tell: Callable[[str], None]) -> PromptSource:
-    """A source of captions that come as often as the settings say. Raises ConfigError."""
-    tags = given_tags(captions)
-    if config.concepts:
-        if tags is not None:
-            raise ConfigError(
-                f"prompts.concepts finds the concepts of captions that have none; those of {config.source} have their "
-                "own: leave prompts.concepts out"
-            )
-        tags = match(captions, read_concepts(Path(config.concepts)))
-        captions = TaggedCaptions(captions, tags)
-    if tags is not None and tags.num_without == len(captions):
-        raise ConfigError(f"no caption of {config.source} names a concept of {config.concepts or 'its own'}")
-    if config.balance == "natural":
-        if tags is not None:
-            _tell_of_gaps(tags, tell, "they come too")
-            for line in describe(tags.names, tags.counts(), None):
-                tell(line)
-        return ShuffledCaptions(captions, seed)
-    if tags is None:
-        raise ConfigError(
-            f"prompts.balance {config.balance} needs the concepts of the captions, those of {config.source} have none; "
-            "write CONCEPT<tab>CAPTION in each line, or name a list of concepts as prompts.concepts"
-        )
-    return _balanced(captions, tags, config, seed, tell)
-
-
-def _balanced(
-    captions: Captions, tags: Tags, config: PromptsConfig, seed: int, tell: Callable[[str], None]
-) -> BalancedCaptions:
-    assert config.balance != "natural"
-    targets = read_targets(Path(config.balance_counts)) if config.balance == "counts" else None
-    weights = row_weights(tags, config.balance, config.balance_count, targets)
-    if not weights.any():
-        raise ConfigError(
-            f"prompts.balance_counts: {config.balance_counts} gives no share to any concept of the captions, such as "
-            f"{tags.names[int(tags.codes.max())]!r}"
-        )
-    _tell_of_gaps(tags, tell, "they are left out")
-    tagged = tags.codes >= 0
-    target = np.bincount(tags.codes[tagged], weights[tagged], minlength=len(tags.names))
-    for line in describe(tags.names, tags.counts(), target):
-        tell(f"balance {config.balance}: {line}")
-    return BalancedCaptions(captions, tags.codes, weights, seed)
-
-
-def _tell_of_gaps(tags: Tags, tell: Callable[[str], None], what_then: str) -> None:
-    if tags.num_without:
-        tell(f"{tags.num_without:,} of {len(tags.codes):,} captions have no concept: {what_then}")
+def _concept_prompts(config: PromptsConfig, seed: int) -> ConceptPrompts:
+    if config.balance != "natural":
+        raise ConfigError("prompts.source concepts names each concept equally often: leave prompts.balance out")
+    concepts = read_concepts(Path(config.concepts))
+    if config.templates:
+        templates = read_templates(Path(config.templates), len(concepts))
+    else:
+        templates = built_in_templates(len(concepts))
+    return ConceptPrompts(concepts, templates, seed)
 
 
 def check_concepts(prompts: PromptSource, config: TrainConfig) -> None:
     """Raises ConfigError where the objective learns concepts and the captions do not have several."""
     if config.objective.name == "supervised" and len(prompts.concepts) < 2:
+        remedy = (
+            f"write CONCEPT<tab>CAPTION in each line of {config.prompts.source}, name the column of concepts of a "
+            "table by prompts.concept_column"
+        )
+        if config.prompts.ask or config.prompts.source == "concepts":
+            remedy = "ask for several" if config.prompts.ask else f"name several in {config.prompts.concepts}"
         raise ConfigError(
-            f"objective supervised needs prompts of at least 2 concepts, got {len(prompts.concepts)}; write "
-            f"CONCEPT<tab>CAPTION in each line of {config.prompts.source}, or choose another objective.name"
+            f"objective supervised needs prompts of at least 2 concepts, got {len(prompts.concepts)}; {remedy}, or "
+            "choose another objective.name"
         )
 
 

@@ -42,11 +42,12 @@ def row_weights(tags: Tags, mode: Mode, count: int, targets: Mapping[str, float]
     if mode == "metaclip":
         return _metaclip(tags, count)
     counts = tags.counts()
-    shares = {
-        "sqrt": lambda: np.sqrt(counts.astype(np.float64)),
-        "uniform": lambda: np.ones(len(counts)),
-        "counts": lambda: np.array([(targets or {}).get(normalise_prompt(name), 0.0) for name in tags.names]),
-    }[mode]()
+    if mode == "sqrt":
+        shares = np.sqrt(counts.astype(np.float64))
+    elif mode == "uniform":
+        shares = np.ones(len(counts))
+    else:
+        shares = np.array([(targets or {}).get(normalise_prompt(name), 0.0) for name in tags.names])
     by_concept = np.divide(shares, counts, out=np.zeros(len(counts)), where=counts > 0)
     # Code -1, a caption without a concept, takes the zero at the end.
     weights: NDArray[np.float64] = np.append(by_concept, 0.0)[tags.codes]

@@ -5,7 +5,7 @@ producer agree on what stands where.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +30,17 @@ class PromptSource(Protocol):
 
     def prompt(self, index: int) -> Prompt:
         """What stands at global `index` >= 0: a pure function of the source, the seed and the index."""
+
+
+@runtime_checkable
+class HasCaptions(Protocol):
+    """A source that goes through a finite number of captions."""
+
+    @property
+    def num_captions(self) -> int:
+        """How many: what there is to say where a source is not what it was."""
+
+
+def num_captions(source: PromptSource) -> int:
+    """Captions that a source goes through; 0 where they are without number."""
+    return source.num_captions if isinstance(source, HasCaptions) else 0

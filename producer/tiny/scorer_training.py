@@ -40,9 +40,6 @@ BLANK = 0.04
 SAME_DIGIT = 0.25
 #: A little wider than the renderer's own, because a generator's colours wander more than a renderer's.
 POSE = Pose(tint=0.03, texture=0.03)
-#: Weights of all pairs that match, that differ by digit, and by colour alone.
-WEIGHTS = (1.0, 1.0, 0.5)
-
 #: Captions that name the digit alone.
 BARE = [caption(digit) for digit in range(10)]
 WIDTH = 96
@@ -85,7 +82,7 @@ class Batch:
     captions: list[str]
     """N of them."""
     pairs: NDArray[np.int64]
-    """[N, N], by picture and caption: the place in `WEIGHTS`."""
+    """[N, N], by picture and caption, as `judge` numbers them."""
 
 
 def draw_batch(size: int, rng: np.random.Generator) -> Batch:
@@ -100,8 +97,8 @@ def draw_batch(size: int, rng: np.random.Generator) -> Batch:
     captions = []
     for row in range(size):
         digit, colours = int(scans.labels[rows[row]]), (inks[styles.ink[row]], papers[styles.paper[row]])
-        other = rng.random() < SAME_DIGIT
-        captions.append(draw_caption(rng, digit, *(() if other else colours), named=NAMED))
+        ink, paper = (None, None) if rng.random() < SAME_DIGIT else colours
+        captions.append(draw_caption(rng, digit, ink, paper, named=NAMED))
     pairs = judge(digits, [inks[ink] for ink in styles.ink], [papers[paper] for paper in styles.paper], captions)
     return Batch(images, digits, [one.text for one in captions], pairs)
 
@@ -123,10 +120,10 @@ def judge(
     return np.where(same_digit, np.where(same_colour, 0, 2), 1)
 
 
-def pair_loss(logits: Tensor, pairs: Tensor) -> Tensor:
-    """Binary cross-entropy of logits float [N, M], each kind of pair with its share of `WEIGHTS`, few or many."""
+def pair_loss(logits: Tensor, pairs: Tensor, weights: Sequence[float]) -> Tensor:
+    """Binary cross-entropy of logits float [N, M]; each kind of pair has its weight, few or many."""
     losses = F.binary_cross_entropy_with_logits(logits, (pairs == 0).to(logits.dtype), reduction="none")
-    kinds = [(weight, losses[pairs == kind]) for kind, weight in enumerate(WEIGHTS)]
+    kinds = [(weight, losses[pairs == kind]) for kind, weight in enumerate(weights)]
     kinds = [(weight, of_kind) for weight, of_kind in kinds if of_kind.numel()]
     total: Tensor = sum((weight * of_kind.mean() for weight, of_kind in kinds), start=logits.new_zeros(()))
     return total / sum(weight for weight, _ in kinds)
@@ -145,8 +142,9 @@ def train(model: SiglipModel, tokenizer: CLIPTokenizer, args: argparse.Namespace
         batch = draw_batch(args.batch, rng)
         texts = tokenize(tokenizer, [*batch.captions, *BARE])
         logits = model(texts, to_pixels(batch.images)).logits_per_image
-        loss = pair_loss(logits[:, : -len(BARE)], torch.from_numpy(batch.pairs))
-        loss = loss + F.cross_entropy(logits[:, -len(BARE) :], torch.from_numpy(batch.digits), ignore_index=-1)
+        loss = pair_loss(logits[:, : -len(BARE)], torch.from_numpy(batch.pairs), (1.0, 1.0, args.colour_weight))
+        by_digit = F.cross_entropy(logits[:, -len(BARE) :], torch.from_numpy(batch.digits), ignore_index=-1)
+        loss = loss + args.softmax_weight * by_digit
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -184,6 +182,9 @@ def main(argv: list[str] | None = None) -> None:
     """Trains the scorer and leaves it in `--out`."""
     parser = argparse.ArgumentParser(description="Train the scorer of the toy world.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished scorer; replaced")
+    parser.add_argument("--start", type=Path, help="folder of a scorer to go on from")
+    parser.add_argument("--colour-weight", type=float, default=0.5, help="of pairs that differ by colour alone")
+    parser.add_argument("--softmax-weight", type=float, default=1.0, help="of the softmax over the bare captions")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -195,7 +196,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     started = time.monotonic()
     tokenizer = make_tokenizer(VOCABULARY, args.out.with_name(args.out.name + ".tokenizer"), MAX_TOKENS)
-    save(train(make_model(tokenizer), tokenizer, args), args.out)
+    model = SiglipModel.from_pretrained(args.start, dtype=torch.float32) if args.start else make_model(tokenizer)
+    save(train(model, tokenizer, args), args.out)
     shutil.rmtree(args.out.with_name(args.out.name + ".tokenizer"))
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     _say(json.dumps({"seconds": round(time.monotonic() - started), "bytes": size}))

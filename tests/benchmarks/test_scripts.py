@@ -107,3 +107,17 @@ def test_generate_compares_the_engine_with_the_call_and_the_service_with_the_eng
     assert result["service_overhead"] == pytest.approx(1 - rounds["service"] / rounds["bare"])
     # A busy machine may be slower, but a service that made nothing would have no rate.
     assert rounds["service"] > rounds["bare"] / 5
+
+
+@pytest.mark.slow
+def test_prompts_opens_the_same_captions_in_every_format(tmp_path: Path) -> None:
+    result = _run("prompts", tmp_path / "figures.json", "--quick")
+    assert set(result["formats"]) == {"txt", "csv", "tsv", "jsonl", "parquet"}
+    assert {name: result[name] for name in ("start_s", "rss_mb", "prompts_per_s", "tickets_per_s")} == {
+        name: result["formats"]["txt"][name] for name in ("start_s", "rss_mb", "prompts_per_s", "tickets_per_s")
+    }
+    for row in result["formats"].values():
+        assert 0 < row["start_s"] < 60
+        assert 20 < row["rss_mb"] < 500
+        assert row["prompts_per_s"] > row["tickets_per_s"] > 100
+        assert 20_000 * 20 / 1e6 / 10 < row["file_mb"] < 20_000 * 120 / 1e6

@@ -1,6 +1,7 @@
 """The meter: a run is told as a whole, however many lives it had."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -60,6 +61,23 @@ def test_two_equal_lives_have_twice_the_counts_and_the_same_rates(monkeypatch: p
     assert _totals(monkeypatch, replace(one, producers_seen=5)).producers_seen == 5
 
 
+def test_concepts_are_added_over_ranks_and_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two(_Alone):
+        """Two ranks that count alike."""
+
+        def reduce(self, values: torch.Tensor, reduction: str) -> torch.Tensor:
+            return 2 * values
+
+    stats = SimpleNamespace(images=0, image_bytes=0, producers=1, producers_seen=1)
+    stats.rejected = stats.expired = stats.hedged = stats.quarantined = 0
+    batches = SimpleNamespace(wait_s=0.0, groups_by_uses=[0, 5], groups_by_concept=Counter({2: 3, -1: 1, 0: 1}))
+    earlier = Totals(groups_by_concept=(10, 20, 30, 40))
+    meter = Meter(Two(), SimpleNamespace(stats=stats), batches, 1, 3, 0.0, earlier, num_concepts=3)  # type: ignore[arg-type]
+    totals = meter.totals()
+    assert totals.groups_by_concept == (10 + 2, 20, 30 + 6, 40 + 2)
+    assert totals.groups_by_uses == (0, 10, 0, 0)
+
+
 def test_a_run_that_has_not_begun_has_no_rates() -> None:
     nothing = Totals()
     assert (nothing.made_per_s, nothing.trained_per_s, nothing.data_wait, nothing.reuse) == (0, 0, 0, 0)
@@ -71,7 +89,7 @@ def test_the_record_survives_json_exactly() -> None:
         knn=[(50, 0.75)],
         rankme=[(50, 12.5)],
         knn_before=0.2,
-        totals=Totals(steps=5, wait_s=0.5, groups_by_uses=(3, 0, 1)),
+        totals=Totals(steps=5, wait_s=0.5, groups_by_uses=(3, 0, 1), groups_by_concept=(1, 0)),
     )
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
 

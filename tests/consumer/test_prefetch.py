@@ -4,6 +4,7 @@ import threading
 import time
 import tracemalloc
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from penstock.consumer.batch import collate
+from penstock.consumer.batch import Reader, collate
 from penstock.consumer.config import GeneratorConfig, TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
@@ -74,10 +75,18 @@ class _Tap:
         self.let_through.release()
 
 
-def _batches(tap: object, folder: Path, *, steps: range = range(100), device: str = "cpu") -> Prefetcher:
-    """Batches of two groups, each used once."""
+def _batches(
+    tap: object,
+    folder: Path,
+    *,
+    steps: range = range(100),
+    device: str = "cpu",
+    reuse: int = 1,
+    concept: Callable[[Ticket], int] = lambda ticket: -1,
+) -> Prefetcher:
+    """Batches of two groups, each used `reuse` times."""
     config = TrainConfig(generator=GeneratorConfig(images_per_group=2, height=8, width=8))
-    share = Share(rank=0, world_size=1, seed=0, groups_per_step=2, capacity_groups=4, policy=ReusePolicy.fixed(1))
+    share = Share(rank=0, world_size=1, seed=0, groups_per_step=2, capacity_groups=4, policy=ReusePolicy.fixed(reuse))
     feed = Feed(
         stream=tap,  # type: ignore[arg-type]
         writer=TicketWriter(ToyWorldPrompts(0), config, "d1"),
@@ -88,6 +97,7 @@ def _batches(tap: object, folder: Path, *, steps: range = range(100), device: st
         seed=0,
         images_per_use=0,
         pin_memory=device == "cuda",
+        reader=Reader(concept),
     )
     return Prefetcher(
         feed,
@@ -125,6 +135,28 @@ def test_only_what_was_taken_counts(tmp_path: Path) -> None:
         batches.take(1)
         with pytest.raises(ValueError, match="was not asked for"):
             batches.state  # noqa: B018 - the property raises
+
+
+def test_concepts_are_counted_when_a_group_is_first_used_and_not_when_it_is_prepared(tmp_path: Path) -> None:
+    tap = _Tap()
+    tap.let_through.release(100)
+    source = ToyWorldPrompts(0)
+    with _batches(tap, tmp_path, concept=lambda ticket: source.prompt(ticket.index).concept) as batches:
+        batches.take(0)
+        until(lambda: tap.given == 4)
+        assert batches.groups_by_concept == Counter(source.prompt(index).concept for index in range(2))
+        batches.take(1)
+        assert batches.groups_by_concept == Counter(source.prompt(index).concept for index in range(4))
+
+
+def test_a_group_that_is_used_again_counts_once_for_its_concept(tmp_path: Path) -> None:
+    tap = _Tap()
+    tap.let_through.release(100)
+    with _batches(tap, tmp_path, reuse=3, concept=lambda ticket: ticket.index % 2) as batches:
+        for step in range(6):
+            batches.take(step)
+        assert batches.groups_by_concept.total() == sum(batches.groups_by_uses[1:])
+        assert batches.groups_by_concept.total() < 2 * 6
 
 
 def test_it_prepares_nothing_beyond_the_last_step(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ LIES: tuple[dict[str, Any], ...] = (
     {"candidates": [0, 1, 3], "num_made": 3},
     {"candidates": [0, 1, 4], "num_made": 4},
     {"candidates": [0, 1, 2], "num_made": 17},
-    {"candidates": [0, 1, 65536], "num_made": 16},
+    {"candidates": [0, 1, 65535], "num_made": 16},
+    {"num_unsatisfied": 4},
+    {"candidates": [0, 1, 2], "num_made": 15, "num_unsatisfied": 1},
 )
 """What nobody can have chosen for any recipe here."""
 
@@ -309,8 +311,9 @@ def choice_of(ticket: Ticket) -> dict[str, Any]:
     """What an honest producer says of the filter: the first candidates are good enough."""
     recipe = ticket.recipe
     if not recipe.is_filtered:
-        return {"candidates": [], "num_made": 0}
-    return {"candidates": list(range(recipe.num_images)), "num_made": recipe.num_candidates}
+        return {"candidates": [], "num_made": 0, "num_unsatisfied": 0}
+    made = recipe.num_candidates
+    return {"candidates": list(range(recipe.num_images)), "num_made": made, "num_unsatisfied": 0}
 
 
 def pixels_of(ticket: Ticket) -> bytes:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import zmq
 
 from penstock.consumer import run_folder
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
+from penstock.toyworld.captions import DIGIT_WORDS, digit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "PENSTOCK_TEST_MARK"
@@ -182,7 +184,8 @@ def test_a_run_ends_well_and_says_what_it_did(one_rank: Run) -> None:
     keys += (
         "groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received messages_rejected "
     )
-    keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn objective steps_skipped rankme"
+    keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn objective steps_skipped rankme "
+    keys += "concepts"
     assert list(summary) == keys.split()
     assert set(summary["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
     assert (summary["world_size"], summary["steps"], summary["producers"]) == (1, 6, 1)
@@ -266,6 +269,7 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert list(steps) == list(range(9))
     with LedgerReader(one_rank.path) as ledger:
         first, second = [life["life"] for life in ledger.lives]
+        prompts = {group.index: group.recipe.prompt for group in ledger.groups()}
     assert first < second
     echoes = [index for used in steps.values() for index in used]
     assert max(echoes.count(index) for index in set(echoes)) <= 16
@@ -275,6 +279,8 @@ def test_resume_goes_on_where_the_checkpoint_stands(
     assert summary["images_generated"] * 32 * 32 * 3 == summary["bytes_received"]
     assert summary["images_generated"] >= 4 * len(set(echoes))
     assert summary["knn"]["before"] is not None
+    trained_on = Counter(DIGIT_WORDS[digit_of(prompts[index])] for index in set(echoes))
+    assert {word: count for word, count in summary["concepts"]["groups"].items() if count} == trained_on
 
 
 # --- signals -----------------------------------------------------------------------------------------

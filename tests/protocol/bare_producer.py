@@ -106,7 +106,9 @@ class Link:
         self.sent.append(key)
         shape = [recipe["num_images"], recipe["height"], recipe["width"], 3]
         figures = {"shape": shape, "crc32": zlib.crc32(pixels), "seconds": time.monotonic() - started}
-        self.say("RESULT", pixels, codec="raw", sizes=[], candidates=[], num_made=0, **key, **figures)
+        self.say(
+            "RESULT", pixels, codec="raw", sizes=[], candidates=[], num_made=0, num_unsatisfied=0, **key, **figures
+        )
 
 
 def name_of(ticket: dict[str, Any]) -> dict[str, int]:

@@ -164,6 +164,7 @@ SPECIAL: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Result: {
         "candidates": st.lists(st.integers(0, MAX_CANDIDATES - 1), max_size=5, unique=True).map(tuple),
         "num_made": st.integers(0, MAX_CANDIDATES),
+        "num_unsatisfied": st.integers(0, MAX_CANDIDATES),
         "shape": st.tuples(*(st.integers(1, side) for side in (1024, 8192, 8192)), st.just(3)),
         "codec": st.sampled_from(["raw", "jpeg"]),
         "sizes": st.lists(st.integers(1, 2**63 - 1), max_size=5).map(tuple),

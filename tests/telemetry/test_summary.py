@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.telemetry.summary import Knn, Summary, box, judge
+from penstock.telemetry.summary import ConceptGroups, Knn, Summary, box, judge
 
 
 def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
@@ -16,7 +16,7 @@ def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: C
     published = """schema_version run_id seconds producers world_size steps images_generated images_trained
         reuse_factor groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received
         messages_rejected tickets_expired tickets_hedged tickets_quarantined
-        image_bytes_written knn objective steps_skipped rankme"""
+        image_bytes_written knn objective steps_skipped rankme concepts"""
     assert set(values) == set(published.split())
     assert set(values["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
     assert list(tmp_path.iterdir()) == [path]
@@ -25,6 +25,19 @@ def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: C
 def test_a_summary_reads_back_as_it_was(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
     make_summary().write(tmp_path / "summary.json")
     assert Summary.read(tmp_path / "summary.json") == make_summary()
+
+
+def test_the_commonest_concepts_are_named_and_the_others_counted(
+    tmp_path: Path, make_summary: Callable[..., Summary]
+) -> None:
+    names = [f"concept {number}" for number in range(1003)]
+    concepts = ConceptGroups.of(names, [5, *range(1002), 7])
+    assert list(concepts.groups.items())[:2] == [("concept 1002", 1001), ("concept 1001", 1000)]
+    assert len(concepts.groups) == 1000
+    assert (concepts.other_concepts, concepts.other_groups, concepts.no_concept) == (3, 0 + 1 + 2, 7)
+    summary = make_summary(concepts=concepts)
+    summary.write(tmp_path / "summary.json")
+    assert Summary.read(tmp_path / "summary.json") == summary
 
 
 def test_another_schema_version_is_refused(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:

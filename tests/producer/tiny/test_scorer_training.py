@@ -40,6 +40,13 @@ def test_equal_seeds_train_equal_weights(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_training_goes_on_from_a_folder(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "on"
+    scorer_training.main(["--out", str(out), "--start", str(folder), *FEW, "--lr", "1e-9", "--weight-decay", "0"])
+    first, second = (load_file(root / "model.safetensors") for root in (folder, out))
+    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+
+
 def test_a_readme_outlives_another_training(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "README.md").write_text("measured")
@@ -61,15 +68,15 @@ def test_a_picture_matches_what_names_its_digit_and_no_colour_but_its_own() -> N
 def test_each_kind_of_pair_has_its_share_of_the_loss_however_many_it_has() -> None:
     logits, pairs = torch.randn(40, 5), torch.ones(40, 5, dtype=torch.int64)
     pairs[0, 0], pairs[1, :3] = 0, 2
-    match, digit, colour = scorer_training.WEIGHTS
+    match, digit, colour = weights = (1.0, 2.0, 0.5)
     means = (
         match * -F.logsigmoid(logits[0, 0]),
         digit * -F.logsigmoid(-logits[pairs == 1]).mean(),
         colour * -F.logsigmoid(-logits[1, :3]).mean(),
     )
     expected = sum(means) / (match + digit + colour)
-    assert float(scorer_training.pair_loss(logits, pairs)) == pytest.approx(float(expected), rel=1e-5)
-    alone = scorer_training.pair_loss(logits[2:], pairs[2:])  # nothing but other digits
+    assert float(scorer_training.pair_loss(logits, pairs, weights)) == pytest.approx(float(expected), rel=1e-5)
+    alone = scorer_training.pair_loss(logits[2:], pairs[2:], weights)  # nothing but other digits
     assert float(alone) == pytest.approx(float(-F.logsigmoid(-logits[2:]).mean()), rel=1e-5)
 
 
