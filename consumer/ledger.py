@@ -104,6 +104,7 @@ class Ledger:
             ticket.attempt,
             ticket.stand_in,
             group.num_made,
+            group.num_unsatisfied,
             pack(group.candidates) if group.candidates else None,
             None if recipe.guidance_scales == shared_scales else pack_scales(recipe.guidance_scales),
         )

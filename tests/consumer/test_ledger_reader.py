@@ -78,13 +78,15 @@ def test_what_a_filter_chose_is_remade_without_it(tmp_path: Path) -> None:
         num_candidates=6, max_candidates=500,
     )  # fmt: skip
     chosen = (0, 5, 2, 300)
-    filtered = replace(group, ticket=replace(group.ticket, recipe=asked), candidates=chosen, num_made=301)
+    filtered = replace(
+        group, ticket=replace(group.ticket, recipe=asked), candidates=chosen, num_made=301, num_unsatisfied=2
+    )
     with _written(tmp_path, filtered) as ledger:
         (found,) = ledger.groups()
     assert found.recipe == asked.choose(chosen)
     assert found.recipe.guidance_scales == (1.0, 2.0, 3.0, 1.0), "of image c mod 4"
     assert not found.recipe.is_filtered
-    assert found.num_made == 301
+    assert (found.num_made, found.num_unsatisfied) == (301, 2)
 
 
 def test_a_step_is_what_all_ranks_used_in_the_order_of_their_batches(run_dir: Path) -> None:
