@@ -167,6 +167,15 @@ def test_a_file_that_changes_under_a_run_ends_it_in_one_line(change: str, tmp_pa
         texts(captions)
 
 
+def test_a_caption_that_was_cut_short_is_never_returned(tmp_path: Path) -> None:
+    path = write(tmp_path, b"".join(b"caption %d\n" % number for number in range(1000)))
+    captions = opened(path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 3)
+    with pytest.raises(RunError, match=rf"^{path} has changed since the run opened it; "):
+        captions.caption(999)
+
+
 def test_a_file_that_is_replaced_or_deleted_does_not_change_a_run(tmp_path: Path) -> None:
     path = write(tmp_path, b"a fox\na dog\n")
     captions = opened(path)
