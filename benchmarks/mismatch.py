@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -134,13 +134,14 @@ def summarise(summaries: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, An
     knn = {name: [summary["knn"]["after"] for summary in of_arm] for name, of_arm in summaries.items()}
     means = {name: statistics.fmean(values) for name, values in knn.items()}
     cost, gain = means["clean"] - means["mislabelled"], means["filtered"] - means["mislabelled"]
-    rejected: Counter[str] = Counter()
+    rejected: dict[str, Counter[str]] = defaultdict(Counter)
     for summary in summaries["filtered"]:
-        rejected.update(summary["rejected_by_concept"])
+        for concept, counts in summary["filter"]["by_concept"].items():
+            rejected[concept].update(counts)
     return {
         **{f"knn_{name}": mean for name, mean in means.items()},
         "recovered": gain / cost if cost > 0 else None,
-        "rejected_by_concept": dict(sorted(rejected.items())),
+        "rejected_by_concept": {concept: dict(counts) for concept, counts in sorted(rejected.items())},
         "seeds": {name: {"knn": values, "interval": seed_interval(values).bounds} for name, values in knn.items()},
     }
 
@@ -186,7 +187,8 @@ def print_figures(result: Mapping[str, Any]) -> None:
         table.add_row(name, f"{result[f'knn_{name}']:.1%}", ", ".join(f"{value:.1%}" for value in row["knn"]))
     Console().print(table)
     share = "nothing was lost" if result["recovered"] is None else f"{result['recovered']:.0%} of the loss recovered"
-    print(f"{share}; rejected by concept: {json.dumps(result['rejected_by_concept'])}")
+    by_concept = (f"{name} {row['rejected'] / row['made']:.0%}" for name, row in result["rejected_by_concept"].items())
+    print(f"{share}; of the images made, rejected by concept: {', '.join(by_concept)}")
 
 
 def main() -> int:

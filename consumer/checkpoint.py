@@ -33,6 +33,7 @@ _FIXED = (
     "groups_per_step",
     "prompts.ask",
     "generator",
+    "filter",
     "real",
     "reservoir",
     "model",
@@ -72,6 +73,8 @@ class Checkpoint:
     """As `manifest_digest`, of the first producer of real images."""
     tokenizer_digest: str = ""
     """Digest of the text tower's tokenizer; empty where nothing reads captions."""
+    scorer_digest: str = ""
+    """Digest of what filters the generated images; empty where nothing does."""
     ledger: Mapping[str, int] = field(default_factory=lambda: NO_ROWS)
     """Where this rank's ledger ends; `rewind_ledgers` reads that of all ranks."""
     num_captions: int = 0
@@ -117,6 +120,7 @@ def save(accelerator: Accelerator, folder: RunFolder, config: TrainConfig, check
             "real_digest": checkpoint.real_digest,
             "real_manifest_digest": checkpoint.real_manifest_digest,
             "tokenizer_digest": checkpoint.tokenizer_digest,
+            "scorer_digest": checkpoint.scorer_digest,
             "record": checkpoint.record.to_json(),
         }
         _write_json(unfinished / CHECKPOINT_STATE, state)
@@ -144,6 +148,7 @@ def read(folder: RunFolder, config: TrainConfig, rank: int, world_size: int) -> 
             real_digest=str(state["real_digest"]),
             real_manifest_digest=str(state["real_manifest_digest"]),
             tokenizer_digest=str(state["tokenizer_digest"]),
+            scorer_digest=str(state["scorer_digest"]),
             num_captions=int(state["num_captions"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,18 +1,22 @@
 """Configuration of a training run. What is made stands here, because the trainer writes the tickets."""
 
 from dataclasses import dataclass, field, replace
-from math import inf
+from fractions import Fraction
+from math import ceil, inf
 from pathlib import Path
 from typing import Annotated, Literal
+from unicodedata import category
 
 from penstock.config.flags import short_name
 from penstock.config.rules import require
+from penstock.consumer.guidance import read_schedule
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.tracking_config import TrackingConfig
 from penstock.consumer.vit_sizes import VIT_SIZES, encoder_sizes, is_vit
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.limits import (
+    MAX_CANDIDATES,
     MAX_GROUP_BYTES,
     MAX_IMAGE_SIDE,
     MAX_IMAGES_PER_GROUP,
@@ -71,7 +75,10 @@ class PromptsConfig:
         )
         require(2 <= self.ask_prompts <= 1_000_000, "ask_prompts must be in [2, 1000000]", self.ask_prompts)
         require(self.ask_requests >= 1, "ask_requests must be >= 1", self.ask_requests)
-        require(len(self.ask) <= 2000, "ask must have at most 2000 characters", len(self.ask))
+        require(len(self.ask) <= 1000, "ask must have at most 1000 characters", len(self.ask))
+        unwritable = [char for char in self.ask if category(char) in ("Cc", "Cs") and not char.isspace()]
+        require(not unwritable, "ask must be text without control characters, in UTF-8", self.ask)
+        require(not self.ask or bool(self.ask.strip()), "ask must say what to show", self.ask)
         require(self.balance_count >= 1, "prompts.balance_count must be >= 1", self.balance_count)
         require(
             (self.balance == "counts") == bool(self.balance_counts),
@@ -94,6 +101,14 @@ class GeneratorConfig:
     guidance_scale: float = 2.0
     """Classifier-free guidance weight; 1 or less is none. Low keeps a prompt's images diverse; StableRep found 2 to 3
     best."""
+    guidance_scales: tuple[float, ...] = ()
+    """Several scales, of which each image draws one: more diverse images. At most one of guidance_scales,
+    guidance_range and guidance_schedule, which take the place of guidance_scale."""
+    guidance_range: tuple[float, float] | None = None
+    """Lowest and highest scale, between which each image draws one evenly."""
+    guidance_schedule: tuple[str, ...] = ()
+    """Scales that move with the run, as `STEP:SCALE`, linear in between: `0:1.5 1000:4`. A group has that of the step
+    at which it is first due."""
     guidance_rescale: float = 0.0
     """Share, 0 to 1, of guidance rescaled to the spread it had without. More takes back the glare of a large scale."""
     guidance_start: float = 0.0
@@ -124,7 +139,7 @@ class GeneratorConfig:
             f"images_per_group must be in [1, {MAX_IMAGES_PER_GROUP}]",
             self.images_per_group,
         )
-        check_scale("guidance_scale", self.guidance_scale, require)
+        self._check_scales()
         check_guidance(self.guidance_rescale, self.guidance_start, self.guidance_stop, require)
         require(
             1 <= self.num_inference_steps <= MAX_INFERENCE_STEPS,
@@ -145,10 +160,75 @@ class GeneratorConfig:
             self.model_digest,
         )
 
+    def _check_scales(self) -> None:
+        check_scale("guidance_scale", self.guidance_scale, require)
+        for scale in self.guidance_scales:
+            check_scale("guidance_scales", scale, require)
+        if self.guidance_range:
+            low, high = self.guidance_range
+            check_scale("guidance_range", low, require)
+            check_scale("guidance_range", high, require)
+            require(low <= high, "guidance_range must be the lowest and the highest scale", self.guidance_range)
+        read_schedule(self.guidance_schedule, require)
+        kinds = ("guidance_scales", "guidance_range", "guidance_schedule")
+        given = [name for name in kinds if getattr(self, name)]
+        require(len(given) <= 1, f"{' and '.join(given)} exclude each other; give one", len(given))
+
     @property
     def group_bytes(self) -> int:
         """Bytes of one group's pixels."""
         return self.images_per_group * self.height * self.width * 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterConfig:
+    """Which generated images are kept: those that match their prompt, as `penstock produce --scorer NAME` sees it."""
+
+    min_score: float | None = None
+    """Score, -1 to 1, below which an image is rejected and the next of its prompt is made; none by default. CLIP gives
+    cosines, 0.2 to 0.35 mostly, SigLIP probabilities. Higher costs more images, and rejects most of rare concepts."""
+    quantile: float = 0.0
+    """Share of each prompt's images, 0 to 1, that is rejected: 1 / (1 - quantile) times as many are made, and the best
+    kept. No prompt loses more than another."""
+    max_candidates: int = 0
+    """Images made at most for a group; where too few of them are accepted, the best of the others fill it up. 0 is four
+    times images_per_group, or what the quantile takes."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.min_score is None or -1 <= self.min_score <= 1,
+            "filter.min_score must be in [-1, 1]",
+            self.min_score,
+        )
+        require(0 <= self.quantile < 1, "filter.quantile must be in [0, 1)", self.quantile)
+        require(
+            0 <= self.max_candidates <= MAX_CANDIDATES,
+            f"filter.max_candidates must be in [0, {MAX_CANDIDATES}]",
+            self.max_candidates,
+        )
+        require(
+            self.is_on or not self.max_candidates,
+            "filter.max_candidates needs filter.min_score or filter.quantile",
+            self.max_candidates,
+        )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is rejected."""
+        return self.min_score is not None or self.quantile > 0
+
+    def num_candidates(self, num_images: int) -> int:
+        """Images made at first for a group of `num_images`."""
+        # Of the number as it was written: 4 / (1 - 0.2) is 5, which floats need not know.
+        return ceil(num_images / (1 - Fraction(str(self.quantile))))
+
+    def most_candidates(self, num_images: int) -> int:
+        """Images made at most for a group of `num_images`."""
+        return self.max_candidates or max(_CANDIDATES_PER_IMAGE * num_images, self.num_candidates(num_images))
+
+
+_CANDIDATES_PER_IMAGE = 4
+"""A prompt of which three of four images are rejected is not the filter's to mend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +363,8 @@ class FleetConfig:
     """How many; 0 expects you to start them with `penstock produce --connect ADDRESS`."""
     local_producer_config: str = "demo"
     """Their `--config`: a preset's name or a path."""
+    local_scorer: str = ""
+    """Their `--scorer`: a CLIP- or SigLIP-like folder, a hub id or `toyworld`; empty for what their config says."""
     local_image_producers: int = 0
     """How many send the real images of `real.source`; one is fast enough for most runs."""
 
@@ -316,6 +398,7 @@ class TrainConfig:
     """Arithmetic of the forward pass; `auto` is bf16 where the hardware multiplies it, else no."""
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
     real: RealConfig = field(default_factory=RealConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     reservoir: ReservoirConfig = field(default_factory=ReservoirConfig)
@@ -338,6 +421,11 @@ class TrainConfig:
         require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")
         self._check_reservoir()
         require(
+            not self.prompts.ask or self.real.fraction < 1,
+            "prompts.ask is for images that are generated; none are with real.fraction 1",
+            self.prompts.ask,
+        )
+        require(
             bool(self.real.source) or not self.fleet.local_image_producers,
             "fleet.local_image_producers needs real images (real.source, real.fraction)",
             self.fleet.local_image_producers,
@@ -348,6 +436,7 @@ class TrainConfig:
             "a late one is asked for twice",
             self.stream.window_bytes,
         )
+        self._check_filter()
         self._check_encoder()
         shorter_side = min(self.generator.height, self.generator.width)
         require(
@@ -361,6 +450,20 @@ class TrainConfig:
             f"objective {self.objective.name} contrasts the images of a prompt: it needs two of them, in "
             "generator.images_per_group (and reservoir.images_per_use), or objective.views_per_image",
             self.images_per_use * self.objective.num_views,
+        )
+
+    def _check_filter(self) -> None:
+        made = self.generator.images_per_group
+        require(
+            not self.filter.is_on or self.real.fraction < 1,
+            "filter must be left out where every image is real (real.fraction 1)",
+            self.filter,
+        )
+        first, most = self.filter.num_candidates(made), self.filter.most_candidates(made)
+        require(
+            not self.filter.is_on or first <= most <= MAX_CANDIDATES,
+            f"filter.max_candidates must be in [{first}, {MAX_CANDIDATES}], since {first} images are made at first",
+            most,
         )
 
     def _check_encoder(self) -> None:

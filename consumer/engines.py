@@ -30,6 +30,8 @@ class Engines:
     """Of the set of real images."""
     real_manifest_digest: str = ""
     """Of its first producer's manifest."""
+    scorer_digest: str = ""
+    """Of what filters the generated images; empty where nothing does."""
 
 
 def expected(
@@ -59,10 +61,15 @@ def agree(accelerator: Accelerator, stream: GroupStream, config: TrainConfig, re
 
     The other ranks start their streams here, and accept only engines like those.
     """
-    model, manifest = _first(accelerator, stream, Kind.GENERATED) if config.real.fraction < 1 else ("", "")
-    real_model, real_manifest = _first(accelerator, stream, Kind.REAL) if real else ("", "")
+    none = ("", "", "")
+    model, manifest, scorer = _first(accelerator, stream, Kind.GENERATED) if config.real.fraction < 1 else none
+    real_model, real_manifest, _ = _first(accelerator, stream, Kind.REAL) if real else none
     engines = Engines(
-        model_digest=model, manifest_digest=manifest, real_digest=real_model, real_manifest_digest=real_manifest
+        model_digest=model,
+        manifest_digest=manifest,
+        real_digest=real_model,
+        real_manifest_digest=real_manifest,
+        scorer_digest=scorer if config.filter.is_on else "",
     )
     if not accelerator.is_main_process:
         stream.expect(*_expectations(config, real, engines))
@@ -78,6 +85,8 @@ def _expectations(
         model_digest=known.model_digest or None,
         manifest_digest=known.manifest_digest or None,
         same_engine=config.same_engine,
+        filters=config.filter.is_on,
+        scorer=known.scorer_digest or None,
         lack=lack_of_generator(config),
     )
     looked_up = Expectation(
@@ -90,9 +99,9 @@ def _expectations(
 
 
 def _first(accelerator: Accelerator, stream: GroupStream, kind: Kind) -> list[str]:
-    """Digests of model and manifest of the first producer of a kind, as rank 0 sees it."""
+    """Digests of model, manifest and scorer of the first producer of a kind, as rank 0 sees it."""
     digests = ""
     if accelerator.is_main_process:
         manifest = stream.wait_for_engine(kind)
-        digests = f"{manifest.model_digest} {manifest.digest}"
-    return gather_strings(accelerator, digests)[0].split()
+        digests = f"{manifest.model_digest} {manifest.digest} {manifest.scorer}"
+    return gather_strings(accelerator, digests)[0].split(" ")

@@ -11,6 +11,7 @@ from penstock.consumer.batch import Reader
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.filter_counts import FilterCounts
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.source import PromptSource
@@ -101,7 +102,7 @@ def open_ledger(
     }
     if real_digest:
         life |= {"real_digest": real_digest, "real_fraction": config.real.fraction}
-    return Ledger(folder.ledger(rank), life)
+    return Ledger(folder.ledger(rank), life, config.capacity_groups)
 
 
 def open_batches(
@@ -115,6 +116,7 @@ def open_batches(
     device: torch.device,
     keeps_state: Callable[[int], bool] = lambda step: False,
     tokenize: Callable[[Sequence[str]], torch.Tensor] | None = None,
+    scorer_digest: str = "",
 ) -> Prefetcher:
     """The batches of `steps` for the rank that `state` names; the first is prepared once the result is entered.
 
@@ -127,6 +129,7 @@ def open_batches(
         state: where the rank stands.
         steps, device, keeps_state: as in `Prefetcher`.
         tokenize: captions to int64 [G, L]; None where nothing reads them.
+        scorer_digest: of what filters the images; empty where nothing does.
     """
     share = Share(
         rank=state.rank,
@@ -136,7 +139,7 @@ def open_batches(
         capacity_groups=config.capacity_groups,
         policy=config.reservoir.reuse_policy,
     )
-    writer = TicketWriter(prompts, config, model_digest)
+    writer = TicketWriter(prompts, config, model_digest, scorer_digest)
     feed = Feed(
         stream=stream,
         writer=writer,
@@ -149,4 +152,5 @@ def open_batches(
         pin_memory=device.type == "cuda",
         reader=Reader(writer.concept, tokenize),
     )
-    return Prefetcher(feed, ledger, device, steps, keeps_state)
+    counts = FilterCounts(len(prompts.concepts), writer.concept) if config.filter.is_on else None
+    return Prefetcher(feed, ledger, device, steps, keeps_state, counts)

@@ -53,6 +53,7 @@ class LocalFleet:
         self._locals: list[_Local] = []
         self._lost: set[str] = set()
         generating = ["--config", config.local_producer_config]
+        generating += ["--scorer", config.local_scorer] if config.local_scorer else []
         for number in range(config.local_producers):
             self._add(f"local-{number}", Kind.GENERATED, folder.producer_log(number), endpoint, generating)
         serving = real_arguments(real) if real else []

@@ -43,6 +43,8 @@ class Totals:
     """Part of it that a rank waited for its batch; mean over the ranks."""
     groups_by_uses: tuple[int, ...] = ()
     """How many groups have been used u times so far, at place u."""
+    filter_counts: tuple[int, ...] = ()
+    """As `FilterCounts.values`; empty where nothing filters."""
     groups_by_concept: tuple[int, ...] = ()
     """How many of the groups that have been used are of each concept, and last, of none; empty where there are none."""
 
@@ -122,7 +124,9 @@ class Meter:
         if self._num_concepts:
             by_concept = self._batches.groups_by_concept
             mine += [by_concept[concept] for concept in (*range(self._num_concepts), -1)]
-        images, images_in_loop, image_bytes, wait_s, *counts = sum_over_ranks(self._accelerator, mine)
+        filtered = self._batches.filter_counts.values if self._batches.filter_counts else []
+        summed = sum_over_ranks(self._accelerator, [*mine, *filtered])
+        images, images_in_loop, image_bytes, wait_s, *counts = summed[: len(mine)]
         rejected, expired, hedged, quarantined, *rest = (int(count) for count in counts)
         by_uses, of_concepts = rest[:num_uses], rest[num_uses:]
         now = time.perf_counter()
@@ -143,6 +147,7 @@ class Meter:
             wait_s=earlier.wait_s + wait_s / self._accelerator.num_processes,
             groups_by_uses=_add(earlier.groups_by_uses, by_uses),
             groups_by_concept=_add(earlier.groups_by_concept, of_concepts),
+            filter_counts=_add(earlier.filter_counts, [int(count) for count in summed[len(mine) :]]),
         )
 
 

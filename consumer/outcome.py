@@ -1,19 +1,20 @@
 """What a run leaves behind at its end: the encoder, the pair with its text tower, the summary, the one picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from transformers import ViTModel
 
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.export import save_encoder, save_pair
+from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.network import Network
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.telemetry.picture import History, draw
-from penstock.telemetry.summary import ConceptGroups, Knn, Summary
+from penstock.telemetry.summary import MAX_NAMED, ConceptGroups, Filtered, FilteredConcept, Knn, Summary
 
 _PICTURED_GROUPS = 6
 
@@ -34,7 +35,7 @@ def leave_behind(
     record: Record,
     batches: Prefetcher,
     world_size: int,
-    concepts: Sequence[str] = (),
+    concepts: Sequence[str],
 ) -> Summary:
     """Write summary and picture; they tell all lives of the run. For rank 0.
 
@@ -80,6 +81,7 @@ def leave_behind(
         objective=config.objective.name,
         steps_skipped=record.steps_skipped,
         rankme=record.rankme[-1][1] if record.rankme else None,
+        filter=_filtered(record, concepts),
         concepts=ConceptGroups.of(concepts, totals.groups_by_concept) if concepts else None,
     )
     summary.write(folder.summary)
@@ -87,3 +89,29 @@ def leave_behind(
     if groups:
         draw(folder.picture, groups, History(loss=record.loss, knn=record.knn), summary)
     return summary
+
+
+def _filtered(record: Record, concepts: Sequence[str]) -> Filtered | None:
+    """What the filter did, the concepts of which it rejected the largest share first; None where nothing filtered."""
+    totals = FilterTotals.of(record.totals.filter_counts)
+    if totals is None:
+        return None
+    names = [*concepts, "(none)"]
+    counted = [(rejected / made, name, made, rejected) for name, made, rejected in _made(names, totals)]
+    return Filtered(
+        made=sum(totals.made),
+        rejected=sum(totals.rejected),
+        unsatisfied=totals.unsatisfied,
+        by_concept={
+            name: FilteredConcept(made=made, rejected=rejected)
+            for _, name, made, rejected in sorted(counted, key=lambda entry: -entry[0])[:MAX_NAMED]
+        },
+        hardest_prompts=dict(record.hardest_prompts),
+    )
+
+
+def _made(names: Sequence[str], totals: FilterTotals) -> Iterator[tuple[str, int, int]]:
+    """Name, images made and images rejected of the concepts of which any was made."""
+    for name, made, rejected in zip(names, totals.made, totals.rejected, strict=True):
+        if made:
+            yield name, made, rejected

@@ -160,6 +160,8 @@ def main(argv: Sequence[str]) -> int:
         endpoints[rank] = socket.endpoint
         if config.real.fraction:
             raise ConfigError("a rehearsal's groups are all paced; leave real.fraction out")
+        if config.filter.is_on:
+            raise ConfigError("a rehearsal's images show nothing that could be scored; leave filter out")
         stream = open_stream(config, folder, socket, rank, endpoints, Expectation())
         stack.callback(stream.close, "the rehearsal is over")
         stream.start()

@@ -17,6 +17,7 @@ import torch
 from penstock.consumer.batch import Batch
 from penstock.consumer.feed import Feed, Prepared
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.filter_counts import FilterCounts
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
@@ -34,6 +35,7 @@ class Prefetcher:
         device: where the batches go. To a GPU they are copied on a stream of their own.
         steps: whose batches are prepared; none beyond them.
         keeps_state: whether a checkpoint may follow a step.
+        filter_counts: told of every group; None where nothing filters.
     """
 
     def __init__(
@@ -43,12 +45,15 @@ class Prefetcher:
         device: torch.device,
         steps: range,
         keeps_state: Callable[[int], bool] = lambda step: False,
+        filter_counts: FilterCounts | None = None,
     ) -> None:
         self._feed = feed
         self._ledger = ledger
         self._device = device
         self._steps = steps
         self._keeps_state = keeps_state
+        self.filter_counts = filter_counts
+        """What the filter has done to the groups that were taken."""
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._changed = threading.Condition()
         """Guards what follows; notified when it changes."""
@@ -113,6 +118,8 @@ class Prefetcher:
         """The step has its batch: let the ledger and the counts say so."""
         for group, name in zip(prepared.entered, prepared.entered_concepts, strict=True):
             self._ledger.group(group, name)
+            if self.filter_counts:
+                self.filter_counts.add(group)
         for record in prepared.quarantined:
             self._ledger.quarantined(record)
         self._ledger.step(prepared.step, prepared.batch.indices)

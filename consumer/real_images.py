@@ -73,6 +73,8 @@ def _concepts(images: ImageSet, rows: Sequence[int]) -> list[str]:
 
 def lack_of_generator(config: TrainConfig) -> str:
     """What to say where no producer generates; empty where the run needs nothing else, and that says itself."""
+    if config.filter.is_on:
+        return f"{_LACKS_GENERATOR} --scorer NAME"
     return _LACKS_GENERATOR if config.real.fraction else ""
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation.online import Look
+from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.meter import Totals
 from penstock.consumer.ranks import sum_over_ranks
 from penstock.consumer.record import Record
@@ -82,6 +83,7 @@ class Reporter:
         if math.isfinite(losses["loss"]):
             self._record.loss.append((done, losses["loss"]))
         self._record.totals = totals
+        filtered = FilterTotals.of(totals.filter_counts)
         self._tracking.scalars(
             {
                 **{f"train/{name}": loss for name, loss in losses.items()},
@@ -94,6 +96,7 @@ class Reporter:
                 "stream/reuse": totals.reuse,
                 "stream/data_wait": totals.data_wait,
                 "stream/producers": totals.producers,
+                **({"stream/rejected": filtered.rejected_fraction} if filtered else {}),
             },
             done,
         )
@@ -101,6 +104,7 @@ class Reporter:
             self._progress.update(self._snapshot(done, losses["loss"], totals))
 
     def _snapshot(self, done: int, loss: float, totals: Totals) -> Snapshot:
+        filtered = FilterTotals.of(totals.filter_counts)
         return Snapshot(
             step=done,
             max_steps=self._config.max_steps,
@@ -113,6 +117,7 @@ class Reporter:
             knn=self._record.knn[-1][1] if self._record.knn else None,
             producers=totals.producers,
             data_wait=totals.data_wait,
+            rejected=filtered.rejected_fraction if filtered else None,
         )
 
     def _look_at_skipped(self, done: int, loss: float) -> None:

@@ -50,6 +50,23 @@ class Share:
         """Groups that this rank keeps."""
         return len(range(self.rank, self.capacity_groups, self.world_size))
 
+    def first_due(self, index: int) -> int:
+        """The step at which the group at global `index` is first due; see `first_due`."""
+        return first_due(index, self.capacity_groups, self.groups_per_step, self.policy)
+
+
+def first_due(index: int, capacity_groups: int, groups_per_step: int, policy: ReusePolicy) -> int:
+    """The first step that can lack a group: the reservoir is filled, then refilled as groups are used up.
+
+    The same for any number of ranks, in any life of a run. In ticket order too the group enters about then.
+
+    Args:
+        index: the group's global index.
+        capacity_groups, groups_per_step: over all ranks.
+        policy: how often groups are used.
+    """
+    return max(0, (index - capacity_groups) * policy.min_reuse // groups_per_step)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -80,7 +97,7 @@ class ArrivalOrder:
         entered = frozenset(state.entered)
         for index in owned_indices(state.rank, state.world_size, state.cursor):
             if index not in entered:
-                yield Entry(index, max(step, self._first_step_without(index)))
+                yield Entry(index, max(step, self._share.first_due(index)))
 
     def draw(self, step: int, kept: Mapping[int, Usage]) -> list[int] | None:
         """A batch of what is there: of what is due, and only where that is too little of what is spare."""
@@ -93,11 +110,6 @@ class ArrivalOrder:
         taken, pool = ([], due) if len(due) >= needed else (due, spare)
         rng = np.random.default_rng([self._share.seed, self._share.rank, step])
         return taken + [pool[position] for position in rng.choice(len(pool), needed - len(taken), replace=False)]
-
-    def _first_step_without(self, index: int) -> int:
-        """The first step that can lack the group: the reservoir is filled, then refilled as groups are used up."""
-        share = self._share
-        return max(0, (index - share.capacity_groups) * share.policy.min_reuse // share.groups_per_step)
 
 
 class TicketOrder:

@@ -134,6 +134,7 @@ class Trainer:
         self._folder = run_folder.read(config.run_dir)
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
+        self._earlier_hardest = tuple(self._record.hardest_prompts)
         self._stream = self._open_stream()
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
@@ -186,19 +187,20 @@ class Trainer:
         progress = Progress() if self._accelerator.is_main_process else None
         return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
 
-    def _open_batches(self, ledger: Ledger, model_digest: str, first_step: int) -> Prefetcher:
+    def _open_batches(self, ledger: Ledger, agreed: Engines, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
         batches = open_batches(
             self._config,
             self._prompts,
             self._stream,
             ledger,
-            model_digest,
+            agreed.model_digest,
             self._resume.feed if self._resume else FeedState.beginning(self._rank, self._world_size),
             range(first_step, self._config.max_steps),
             self._accelerator.device,
             keeps_state=self._saves_after,
             tokenize=self._tokenizer,
+            scorer_digest=agreed.scorer_digest,
         )
         return self._stack.enter_context(batches)
 
@@ -222,7 +224,7 @@ class Trainer:
             self._config, self._folder, self._rank, self._world_size, agreed.model_digest, agreed.real_digest
         )
         self._stack.enter_context(ledger)
-        batches = self._open_batches(ledger, agreed.model_digest, first_step)
+        batches = self._open_batches(ledger, agreed, first_step)
         meter = Meter(
             self._accelerator,
             self._stream,
@@ -231,6 +233,7 @@ class Trainer:
             max_reuse=self._config.reservoir.reuse_policy.max_reuse,
             started=self._started,
             earlier=self._record.totals,
+            num_concepts=len(self._prompts.concepts),
         )
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:
@@ -253,6 +256,7 @@ class Trainer:
                 reporter.report(done, log, meter.totals())
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
+                self._gather_hardest(batches)
                 ledger.sync()
                 self._save(done, agreed, batches.state, ledger.marks)
         watch.close()
@@ -272,8 +276,15 @@ class Trainer:
                 self._record,
                 batches,
                 self._world_size,
+                self._prompts.concepts,
             )
             print(box(summary))
+
+    def _gather_hardest(self, batches: Prefetcher) -> None:
+        """Let the record say of which prompts the filter has rejected most. All ranks call it together."""
+        if batches.filter_counts:
+            earlier = self._earlier_hardest
+            self._record.hardest_prompts = batches.filter_counts.gather_hardest(self._accelerator, earlier)
 
     def _save(self, done: int, agreed: Engines, feed: FeedState, marks: Marks) -> None:
         """Write a checkpoint after `done` steps. All ranks call it together."""

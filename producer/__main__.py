@@ -41,12 +41,13 @@ def main(argv: Sequence[str]) -> int:
         return DeviceFleet(config, argv, find_devices(config.devices)).run()
     from penstock.producer.service import ProducerService
 
-    engine = open_engine(config)
+    engine = open_filtering(config) if config.scorer else open_engine(config)
     manifest = engine.manifest
     if config.images:
         # A batch of look-ups costs nothing where it is not full.
         config = replace(config, batch_wait_s=0.0)
-    what = f"{manifest.model} on {manifest.device} in {manifest.dtype}, digest {manifest.model_digest}"
+    scores = f", scores with {config.scorer}" if config.scorer else ""
+    what = f"{manifest.model} on {manifest.device} in {manifest.dtype}, digest {manifest.model_digest}{scores}"
     _log.info("%s%s", WARMS_UP, what)
     service = ProducerService(config, engine)
     with ending_gently(service.drain, echo_s=_ECHO_S) as asked:
@@ -82,6 +83,15 @@ def open_engine(config: ProduceConfig) -> Engine:
         torch.set_num_threads(config.threads)
     kind = model_folder.pipeline_class(model_folder.find(config.model))
     return StableDiffusionEngine(config) if kind in model_folder.STABLE_DIFFUSION else PipelineEngine(config)
+
+
+def open_filtering(config: ProduceConfig) -> Engine:
+    """The engine for what `config` names, behind a filter by its scorer. Raises ModelError where one cannot be used."""
+    engine = open_engine(config)
+    from penstock.producer.filtering import FilteringEngine
+    from penstock.producer.scorer import open_scorer
+
+    return FilteringEngine(engine, open_scorer(config.scorer, config.device, config.dtype), config.batch_images)
 
 
 if __name__ == "__main__":

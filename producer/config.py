@@ -61,6 +61,9 @@ class ProduceConfig:
     diversity_encoder: str = ""
     """Folder of a vision model (DINOv2, CLIP, ...) by whose features the diversity within groups is measured; empty for
     mean colours on a grid, which tell only whether images are nearly the same."""
+    scorer: str = ""
+    """What scores images for runs that filter them: a CLIP- or SigLIP-like folder, a hub id or `toyworld`. Empty serves
+    only runs that do not filter."""
     threads: int = 0
     """CPU threads; 0 is torch's choice, with `devices` an equal share. Processes that share cores want 1 each."""
     batch_wait_s: float = 2.0
@@ -88,6 +91,7 @@ class ProduceConfig:
         )
         require(not self.images or self.backend == "eager", "backend must be left out beside images", self.backend)
         require(not self.images or not self.devices, "devices must be left out beside images", self.devices)
+        require(not self.scorer or not self.images, "scorer must be left out beside images", self.scorer)
         require(bool(self.images) or not self.images_split, "images_split needs images", self.images_split)
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)

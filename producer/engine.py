@@ -1,6 +1,7 @@
 """What the producing service asks of an engine. The engines themselves have files of their own, and torch with them."""
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -8,10 +9,22 @@ from numpy.typing import NDArray
 
 from penstock.producer.work import Work
 from penstock.protocol.errors import ModelError
+from penstock.protocol.messages import Choice
 from penstock.protocol.tickets import Manifest, Ticket
 
 Images = NDArray[np.uint8]
-Made = Images | ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A group whose images a filter chose."""
+
+    images: Images
+    """uint8 [m, H, W, 3]."""
+    choice: Choice
+
+
+Made = Images | Chosen | ModelError
 """A group, uint8 [m, H, W, 3], or why this model cannot make it."""
 Pending = Callable[[], list[Made]]
 """Waits until the device is done and gives what has become of each ticket, in their order. Called once."""
@@ -44,10 +57,10 @@ class Engine(Protocol):
 
 
 def make(engine: Engine, tickets: Sequence[Ticket]) -> list[Images]:
-    """The groups of all tickets, waited for. Raises ModelError where one of them cannot be made."""
+    """The images of all tickets, waited for. Raises ModelError where one of them cannot be made."""
     groups: list[Images] = []
     for made in engine.generate(tickets)():
         if isinstance(made, ModelError):
             raise made
-        groups.append(made)
+        groups.append(made.images if isinstance(made, Chosen) else made)
     return groups

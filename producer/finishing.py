@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from penstock.producer.engine import Images, Pending
+from penstock.producer.engine import Chosen, Images, Pending
 from penstock.producer.work import Work
 from penstock.protocol.checksum import crc32
 from penstock.protocol.errors import ModelError
 from penstock.protocol.image_codec import CodedImages, encode_images
 from penstock.protocol.links import HeldTicket
+from penstock.protocol.messages import NO_CHOICE, Choice
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Finisher:
     Args:
         work: gets the seconds in which the engine was busy.
         jpeg_quality: 1 to 100, or None where images travel raw.
-        deliver: takes a group that is ready: its ticket, the images, their checksum, and the seconds that it took.
+        deliver: takes a group that is ready: its ticket, the images, their checksum, the seconds that it took, and what
+            a filter chose.
         refuse: takes tickets that cannot be made, and why.
         broke: takes the error that ends the thread.
     """
@@ -48,7 +50,7 @@ class Finisher:
         self,
         work: Work,
         jpeg_quality: int | None,
-        deliver: Callable[[HeldTicket, CodedImages, int, float], None],
+        deliver: Callable[[HeldTicket, CodedImages, int, float, Choice], None],
         refuse: Callable[[Sequence[HeldTicket], str], None],
         broke: Callable[[BaseException], None],
     ) -> None:
@@ -114,6 +116,7 @@ class Finisher:
             self._reported_at = now
             _log.info("made so far: %s", self._work.describe())
 
-    def _encode(self, held: HeldTicket, images: Images, seconds: float) -> None:
+    def _encode(self, held: HeldTicket, made: Images | Chosen, seconds: float) -> None:
+        images, choice = (made.images, made.choice) if isinstance(made, Chosen) else (made, NO_CHOICE)
         coded = encode_images(images, self._jpeg_quality)
-        self._deliver(held, coded, crc32(coded.payload), seconds)
+        self._deliver(held, coded, crc32(coded.payload), seconds, choice)

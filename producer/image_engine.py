@@ -86,7 +86,7 @@ class ImageEngine:
 
         def wait() -> list[Made]:
             made = [future.result() for future in begun]
-            self.work.images += sum(len(group) for group in made if not isinstance(group, ModelError))
+            self.work.images += sum(len(group) for group in made if isinstance(group, np.ndarray))
             return made
 
         return wait

@@ -23,7 +23,7 @@ from penstock.protocol.errors import EndpointError, MessageError, ModelError, Re
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Ack, Header, Heartbeat, Hello, Message, Result
+from penstock.protocol.messages import Ack, Choice, Header, Heartbeat, Hello, Message, Result
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
@@ -221,9 +221,10 @@ class ProducerService:
                 self._act(self._machine.fail(held, reason))
         self._sockets.waker.wake()
 
-    def _deliver(self, held: HeldTicket, coded: CodedImages, checksum: int, seconds: float) -> None:
+    def _deliver(self, held: HeldTicket, coded: CodedImages, checksum: int, seconds: float, choice: Choice) -> None:
         with self._changed:
-            self._act(self._machine.finish(held, coded, checksum, seconds, time.monotonic()))
+            now = time.monotonic()
+            self._act(self._machine.finish(held, coded, checksum, seconds, now, choice=choice))
         self._sockets.waker.wake()
 
     def _break(self, error: BaseException) -> None:

@@ -15,6 +15,10 @@ class Work:
     diversity: float | None = None
     """Mean distance between the images of a prompt as a share of that between prompts, of late; None where too few
     groups were made."""
+    scored: int = 0
+    """Images that a filter has judged."""
+    rejected: int = 0
+    """Images of them that were not kept."""
     seconds: float = 0.0
     """Time in which the engine was busy."""
 
@@ -30,6 +34,8 @@ class Work:
                 text += f" ({rate / self.matrix_flops_per_s:.0%} of what matrix products reach here)"
         if self.diversity is not None:
             text += f"; diversity within prompts {self.diversity:.2f}"
+        if self.scored:
+            text += f"; {self.rejected} of {self.scored} rejected by the filter"
         return text
 
 

@@ -36,6 +36,8 @@ class Snapshot:
     """Producers connected now."""
     data_wait: float
     """Share of the time spent waiting for images, 0 to 1."""
+    rejected: float | None = None
+    """Share of the images made that the filter has rejected, 0 to 1; None where nothing filters."""
 
 
 class Progress:
@@ -101,6 +103,8 @@ def render(snapshot: Snapshot, width: int | None) -> str:
         (3, f"wait {snapshot.data_wait:.1%}"),
         (2, f"{snapshot.producers} producer" + ("" if snapshot.producers == 1 else "s")),
     ]
+    if snapshot.rejected is not None:
+        parts.insert(3, (3, f"rejected {snapshot.rejected:.1%}"))
     while width is not None and len(parts) > 1 and cell_len(_join(parts)) > width:
         parts.remove(min(parts))
     return _join(parts)

@@ -50,6 +50,36 @@ class Knn:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FilteredConcept:
+    """What the mismatch filter did to the images of one concept."""
+
+    made: int
+    rejected: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Filtered:
+    """What the mismatch filter did to a run's images."""
+
+    made: int
+    """Images that were made and scored."""
+    rejected: int
+    """Images of them that were not kept."""
+    unsatisfied: int
+    """Images that were rejected and kept nevertheless, because all candidates of their group were made."""
+    by_concept: dict[str, FilteredConcept]
+    """The largest share of rejected images first, at most MAX_NAMED; `(none)` is of prompts without a concept."""
+    hardest_prompts: dict[str, int]
+    """Rejected images of the prompts that had most of them."""
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "Filtered":
+        """From plain values. Raises KeyError or TypeError where keys are missing or unknown."""
+        by_concept = {name: FilteredConcept(**counts) for name, counts in values["by_concept"].items()}
+        return cls(**{**values, "by_concept": by_concept})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ConceptGroups:
     """How many groups of each concept were trained on; one that was used again counts once."""
 
@@ -119,6 +149,8 @@ class Summary:
     rankme: float | None = None
     """RankMe of the features of validation scans at the last look during training, from 1 (collapse) to the encoder's
     width; None where there was no look."""
+    filter: Filtered | None = None
+    """What the mismatch filter did; None where there was none."""
     concepts: ConceptGroups | None = None
     """The histogram of the concepts that were trained on; None where prompts have no concepts."""
 
@@ -147,7 +179,9 @@ class Summary:
             raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {values.get('schema_version')!r}")
         by_uses = tuple(values["groups_by_uses"])
         concepts = ConceptGroups(**values["concepts"]) if values["concepts"] is not None else None
-        return cls(**{**values, "groups_by_uses": by_uses, "knn": Knn(**values["knn"]), "concepts": concepts})
+        filtered = Filtered.read(values["filter"]) if values["filter"] is not None else None
+        read = {"groups_by_uses": by_uses, "knn": Knn(**values["knn"]), "concepts": concepts, "filter": filtered}
+        return cls(**{**values, **read})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,6 +228,8 @@ def box(summary: Summary, width: int = 96) -> str:
     table.add_row("Run", f"{summary.run_id}: {summary.steps} steps in {summary.seconds:.0f} s, {ranks}")
     producers = _count(summary.producers, "producer")
     table.add_row("Made", f"{made:,} images by {producers}, {_rate(summary.producer_images_per_s)}")
+    if summary.filter:
+        table.add_row("Filtered", _filtered(summary.filter))
     table.add_row("Moved", f"{summary.bytes_received / 1e6:,.1f} MB to the trainer; image files on disk: {on_disk}")
     table.add_row(
         "Trained",
@@ -234,6 +270,22 @@ def _reuse(summary: Summary) -> str:
         if 2 * seen >= total:
             break
     return f"{text} (groups {used[0]} to {used[-1]} times, half of them at most {median})"
+
+
+def _filtered(filtered: Filtered) -> str:
+    """How many images were rejected, and of which concepts most and least."""
+    text = f"{_share(filtered.rejected, filtered.made)} of {filtered.made:,} images rejected"
+    hardest = list(filtered.by_concept.items())[:3]
+    if len(filtered.by_concept) > 1:
+        named = (f"{name!r:.40} {_share(counts.rejected, counts.made)}" for name, counts in hardest)
+        text += f", most of {', '.join(named)}"
+    if filtered.unsatisfied:
+        text += f"; {filtered.unsatisfied:,} of them kept for lack of better ones"
+    return text
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
 
 
 def _learned(knn: Knn) -> str:

@@ -18,6 +18,8 @@ from penstock.config.load import load_config
 from penstock.producer.__main__ import PRESETS, open_engine
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Engine, Made, Pending
+from penstock.producer.filtering import FilteringEngine
+from penstock.producer.scorer import open_scorer
 from penstock.producer.service import ProducerService
 from penstock.producer.work import Work
 from penstock.protocol.errors import ModelError
@@ -114,7 +116,12 @@ def serve(plan: dict[str, Any]) -> None:
     flags = ["--config", "demo", "--connect", plan["endpoint"], "--batch-wait-s", "0.5", "--credit-groups", "32"]
     config = load_config(ProduceConfig, flags, preset_dir=PRESETS, prog="mislabelling", description="")
     engine = open_engine(config)
-    ProducerService(config, MislabellingEngine(engine, plan["share"]) if plan["share"] else engine).run()
+    if plan["share"]:
+        engine = MislabellingEngine(engine, plan["share"])
+    if plan["filters"]:
+        # Behind the wrong labels, where a producer has it: around whatever engine it has.
+        engine = FilteringEngine(engine, open_scorer("toyworld", config.device, config.dtype), config.batch_images)
+    ProducerService(config, engine).run()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """The sampler: makes a ticket of any global index. Rank r of w owns the indices ≡ r (mod w)."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from penstock.config.rules import require
 from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.guidance import Guidance, read_schedule
 from penstock.consumer.prompts.source import Prompt, PromptSource
+from penstock.consumer.schedule import first_due
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id
 
 STAND_IN_STRIDE = 1 << 40
@@ -28,25 +31,35 @@ class TicketWriter:
         source: the run's captions.
         config: the run's.
         model_digest: of the generator; empty where every group is real.
+        scorer_digest: of what filters the images; empty where nothing does.
     """
 
-    def __init__(self, source: PromptSource, config: TrainConfig, model_digest: str) -> None:
+    def __init__(self, source: PromptSource, config: TrainConfig, model_digest: str, scorer_digest: str = "") -> None:
         self._source = source
         self._generator: GeneratorConfig = config.generator
         self._seed = config.seed
         self._model_digest = model_digest
+        self._filter = _filter_fields(config, scorer_digest)
+        self._guidance = open_guidance(config)
 
     def write(self, index: int, rank: int, need_by_step: int, stand_in: int = 0) -> Ticket:
         """The ticket for the group at global `index`, asked for by `rank`; its `stand_in`-th stand-in where not 0."""
         prompt = self._prompt(index, stand_in).text
-        model_digest = self._model_digest
+        place = _source_index(index, stand_in)
+        generated: dict[str, Any] = {
+            "model_digest": self._model_digest,
+            "guidance_scales": self._guidance.scales(index, place),
+            **self._filter,
+        }
         if isinstance(self._source, HasRealGroups) and self._source.is_real(index):
-            model_digest = self._source.real_digest
+            generated = {
+                "model_digest": self._source.real_digest,
+                "guidance_scales": (self._generator.guidance_scale,),
+            }
         recipe = Recipe(
             prompt=prompt,
-            seed=group_seed(self._seed, prompt_id(prompt), _source_index(index, stand_in)),
+            seed=group_seed(self._seed, prompt_id(prompt), place),
             num_images=self._generator.images_per_group,
-            guidance_scales=(self._generator.guidance_scale,),
             guidance_rescale=self._generator.guidance_rescale,
             guidance_start=self._generator.guidance_start,
             guidance_stop=self._generator.guidance_stop,
@@ -56,7 +69,7 @@ class TicketWriter:
             native_width=self._generator.native_width,
             height=self._generator.height,
             width=self._generator.width,
-            model_digest=model_digest,
+            **generated,
         )
         return Ticket(index=index, rank=rank, need_by_step=need_by_step, stand_in=stand_in, recipe=recipe)
 
@@ -80,3 +93,32 @@ class TicketWriter:
 def _source_index(index: int, stand_in: int) -> int:
     """Whose prompt and seed a group has: a stand-in's are of an index that no run reaches, so that it repeats none."""
     return index + stand_in * STAND_IN_STRIDE
+
+
+def open_guidance(config: TrainConfig) -> Guidance:
+    """The guidance scales that a run's settings ask for."""
+    generator, policy = config.generator, config.reservoir.reuse_policy
+    return Guidance(
+        generator.guidance_scale,
+        generator.guidance_scales,
+        generator.guidance_range,
+        read_schedule(generator.guidance_schedule, require),
+        seed=config.seed,
+        num_images=generator.images_per_group,
+        first_due=lambda index: first_due(index, config.capacity_groups, config.groups_per_step, policy),
+    )
+
+
+def _filter_fields(config: TrainConfig, scorer_digest: str) -> dict[str, Any]:
+    """What a recipe says of the filter. Raises ValueError where nothing could score for one that is asked for."""
+    if not config.filter.is_on:
+        return {}
+    if not scorer_digest:
+        raise ValueError("filter must have a scorer, got none")
+    num_candidates = config.filter.num_candidates(config.generator.images_per_group)
+    return {
+        "scorer_digest": scorer_digest,
+        "min_score": -1.0 if config.filter.min_score is None else config.filter.min_score,
+        "num_candidates": num_candidates,
+        "max_candidates": config.filter.most_candidates(config.generator.images_per_group),
+    }

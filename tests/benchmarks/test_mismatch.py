@@ -111,7 +111,8 @@ def test_the_manifest_says_that_it_mislabels(mislabelling: Any) -> None:
 
 def test_recovered_is_the_share_of_the_loss_that_came_back(mismatch: Any) -> None:
     def summary(knn: float, **rejected: int) -> dict[str, Any]:
-        return {"knn": {"after": knn}, "rejected_by_concept": rejected}
+        by_concept = {name: {"made": 10, "rejected": count} for name, count in rejected.items()}
+        return {"knn": {"after": knn}, "filter": {"by_concept": by_concept}}
 
     summaries = {
         "clean": [summary(0.8), summary(0.7)],
@@ -122,6 +123,6 @@ def test_recovered_is_the_share_of_the_loss_that_came_back(mismatch: Any) -> Non
     figures = {name: result[name] for name in ("knn_clean", "knn_mislabelled", "knn_filtered", "recovered")}
     expected = {"knn_clean": 0.75, "knn_mislabelled": 0.55, "knn_filtered": 0.7, "recovered": 0.75}
     assert figures == pytest.approx(expected)
-    assert result["rejected_by_concept"] == {"three": 6, "two": 1}
+    assert result["rejected_by_concept"] == {"three": {"made": 20, "rejected": 6}, "two": {"made": 10, "rejected": 1}}
     summaries["mislabelled"] = summaries["clean"]
     assert mismatch.summarise(summaries)["recovered"] is None

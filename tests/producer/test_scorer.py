@@ -143,6 +143,20 @@ def test_what_else_is_scored_changes_no_score(kind: str, folder_of: Callable[[st
     assert (scorer.score(images[order], [prompts[row] for row in order]) == together[order]).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
+def test_a_gpu_scores_as_a_cpu_does(kind: str, folder_of: Callable[[str], Path]) -> None:
+    images = _images(40)
+    prompts = [PROMPTS[row % len(PROMPTS)] for row in range(40)]
+    expected = _load(folder_of(kind)).score(images, prompts)
+    for dtype, tolerance in (("float32", 1e-3), ("float16", 1e-2)):
+        scorer = open_scorer(str(folder_of(kind)), "cuda", dtype)
+        scorer.load()
+        together = scorer.score(images, prompts)
+        assert together == pytest.approx(expected, abs=tolerance)
+        assert (scorer.score(images[17:18], prompts[17:18]) == together[17]).all()
+
+
 def test_texts_are_kept_and_the_longest_unused_goes_first(
     folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
