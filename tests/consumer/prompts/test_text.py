@@ -58,6 +58,12 @@ def test_what_is_not_there_is_refused_in_one_line(name: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("source", ["a fox in the snow " * 300, "~nobody-of-this-name/captions.txt", "a\0b"])
+def test_what_can_be_no_path_is_refused_in_one_line(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"^prompts\.source: [^\n]{,200}$"):
+        opened(source)
+
+
 def test_a_file_in_utf_16_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"captions\.txt is UTF-16; save it as UTF-8$"):
         opened(write(tmp_path, "a fox\na dog\n".encode("utf-16")))
