@@ -32,7 +32,7 @@ _FEW = 64
 _MAX_WINDOW = 1 << 16
 """Indices that are shuffled together, at most."""
 _CACHED_BLOCKS = 64
-"""A batch asks again for the concepts of its groups, which may have been in the reservoir for long: 262,144 at least."""
+"""A batch asks again for the concepts of its groups, which may have been in the reservoir for long. 262,144 rows."""
 _OFFSET, _WINDOWS, _CAPTIONS = range(3)
 """What keys are for."""
 
