@@ -138,6 +138,7 @@ class LedgerReader:
         producer: str | None = None,
         concept: str | None = None,
         index: int | None = None,
+        among: Set[int] | None = None,
     ) -> Iterator[LedgerGroup]:
         """Groups in order of their global index, each once: as it first came, where a resume has asked for it again.
 
@@ -148,6 +149,7 @@ class LedgerReader:
             producer: only those that the producer of this name made.
             concept: only those of this concept.
             index: only that at this global index.
+            among: only those at these global indices.
 
         Raises RunError where the ledger does not have the step.
         """
@@ -162,7 +164,7 @@ class LedgerReader:
             wanted.append(self._prompt_condition(prompt))
         if step is not None:
             self._require_step(step)
-        found = [file.groups(wanted, None if step is None else set(file.used(step))) for file in self._files]
+        found = [file.groups(wanted, None if step is None else set(file.used(step)), among) for file in self._files]
         in_order = merge(*found, key=lambda group: (group.index, group.first_step))
         for _, same in groupby(in_order, key=lambda group: group.index):
             yield next(same)
@@ -268,16 +270,22 @@ class LedgerFile:
         with one_line(self._path, "read"):
             return self._db.execute(query, values).fetchall()
 
-    def groups(self, wanted: Sequence[tuple[str, Any]], among: Set[int] | None = None) -> Iterator[LedgerGroup]:
+    def groups(
+        self, wanted: Sequence[tuple[str, Any]], rows: Set[int] | None, indices: Set[int] | None
+    ) -> Iterator[LedgerGroup]:
         """Groups in order of their index.
 
         Args:
             wanted: conditions in SQL, each with its value.
-            among: rows that may be given; None for all.
+            rows, indices: of groups that may be given; None for all.
         """
         where = " AND ".join(["1", *(condition for condition, _ in wanted)])
-        query = f"SELECT id FROM groups WHERE {where} ORDER BY idx, id"
-        found = [row for (row,) in self.rows(query, [value for _, value in wanted]) if among is None or row in among]
+        query = f"SELECT id, idx FROM groups WHERE {where} ORDER BY idx, id"
+        found = [
+            row
+            for row, index in self.rows(query, [value for _, value in wanted])
+            if (rows is None or row in rows) and (indices is None or index in indices)
+        ]
         for start in range(0, len(found), _GROUPS_AT_ONCE):
             yield from self.groups_at(found[start : start + _GROUPS_AT_ONCE])
 

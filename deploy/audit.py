@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,10 @@ import numpy as np
 from penstock.config.process import configure_logging
 from penstock.deploy.audit_attributes import TEMPLATES, Attribute, of_concepts, of_toyworld, read_attributes
 from penstock.deploy.audit_counts import PromptCounts, Survey, count_prompts, survey
-from penstock.deploy.audit_images import Seen, look
+from penstock.deploy.audit_images import Seen, accuracies, look
 from penstock.deploy.audit_page import draw_page
-from penstock.deploy.audit_report import AuditReport, draw_table
-from penstock.deploy.audit_shares import compare
+from penstock.deploy.audit_report import TRUSTED, AuditReport, draw_table
+from penstock.deploy.audit_shares import AttributeShares, compare
 from penstock.deploy.audit_worst import WorstGroups, evaluate_groups
 from penstock.deploy.recorded import OneLineParser, add_engine, add_run, counted, open_ledger, open_remaker
 from penstock.protocol.errors import ConfigError, PenstockError
@@ -42,6 +43,8 @@ example:
       prompts only; nothing is made again
 """
 TOYWORLD, NONE = "toyworld", "none"
+_CHECK_EVERY = 3
+"""One of so many of the toy world's validation images checks the scorer."""
 _PROGRESS_S = 5.0
 
 
@@ -161,6 +164,29 @@ def _look(
     return seen
 
 
+def _misread(shares: AttributeShares) -> AttributeShares:
+    """The same without verdicts: what the scorer sees says more of itself than of the run."""
+    return replace(shares, values=tuple(replace(value, verdict="misread") for value in shares.values))
+
+
+def _is_toy(options: "argparse.Namespace", known: Survey) -> bool:
+    """Whether the attributes are the toy world's own."""
+    return known.is_toyworld and options.attributes is None
+
+
+def _scorer_accuracy(attributes: Sequence[Attribute], scorer: "ImageTextScorer") -> dict[str, float]:
+    """How well the scorer reads the toy world's own renders, of which everything is known."""
+    from penstock.toyworld.evaluation import bank_styles, evaluation_sets
+
+    bank, styles = evaluation_sets().bank, bank_styles()
+    truth = {"digit": bank.labels, "ink": styles.ink, "paper": styles.paper}
+    checked = [attribute for attribute in attributes if attribute.name in truth]
+    rows = slice(None, None, _CHECK_EVERY)
+    known = [truth[attribute.name][rows] for attribute in checked]
+    read = accuracies(bank.images[rows], known, checked, scorer)
+    return {attribute.name: share for attribute, share in zip(checked, read, strict=True)}
+
+
 def _worst(options: "argparse.Namespace", known: Survey, skipped: dict[str, str]) -> list[WorstGroups]:
     """The encoder's evaluation; empty, with the reason, where there is no encoder or no data."""
     data = options.data or (TOYWORLD if known.is_toyworld else NONE)
@@ -204,6 +230,8 @@ def _report(
                 seed=options.seed,
             )
         )
+    read = _scorer_accuracy(attributes, scorer) if scorer and _is_toy(options, known) else {}
+    shares = [each if read.get(each.name, 1.0) >= TRUSTED else _misread(each) for each in shares]
     return AuditReport(
         run=options.run.resolve().name,
         num_groups=known.num_generated,
@@ -216,6 +244,7 @@ def _report(
         differing=seen.differing if seen else 0,
         scorer=options.scorer if scorer else "",
         scorer_digest=scorer.digest if scorer else "",
+        scorer_accuracy=read,
         seed=options.seed,
         attributes=tuple(shares),
         worst_groups=tuple(worst),

@@ -56,6 +56,21 @@ class Seen:
     notes: list[str] = field(default_factory=list)
 
 
+def accuracies(
+    images: NDArray[np.uint8], truth: Sequence[NDArray[np.int64]], attributes: Sequence[Attribute], scorer: ZeroShot
+) -> list[float]:
+    """How well a scorer reads images of which everything is known: A shares.
+
+    Args:
+        images: uint8 [n, H, W, 3].
+        truth: A times int64 [n], places of the values that they show.
+        attributes: what to look for.
+        scorer: loaded.
+    """
+    shown = _Judge(attributes, scorer).shown(images)
+    return [float((read == known).mean()) for read, known in zip(shown, truth, strict=True)]
+
+
 def look(
     remade: "Iterator[Remade]",
     attributes: Sequence[Attribute],

@@ -10,6 +10,7 @@ from penstock.deploy.audit_images import Example
 from penstock.deploy.audit_report import (
     MAX_ROWS,
     AuditReport,
+    doubts,
     findings,
     ordered,
     percent,
@@ -47,7 +48,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 3px 0; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 10px 0 4px; font-size: 13px; color: var(--muted); }
 .legend i { display: inline-block; width: 12px; height: 10px; border-radius: 2px; margin-right: 6px; }
-.value { display: grid; grid-template-columns: 170px minmax(220px, 1fr) 230px; gap: 6px 18px; padding: 12px 0;
+.value { display: grid; grid-template-columns: 170px minmax(220px, 1fr) 256px; gap: 6px 18px; padding: 12px 0;
   border-top: 1px solid var(--line); align-items: start; }
 .name { font-weight: 600; overflow-wrap: anywhere; }
 .bar { display: grid; grid-template-columns: 1fr 52px; align-items: center; gap: 8px; font-size: 13px;
@@ -56,7 +57,7 @@ ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 3px 0; }
 .bar b { font-weight: 400; text-align: right; }
 .figures { font-size: 13px; font-variant-numeric: tabular-nums; }
 .verdict { font-weight: 600; } .over { color: var(--over); } .under { color: var(--under); }
-.as { color: var(--fine); } .too { color: var(--muted); font-weight: 400; }
+.as { color: var(--fine); } .too, .misread { color: var(--muted); font-weight: 400; }
 .pictures { grid-column: 1 / -1; display: flex; flex-wrap: wrap; gap: 8px; }
 figure { margin: 0; width: 72px; } figure img { width: 72px; height: 72px; object-fit: cover; display: block;
   border-radius: 4px; border: 2px solid transparent; image-rendering: pixelated; }
@@ -115,7 +116,7 @@ def _facts(report: AuditReport) -> str:
 def _found(report: AuditReport) -> str:
     found = "".join(f"<li>{_text(sentence)}</li>" for sentence in findings(report))
     left = "".join(f"<p>{_text(what)}: left out, {_text(why)}</p>" for what, why in report.skipped.items())
-    notes = "".join(f"<p>{_text(note)}</p>" for note in report.notes)
+    notes = "".join(f"<p>{_text(note)}</p>" for note in (*doubts(report), *report.notes))
     body = f"<ul>{found}</ul>" if found else "<p>Nothing does, within the intervals.</p>"
     return f'<section><h2>What stands out</h2>{body}<div class="muted small">{left}{notes}</div></section>'
 
@@ -174,18 +175,20 @@ def _value(value: ValueShares, examples: Sequence[Example], widest: float, has_i
         ratio = f"<div>images / prompts {ratio_text(value.ratio)}</div>"
         agreed = f"<div>shown when asked {percent(value.agreement)}</div>"
         figures = f'<div class="figures">{word}{ratio}{agreed}</div>'
-    pictures = "".join(_picture(example, value.name) for example in examples)
+    pictures = "".join(_picture(example, "" if value.verdict == "misread" else value.name) for example in examples)
     shown = f'<div class="pictures">{pictures}</div>' if pictures else ""
     return f'<div class="value">{name}<div>{bars}</div>{figures}{shown}</div>'
 
 
 def _verdict(value: ValueShares) -> str:
     words = {"over": "over-represented", "under": "under-represented", "as asked": "as asked"}
+    words |= {"misread": "the scorer misreads this"}
     return words.get(value.verdict, f"too few to tell ({value.sampled_groups} groups)")
 
 
 def _picture(example: Example, asked: str) -> str:
-    is_other = example.shown != asked
+    """An example; framed where it was seen as another value than the one asked for, where that is known."""
+    is_other = bool(asked) and example.shown != asked
     kind = " ".join(["other"] * is_other + ["large"] * (min(example.image.shape[:2]) > _PICTURE_PX))
     about = _text(f"{example.prompt} (group {example.index})")
     caption = f"<figcaption>seen as {_text(example.shown)}</figcaption>" if is_other else ""

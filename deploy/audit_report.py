@@ -17,7 +17,9 @@ from penstock.deploy.audit_worst import WorstGroups
 SCHEMA_VERSION = 1
 MAX_ROWS = 30
 """Values of an attribute that a table shows; the JSON has all."""
-_ORDER = {"under": 0, "over": 1, "as asked": 2, "too few": 3}
+TRUSTED = 0.8
+"""Share of known images that a scorer must read rightly for its word to count."""
+_ORDER = {"under": 0, "over": 1, "as asked": 2, "misread": 3, "too few": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,8 @@ class AuditReport:
     differing: int
     scorer: str
     scorer_digest: str
+    scorer_accuracy: dict[str, float] = field(default_factory=dict)
+    """By attribute the share of known images that the scorer reads rightly; empty where none are known."""
     seed: int
     attributes: tuple[AttributeShares, ...]
     worst_groups: tuple[WorstGroups, ...]
@@ -60,6 +64,8 @@ class AuditReport:
 def findings(report: AuditReport) -> Iterator[str]:
     """What stands out, a sentence each; none where nothing does."""
     for attribute in report.attributes:
+        if report.scorer_accuracy.get(attribute.name, 1.0) < TRUSTED:
+            continue
         for value in sorted(attribute.values, key=_how_far):
             if value.verdict in ("over", "under"):
                 yield (
@@ -73,6 +79,13 @@ def findings(report: AuditReport) -> Iterator[str]:
             f"{worst.name}: {part.name} is read worst, {part.accuracy:.1%} of {part.num_images} images, "
             f"{100 * worst.gap:.1f} points below the whole"
         )
+
+
+def doubts(report: AuditReport) -> Iterator[str]:
+    """How far the scorer can be trusted, a sentence an attribute, where that is known."""
+    for name, accuracy in report.scorer_accuracy.items():
+        reads = f"{name}: the scorer reads {accuracy:.0%} of known images rightly"
+        yield reads + ("; what it sees says more of itself than of the run" if accuracy < TRUSTED else "")
 
 
 def _open_findings(attribute: AttributeShares) -> Iterator[str]:
@@ -134,6 +147,8 @@ def draw_table(report: AuditReport, width: int = 110) -> str:
     for worst in report.worst_groups:
         console.print(_worst_table(worst))
         console.print()
+    for sentence in doubts(report):
+        console.print(sentence)
     for what, why in report.skipped.items():
         console.print(f"{what}: left out, {why}")
     for note in report.notes:

@@ -1,7 +1,8 @@
 """What images show against what prompts asked for, value by value, with intervals.
 
 Images of one group share a prompt, so groups are what is sampled: intervals are percentiles of a bootstrap over groups
-(Davison and Hinkley, "Bootstrap Methods", 1997, section 3.8). A value that few sampled groups name gets no verdict.
+(Davison and Hinkley, "Bootstrap Methods", 1997, section 3.8), or Wilson's where all groups are alike and no resample
+could differ. A value that few sampled groups name gets no verdict.
 """
 
 from dataclasses import dataclass
@@ -10,14 +11,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.consumer.evaluation.intervals import wilson
 from penstock.deploy.audit_attributes import FREE
 
 NUM_RESAMPLES = 2000
 FEW_GROUPS = 10
 """A value that fewer sampled groups name is not judged: its interval would say more of luck than of the generator."""
+MIN_EFFECT = 0.1
+"""A ratio that is nearer to 1 is as asked, however sure."""
 CONFIDENCE = 0.95
 
-Verdict = Literal["over", "under", "as asked", "too few"]
+Verdict = Literal["over", "under", "as asked", "too few", "misread"]
+"""`misread` where the scorer cannot be trusted with the attribute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def compare(
     seen = shown[named]
     free = shown[sampled_codes == FREE]
     weights, free_weights = _resamples(len(seen), seed), _resamples(len(free), seed + 1)
-    shares = _estimates(seen.mean(0), weights @ seen) if len(seen) else None
+    shares = _estimates(len(seen), seen.mean(0), weights @ seen) if len(seen) else None
     matching = asked * seen
     num_asked = asked.sum(0)
     rows = []
@@ -117,8 +122,8 @@ def compare(
                 sampled_groups=int(num_asked[place]),
                 image_share=shares[place] if shares else Estimate(None, None, None),
                 ratio=ratio,
-                agreement=_ratio(matching[:, place].sum(), num_asked[place], weights @ matching[:, place], asked_again),
-                free_share=_ratio(free[:, place].sum(), len(free), free_weights @ free[:, place], free_weights.sum(1)),
+                agreement=_part(matching[:, place].sum(), num_asked[place], weights @ matching[:, place], asked_again),
+                free_share=_part(free[:, place].sum(), len(free), free_weights @ free[:, place], free_weights.sum(1)),
                 verdict=_verdict(ratio, int(num_asked[place])),
             )
         )
@@ -130,7 +135,7 @@ def compare(
         several_groups=int((codes < FREE).sum()),
         sampled_naming=len(seen),
         sampled_free=len(free),
-        agreement=_ratio(matching.sum(), len(seen), weights @ matching.sum(1), weights.sum(1)),
+        agreement=_part(matching.sum(), len(seen), weights @ matching.sum(1), weights.sum(1)),
     )
 
 
@@ -142,10 +147,18 @@ def _resamples(num: int, seed: int) -> NDArray[np.float64]:
     return rng.multinomial(num, np.full(num, 1 / num), NUM_RESAMPLES).astype(np.float64)
 
 
-def _estimates(means: NDArray[np.float64], sums: NDArray[np.float64]) -> list[Estimate]:
-    """Of shares float64 [V], with their sums in the resamples: float64 [NUM_RESAMPLES, V]; of one total each."""
+def _estimates(num: int, means: NDArray[np.float64], sums: NDArray[np.float64]) -> list[Estimate]:
+    """Of shares float64 [V] of `num` groups, with their sums in the resamples: float64 [NUM_RESAMPLES, V]."""
     totals = sums.sum(1)
-    return [_bounded(mean, sums[:, place] / totals) for place, mean in enumerate(means.tolist())]
+    return [_part(num * mean, num, sums[:, place], totals) for place, mean in enumerate(means.tolist())]
+
+
+def _part(above: float, below: float, above_again: NDArray[np.float64], below_again: NDArray[np.float64]) -> Estimate:
+    """A share of so many groups with its interval."""
+    estimate = _ratio(above, below, above_again, below_again)
+    if estimate.value is not None and round(estimate.value, 9) in (0.0, 1.0):
+        return Estimate(estimate.value, *wilson(round(above), round(below), CONFIDENCE))
+    return estimate
 
 
 def _ratio(above: float, below: float, above_again: NDArray[np.float64], below_again: NDArray[np.float64]) -> Estimate:
@@ -169,4 +182,6 @@ def _share(part: np.int64, whole: np.int64) -> float | None:
 def _verdict(ratio: Estimate, num_groups: int) -> Verdict:
     if num_groups < FEW_GROUPS or ratio.low is None or ratio.high is None:
         return "too few"
-    return "over" if ratio.low > 1 else "under" if ratio.high < 1 else "as asked"
+    if ratio.value is None or abs(ratio.value - 1) < MIN_EFFECT or ratio.low <= 1 <= ratio.high:
+        return "as asked"
+    return "over" if ratio.low > 1 else "under"

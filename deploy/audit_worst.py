@@ -38,22 +38,20 @@ class WorstGroups:
         return self.accuracy - self.classes[0].accuracy
 
 
-def evaluate_groups(run: Path, data: str, device: str, *, cache: str = "") -> list[WorstGroups]:
+def evaluate_groups(run: Path, data: str, device: str) -> list[WorstGroups]:
     """Evaluate a run's encoder by nearest neighbours.
 
     Args:
         run: its folder.
         data: `toyworld`, or a set of labelled images as `penstock evaluate --data` takes it.
         device: as `penstock evaluate` takes it.
-        cache: of features; empty is the usual one.
 
     Raises PenstockError where the encoder or the set cannot be used.
     """
     from penstock.consumer.evaluation.config import EvaluateConfig
     from penstock.consumer.evaluation.evaluate import evaluate
 
-    kept = {"cache": cache} if cache else {}
-    report = evaluate(EvaluateConfig(encoder=str(run), data=data, measures=("knn",), device=device, **kept))
+    report = evaluate(EvaluateConfig(encoder=str(run), data=data, measures=("knn",), device=device))
     return [
         WorstGroups(
             name=task.name,

@@ -22,6 +22,7 @@ verbs:
   ledger    ask a run what it trained on, step by step: penstock ledger RUN --step K
   replay    make a step's images again and check them against the ledger: penstock replay RUN --step K --out grid.png
   export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
+  attribute find the training groups nearest to an image, and show them: penstock attribute RUN IMAGE
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
@@ -84,6 +85,12 @@ def _export(argv: Sequence[str]) -> int:
     return export.main(argv)
 
 
+def _attribute(argv: Sequence[str]) -> int:
+    from penstock.deploy import attribute
+
+    return attribute.main(argv)
+
+
 def _audit(argv: Sequence[str]) -> int:
     from penstock.deploy import audit
 
@@ -106,6 +113,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "ledger": _ledger,
     "replay": _replay,
     "export": _export,
+    "attribute": _attribute,
     "audit": _audit,
     "doctor": _doctor,
 }

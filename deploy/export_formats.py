@@ -13,14 +13,10 @@ import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 _ROWS_PER_GROUP = 64
 """Of Parquet: an image costs its reader a whole row group."""
@@ -175,7 +171,7 @@ class ParquetWriter:
     def begin(self, number: int) -> None:
         """See `SampleWriter`."""
         self._path = self._folder / f"train-{number:06d}.parquet"
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: Any = None
         self.nbytes = 0
 
     def add(self, sample: Sample) -> None:
@@ -206,8 +202,8 @@ class ParquetWriter:
             _finish(self._path, is_empty=False)
 
 
-def _schema(row: Mapping[str, object]) -> "pa.Schema":
-    """The columns of a row; a column of a truth may be empty. With what Hugging Face's readers look for."""
+def _schema(row: Mapping[str, object]) -> Any:
+    """The Arrow schema of rows like this, with what Hugging Face's readers look for."""
     import pyarrow as pa
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

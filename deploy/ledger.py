@@ -1,7 +1,6 @@
 """`penstock ledger`: asks a run's ledger what came, who made it, and what each step used; also while it grows."""
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.config.process import printable
 from penstock.config.strict_yaml import did_you_mean
+from penstock.deploy.columns import print_columns
 from penstock.deploy.recorded import OneLineParser, add_run, counted, open_ledger
 from penstock.protocol.errors import ConfigError
 
@@ -116,12 +116,13 @@ def _tell_table(ledger: "LedgerReader", asked: dict[str, Any], limit: int | None
             (*_cells(use.group)[:-1], use.echo + 1, " ".join(map(str, use.images)), _cells(use.group)[-1])
             for use in uses
         )
-        columns, num_rows = (*_COLUMNS[:-1], "use", "images", "prompt"), len(uses)
+        columns: Sequence[str] = (*_COLUMNS[:-1], "use", "images", "prompt")
+        num_rows = len(uses)
     else:
         found = list(_found(ledger, asked))
         rows = map(_cells, found)
         columns, num_rows = _COLUMNS, len(found)
-    _print_table(columns, [[printable(str(cell)) for cell in row] for row in islice(rows, limit)])
+    print_columns(columns, islice(rows, limit))
     if limit is not None and num_rows > limit:
         print(f"{counted(limit, 'group')} of {num_rows:,}; --limit 0 lists all")
 
@@ -134,26 +135,8 @@ def _cells(group: "LedgerGroup") -> tuple[object, ...]:
         group.concept or "-",
         group.producer,
         group.recipe.seed,
-        " ".join(group.recipe.prompt.split()),
+        group.recipe.prompt,
     )
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """For people in a terminal a table whose prompts are folded; else columns that tools can cut, tabs between them."""
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            print("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column != "prompt")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 def _tell_summary(options: "argparse.Namespace", ledger: "LedgerReader") -> None:

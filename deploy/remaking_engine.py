@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints
 
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.image_codec import JPEG
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _NO_PROMISE = ("model", "codec", "scorer")
 """Of a manifest: its name; how images travel, which is done anew here; and what chose among images that are now
 named one by one."""
-_PACED = "paced"
+_PACED: Final = "paced"
 _ANYWHERE = ("eager", "inductor", _PACED)
 """Backends that run on any device."""
 _FAST_IMAGES_PER_S = 1e9
@@ -140,7 +140,8 @@ def _find_device(manifest: Manifest, asked: str) -> tuple[str, bool]:
 
 def _told(manifest: Manifest, choice: EngineChoice) -> dict[str, Any]:
     """Settings of a producer that its manifest states. Raises ConfigError where an autoencoder is not named here."""
-    told, settings = manifest.settings, {}
+    told = manifest.settings
+    settings: dict[str, Any] = {}
     for name, key in (("threads", "threads"), ("decode_images", "decode_images"), ("tensorrt_level",) * 2):
         if key in told:
             settings[name] = int(told[key])

@@ -57,7 +57,7 @@ class _Cell:
     @property
     def height(self) -> int:
         """Pixels, of text or images, whichever are higher."""
-        return max(self.picture.shape[0], (len(self.lines) + 1) * _LINE_PX)
+        return max(len(self.picture), (len(self.lines) + 1) * _LINE_PX)
 
 
 def draw_sheet(

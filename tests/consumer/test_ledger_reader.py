@@ -121,6 +121,7 @@ def test_each_index_is_given_once_as_it_first_came(run_dir: Path) -> None:
         ({"producer": "ann-1", "step": 1}, [3, 5]),
         ({"concept": "dog"}, [2]),
         ({"index": 4}, [4]),
+        ({"among": {0, 3, 99}}, [0, 3]),
         ({"index": 99}, []),
         ({"producer": "nobody"}, []),
     ],

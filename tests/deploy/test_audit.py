@@ -20,7 +20,8 @@ from penstock.deploy.audit_attributes import (
     of_toyworld,
     read_attributes,
 )
-from penstock.deploy.audit_report import findings
+from penstock.deploy.audit_images import accuracies
+from penstock.deploy.audit_report import doubts, findings
 from penstock.deploy.audit_shares import FEW_GROUPS, AttributeShares, compare
 from penstock.protocol.errors import ConfigError
 from penstock.toyworld.captions import caption
@@ -108,6 +109,8 @@ def test_shares_and_ratios_are_those_of_a_hand_calculation() -> None:
     assert red.ratio.value == pytest.approx(0.25)
     assert black.ratio.value == pytest.approx(37.5 / 30)
     assert (black.agreement.value, red.agreement.value) == (1.0, 0.25)
+    # Wilson's upper limit of 30 of 30 is 1, its lower n / (n + z²).
+    assert black.agreement.low == pytest.approx(30 / (30 + 1.959964**2))
     assert found.agreement.value == pytest.approx(32.5 / 40)
     assert red.free_share.value == 0.5
     assert (black.verdict, red.verdict) == ("over", "under")
@@ -238,12 +241,24 @@ def test_words_from_prompts_and_runs_are_text_on_the_page(
 def test_what_stands_out_is_said_in_sentences(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports = []
     monkeypatch.setattr(audit, "draw_table", lambda report: reports.append(report) or "")
+    monkeypatch.setattr(audit, "_scorer_accuracy", lambda attributes, scorer: {"digit": 0.5, "ink": 0.9})
     audit.main([str(run), "--groups", "60"])
     said = list(findings(reports[0]))
-    assert any(
-        sentence.startswith("ink: where prompts leave it open, 100% (100-100) of images show black")
-        for sentence in said
+    start = "ink: where prompts leave it open, 100% ("
+    assert any(sentence.startswith(start) for sentence in said)
+    # Its word on digits is not taken: it misreads half of those that are known.
+    assert not any(sentence.startswith("digit") for sentence in said)
+    assert next(iter(doubts(reports[0]))).startswith(
+        "digit: the scorer reads 50% of known images rightly; what it sees"
     )
+
+
+def test_a_scorer_is_checked_on_images_of_which_everything_is_known() -> None:
+    attributes = of_toyworld()
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = [3, 3, 7, 9]
+    truth = [np.array([3, 3, 7, 8]), np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0])]
+    assert accuracies(images, truth, attributes, FakeScorer())[:2] == [0.75, 0.5]
 
 
 def test_a_run_without_concepts_wants_to_be_told_what_to_look_for(

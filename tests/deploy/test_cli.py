@@ -51,7 +51,9 @@ def test_the_installed_command_says_its_version_and_refuses_in_one_line() -> Non
     assert run("produce", "--batch-imags", "3").stderr.startswith("error: unknown flag --batch-imags; did you mean")
 
 
-@pytest.mark.parametrize("verb", ["demo", "produce", "train", "evaluate", "sweep", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "produce", "train", "evaluate", "sweep", "replay", "export", "audit", "doctor"]
+)
 def test_every_verb_has_help(verb: str) -> None:
     done = run(verb, "--help")
     assert (done.returncode, done.stderr) == (0, "")
