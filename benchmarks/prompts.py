@@ -5,9 +5,9 @@
 
 Captions of about 60 bytes are written into a temporary folder, as text and in each of the other formats, and each file
 is opened by `open_source` in a process of its own. `start_s` is the time of that call; `rss_mb` the process's peak of
-resident memory (VmHWM), Python and NumPy included; `prompts_per_s` one thread's rate over the first indices of the first
-epoch, whose rows lie all over the file; `tickets_per_s` the same of whole tickets. The files have just been written, and
-come from the operating system's cache where there is memory for them.
+resident memory (VmHWM), Python and NumPy included; `prompts_per_s` one thread's rate over the first indices of the
+first epoch, whose rows lie all over the file; `tickets_per_s` the same of whole tickets. The files have just been
+written, and come from the operating system's cache where there is memory for them.
 """
 
 import csv

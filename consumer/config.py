@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import ceil, inf
 from pathlib import Path
 from typing import Annotated, Literal
+from unicodedata import category
 
 from penstock.config.flags import short_name
 from penstock.config.rules import require
@@ -74,7 +75,10 @@ class PromptsConfig:
         )
         require(2 <= self.ask_prompts <= 1_000_000, "ask_prompts must be in [2, 1000000]", self.ask_prompts)
         require(self.ask_requests >= 1, "ask_requests must be >= 1", self.ask_requests)
-        require(len(self.ask) <= 2000, "ask must have at most 2000 characters", len(self.ask))
+        require(len(self.ask) <= 1000, "ask must have at most 1000 characters", len(self.ask))
+        unwritable = [char for char in self.ask if category(char) in ("Cc", "Cs") and not char.isspace()]
+        require(not unwritable, "ask must be text without control characters, in UTF-8", self.ask)
+        require(not self.ask or bool(self.ask.strip()), "ask must say what to show", self.ask)
         require(self.balance_count >= 1, "prompts.balance_count must be >= 1", self.balance_count)
         require(
             (self.balance == "counts") == bool(self.balance_counts),
@@ -416,6 +420,11 @@ class TrainConfig:
         require(self.checkpoint_every_steps >= 1, "checkpoint_every_steps must be >= 1", self.checkpoint_every_steps)
         require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")
         self._check_reservoir()
+        require(
+            not self.prompts.ask or self.real.fraction < 1,
+            "prompts.ask is for images that are generated; none are with real.fraction 1",
+            self.prompts.ask,
+        )
         require(
             bool(self.real.source) or not self.fleet.local_image_producers,
             "fleet.local_image_producers needs real images (real.source, real.fraction)",

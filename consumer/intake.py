@@ -102,7 +102,7 @@ def open_ledger(
     }
     if real_digest:
         life |= {"real_digest": real_digest, "real_fraction": config.real.fraction}
-    return Ledger(folder.ledger(rank), life)
+    return Ledger(folder.ledger(rank), life, config.capacity_groups)
 
 
 def open_batches(

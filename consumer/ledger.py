@@ -10,12 +10,14 @@ A checkpoint notes where each table ends. The next life goes back to there, so t
 
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
+from penstock.consumer.known_prompts import KnownPrompts
 from penstock.consumer.ledger_schema import (
     TABLES,
     Marks,
@@ -34,9 +36,9 @@ _PER_GROUP = ("prompt", "seed", "guidance_scales")
 _SHARED = tuple(field.name for field in fields(Recipe) if field.name not in _PER_GROUP)
 _shared = attrgetter(*_SHARED)
 
-_KNOWN = 1 << 18
-"""Prompts, and groups, whose rows are known by heart, those met last: some 50 bytes each and the prompts' text. A
-prompt that was met earlier is written again."""
+_MIN_GROUPS = 4096
+_RESERVOIRS = 4
+"""The rows of so many groups, or of so many reservoirs', are known by heart: those met last."""
 _CHECKPOINT_PATIENCE_MS = 100
 """How long `sync` waits for readers before it leaves the log as it is."""
 
@@ -47,12 +49,15 @@ class Ledger:
     Args:
         path: opened to go on with; begun if it is new.
         life: which life of the run this is, and what it was told to do; plain values.
+        capacity_groups: how many groups steps choose from.
 
     Raises RunError, here and in all that writes, where the file cannot be written or is no ledger.
     """
 
-    def __init__(self, path: Path, life: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, life: Mapping[str, Any], capacity_groups: int = 1) -> None:
         self._path = path
+        self._max_groups = max(_MIN_GROUPS, _RESERVOIRS * capacity_groups)
+        self._prompts = KnownPrompts()
         with one_line(path, "written"):
             self._db = open_for_writing(path)
             try:
@@ -68,8 +73,8 @@ class Ledger:
         self._engines: dict[str, tuple[Manifest, int]] = {}
         """By a producer's name what it was when it was last met, and its row."""
         self._recipes: dict[Hashable, tuple[int, tuple[float, ...]]] = {}
-        self._group_rows: dict[int, int] = {}
-        """By global index, those used last at the end."""
+        self._group_rows: OrderedDict[int, int] = OrderedDict()
+        """By global index, those met last at the end."""
         self._quarantined: list[Quarantined] = []
 
     @property
@@ -90,7 +95,7 @@ class Ledger:
         row = self._append(
             "groups",
             ticket.index,
-            self._number("prompts", recipe.prompt, lambda: (prompt_id(recipe.prompt), recipe.prompt)),
+            self._prompt(recipe.prompt),
             recipe.seed,
             shared,
             self._producer(group.producer, group.manifest),
@@ -99,10 +104,11 @@ class Ledger:
             ticket.attempt,
             ticket.stand_in,
             group.num_made,
+            group.num_unsatisfied,
             pack(group.candidates) if group.candidates else None,
             None if recipe.guidance_scales == shared_scales else pack_scales(recipe.guidance_scales),
         )
-        _remember(self._group_rows, ticket.index, row)
+        self._meet(ticket.index, row)
 
     def quarantined(self, record: Quarantined) -> None:
         """No producer could make a group; a stand-in takes its place."""
@@ -162,11 +168,17 @@ class Ledger:
     def _number(self, table: str, key: Hashable, row: Callable[[], tuple[Any, ...]]) -> int:
         """The number of the row of a table that stands for `key`; a new one where none is known."""
         known = self._known[table]
-        number = known.get(key)
-        if number is None:
-            number = self._append(table, *row())
-        _remember(known, key, number)
-        return number
+        if key not in known:
+            known[key] = self._append(table, *row())
+        return known[key]
+
+    def _prompt(self, text: str) -> int:
+        """The row of a prompt. One that was met long ago, before very many others, is written again."""
+        row = self._prompts.get(text)
+        if row is None:
+            row = self._append("prompts", prompt_id(text), text)
+            self._prompts.put(text, row)
+        return row
 
     def _recipe(self, recipe: Recipe) -> tuple[int, tuple[float, ...]]:
         """The row of what the recipe shares with others, and the guidance scales that stand there: the first met."""
@@ -189,11 +201,20 @@ class Ledger:
     def _group_row(self, index: int) -> int:
         row = self._group_rows.get(index)
         if row is None:
-            (row,) = self._db.execute("SELECT max(id) FROM groups WHERE idx = ?", (index,)).fetchone()
+            # From the end on: it came not long ago.
+            query = "SELECT id FROM groups WHERE idx = ? ORDER BY id DESC LIMIT 1"
+            (row,) = self._db.execute(query, (index,)).fetchone() or (None,)
         if row is None:
             raise ValueError(f"a step uses group {index}, which has not come")
-        _remember(self._group_rows, index, row)
+        self._meet(index, row)
         return row
+
+    def _meet(self, index: int, row: int) -> None:
+        """Note the row of a group as the one met last; forget that of the one that was not met for longest."""
+        self._group_rows[index] = row
+        self._group_rows.move_to_end(index)
+        if len(self._group_rows) > self._max_groups:
+            self._group_rows.popitem(last=False)
 
     def _read_known(self) -> dict[str, dict[Hashable, int]]:
         """The rows that earlier lives have written, by what they stand for."""
@@ -205,11 +226,8 @@ class Ledger:
             (name, manifest): number
             for number, name, manifest in self._db.execute("SELECT id, name, manifest FROM producers ORDER BY id")
         }
-        oldest = self._marks["prompts"] - _KNOWN
-        known["prompts"] = {
-            text: number
-            for number, text in self._db.execute("SELECT id, text FROM prompts WHERE id > ? ORDER BY id", (oldest,))
-        }
+        for number, text in self._db.execute("SELECT id, text FROM prompts ORDER BY id"):
+            self._prompts.put(text, number)
         return known
 
     def __enter__(self) -> Self:
@@ -217,11 +235,3 @@ class Ledger:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _remember(known: dict[Any, int], key: Hashable, number: int) -> None:
-    """Note a row as the one met last; forget the one that was not met for longest where there are too many."""
-    known.pop(key, None)
-    known[key] = number
-    if len(known) > _KNOWN:
-        del known[next(iter(known))]

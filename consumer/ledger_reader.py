@@ -25,8 +25,8 @@ from penstock.protocol.limits import MAX_INT
 from penstock.protocol.tickets import Manifest, Recipe, normalise_prompt, prompt_id
 
 _GROUPS = """
-SELECT groups.id, idx, text, seed, recipe, producer, concepts.name, crc32, attempt, stand_in, num_made, candidates,
-       guidance
+SELECT groups.id, idx, text, seed, recipe, producer, concepts.name, crc32, attempt, stand_in, num_made, num_unsatisfied,
+       candidates, guidance
 FROM groups JOIN prompts ON prompts.id = groups.prompt LEFT JOIN concepts ON concepts.id = groups.concept
 """
 _GROUPS_AT_ONCE = 500
@@ -49,6 +49,8 @@ class LedgerGroup:
     """CRC-32 of the frame as it was sent: raw pixels, or JPEGs; 0 where it is not known."""
     num_made: int
     """Candidates that were made and scored; 0 where no filter chose."""
+    num_unsatisfied: int = 0
+    """Images of it that the filter had rejected, and that made up what lacked."""
     recipe: Recipe
     """Remakes exactly these images."""
     producer: str
@@ -355,6 +357,7 @@ class LedgerFile:
         attempt: int,
         stand_in: int,
         num_made: int,
+        num_unsatisfied: int,
         candidates: bytes | None,
         guidance: bytes | None,
     ) -> LedgerGroup:
@@ -372,6 +375,7 @@ class LedgerFile:
             stand_in=stand_in,
             crc32=crc32,
             num_made=num_made,
+            num_unsatisfied=num_unsatisfied,
             recipe=made,
             producer=name,
             manifest=manifest,

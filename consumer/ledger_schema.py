@@ -43,6 +43,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "attempt INTEGER NOT NULL",
         "stand_in INTEGER NOT NULL",
         "num_made INTEGER NOT NULL",
+        "num_unsatisfied INTEGER NOT NULL",
         "candidates BLOB",
         "guidance BLOB",
     ),
@@ -67,7 +68,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 _VIEW = """
 CREATE VIEW made AS
 SELECT groups.id, idx, text AS prompt, seed, concepts.name AS concept, producers.name AS producer,
-       crc32, attempt, stand_in, num_made, recipes.recipe, manifests.manifest
+       crc32, attempt, stand_in, num_made, num_unsatisfied, recipes.recipe, manifests.manifest
 FROM groups
 JOIN prompts ON prompts.id = groups.prompt
 JOIN recipes ON recipes.id = groups.recipe

@@ -41,7 +41,7 @@ class LedgerSummary:
     num_scored: int
     """Candidates that a filter has scored."""
     num_rejected: int
-    """Those of them that it did not keep."""
+    """Those of them that it did not take, or took only because the prompt had no better ones."""
     num_bytes: int
     """On the disk."""
 
@@ -59,7 +59,7 @@ def summarise(run_dir: Path, reader: LedgerReader) -> LedgerSummary:
     manifests: dict[str, Manifest] = {}
     concepts: Counter[str] = Counter()
     prompts: set[int] = set()
-    arrivals = uses = quarantined = scored = kept = num_bytes = 0
+    arrivals = uses = quarantined = scored = accepted = num_bytes = 0
     with ExitStack() as stack:
         files = open_ledger_files(run_dir, stack)
         for file in files:
@@ -75,10 +75,10 @@ def summarise(run_dir: Path, reader: LedgerReader) -> LedgerSummary:
                 arrivals += num
             named = "SELECT name, count(*) FROM groups JOIN concepts ON concepts.id = concept GROUP BY concept"
             concepts.update(dict(file.rows(named)))
-            filtered = "SELECT recipe, count(*), sum(num_made) FROM groups WHERE num_made > 0 GROUP BY recipe"
-            for recipe, num, made in file.rows(filtered):
+            filtered = "SELECT recipe, count(*), sum(num_made), sum(num_unsatisfied) FROM groups WHERE num_made > 0"
+            for recipe, num, made, unsatisfied in file.rows(f"{filtered} GROUP BY recipe"):
                 scored += made
-                kept += num * file.recipe(recipe)["num_images"]
+                accepted += num * file.recipe(recipe)["num_images"] - unsatisfied
     return LedgerSummary(
         num_lives=len({life.get("life") for life in reader.lives}),
         num_ranks=len(files),
@@ -91,6 +91,6 @@ def summarise(run_dir: Path, reader: LedgerReader) -> LedgerSummary:
         concepts=tuple(concepts.most_common()),
         num_quarantined=quarantined,
         num_scored=scored,
-        num_rejected=scored - kept,
+        num_rejected=scored - accepted,
         num_bytes=num_bytes,
     )

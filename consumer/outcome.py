@@ -35,7 +35,7 @@ def leave_behind(
     record: Record,
     batches: Prefetcher,
     world_size: int,
-    concepts: Sequence[str] = (),
+    concepts: Sequence[str],
 ) -> Summary:
     """Write summary and picture; they tell all lives of the run. For rank 0.
 

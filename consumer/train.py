@@ -233,6 +233,7 @@ class Trainer:
             max_reuse=self._config.reservoir.reuse_policy.max_reuse,
             started=self._started,
             earlier=self._record.totals,
+            num_concepts=len(self._prompts.concepts),
         )
         earlier_s = self._record.totals.seconds
         if self._evaluation and not self._resume:

@@ -25,6 +25,7 @@ from penstock.consumer.prompts.chat_endpoint import (
 )
 from penstock.consumer.prompts.grammar import expand
 from penstock.protocol.errors import EndpointError
+from penstock.protocol.limits import MAX_NAME_LENGTH
 from penstock.protocol.tickets import normalise_prompt, prompt_id
 
 _log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _fill(collected: _Collected, endpoint: ChatEndpoint, config: PromptsConfig, 
             _check_prose(answer, endpoint)
         fruitless = 0 if collected.add(found) else fruitless + 1
         num_found = min(len(collected.prompts), config.ask_prompts)
-        _log.info("%d of %d prompts after %d answers", num_found, config.ask_prompts, number)
+        _log.info("%d of %d prompts so far", num_found, config.ask_prompts)
         if fruitless == _MAX_FRUITLESS:
             raise UnavailableError(f"{endpoint.model} has said nothing new in {fruitless} answers")
 
@@ -171,9 +172,10 @@ def _with_concepts(prompts: Sequence[AskedPrompt], command: str) -> list[AskedPr
         if prompt.concept:
             spelling.setdefault(normalise_prompt(prompt.concept), prompt.concept)
     find = _finder(spelling)
+    unnamed = " ".join(command.split())[:MAX_NAME_LENGTH]
     return [
         AskedPrompt(
-            spelling[normalise_prompt(prompt.concept)] if prompt.concept else find(prompt.text) or command, prompt.text
+            spelling[normalise_prompt(prompt.concept)] if prompt.concept else find(prompt.text) or unnamed, prompt.text
         )
         for prompt in prompts
     ]

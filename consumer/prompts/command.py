@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from penstock.consumer.prompts.axes import AXIS_WORDS, COLOURS, NAMED_VALUES
 from penstock.consumer.prompts.english import article, is_plural, singular
-from penstock.consumer.prompts.kinds import BROADER, GEOGRAPHIC, KINDS, MASS, OTHER_WORDS, PLACED, PLACES, PROPER
+from penstock.consumer.prompts.habitats import BROADER, GEOGRAPHIC, PLACED, PLACES, PROPER
+from penstock.consumer.prompts.kinds import KINDS, MASS, OTHER_WORDS
 from penstock.protocol.errors import ConfigError
+from penstock.protocol.limits import MAX_NAME_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Command:
 
     def concept(self, subject: Subject, member: str) -> str:
         """What a prompt is of: a kind's member where one kind is named; where several subjects are, these."""
-        return member if len(self.subjects) == 1 and len(subject.members) > 1 else subject.concept
+        name = member if len(self.subjects) == 1 and len(subject.members) > 1 else subject.concept
+        return name[:MAX_NAME_LENGTH]
 
 
 _OPENING = re.compile(
@@ -62,8 +65,8 @@ _OPENING = re.compile(
 _CLOSING = re.compile(r"[\s,]+(please|thanks|thank you)$", re.IGNORECASE)
 _MARKS = " .,;:!?\"'“”()"
 _STYLE = re.compile(
-    r"(a |an |some |many )?((?:\w+[ -])?(?:photo|photograph|picture|image|painting|drawing|sketch|watercolou?r"
-    r"|woodcut|illustration|engraving|poster))(?:e?s)? of ",
+    r"(a |an |some |many |\d[\d.,]* )?((?:\w+[ -])?(?:photo|photograph|picture|image|painting|drawing|sketch|woodcut"
+    r"|watercolou?r|illustration|engraving|poster))(?:e?s)? of ",
     re.IGNORECASE,
 )
 _PLAIN_STYLES = {"photo", "photograph", "picture", "image"}
@@ -214,7 +217,7 @@ def _stands_for_members(name: str, head: str, adjectives: Sequence[str], determi
 
 def _thing(head: str, tail: str, determiner: str | None) -> Subject:
     """A subject that is no kind, or one of it: it shows itself."""
-    counted = determiner not in (None, "a", "an", "the", "this", "that", "my", "your", "our", "their", "some")
+    counted = determiner not in (None, "a", "an", "some")
     noun = head if counted else singular(head)
     concept = singular(head)
     if determiner in ("a", "an"):
@@ -231,6 +234,8 @@ def _thing(head: str, tail: str, determiner: str | None) -> Subject:
 
 def _takes_no_article(noun: str) -> bool:
     last = noun.split()[-1] if noun.split() else ""
+    if re.match(r"(some|any|every|no)(thing|body|one)\b", noun, re.IGNORECASE):
+        return True
     return last.lower() in MASS or not noun.isascii() or last.lower() in PROPER or last.endswith("ing")
 
 
@@ -264,10 +269,12 @@ def _kind_of(phrase: str) -> str:
 
 def _split_tail(item: str) -> tuple[str, str]:
     """The noun with what stands before it, and what stands after it."""
-    for length in range(len(item.split()), 0, -1):
-        words = item.split()
-        if _kind_of(" ".join(words[:length])):
-            return " ".join(words[:length]), " ".join(words[length:])
+    words = item.split()
+    for length in range(len(words), 0, -1):
+        head, tail = " ".join(words[:length]), " ".join(words[length:])
+        # "birds of prey of the alps" is cut behind the kind; "my dog Rex" is not.
+        if _kind_of(head) and (not tail or _is_only_tail(tail)):
+            return head, tail
     match = _TAIL.search(f" {item}", 1)
     return (f" {item}"[: match.start()].strip(), match[1]) if match else (item, "")
 

@@ -27,6 +27,8 @@ _MAX_DRAWS = 50
 """For one prompt until it is a new one."""
 _MAX_MISSES = 200
 """Prompts in a row that give nothing new before a command counts as exhausted."""
+_ADJECTIVES = ("size", "age", "colour", "material")
+"""Axes whose words stand before the noun, in this order."""
 _SAID_ELSEWHERE = ("angle", "pose", "light")
 """Axes whose phrases do not stand after the place."""
 
@@ -46,16 +48,15 @@ def expand(text: str, num_prompts: int) -> list[AskedPrompt]:
     Raises ConfigError for a command that names nothing.
     """
     command = read_command(text)
-    combinations = [_combinations(command.axes, subject) for subject in command.subjects]
+    choices = [_choices(command.axes, subject) for subject in command.subjects]
     found: dict[int, AskedPrompt] = {}
     misses = 0
     for index in count():
         turn, place = divmod(index, len(command.subjects))
-        subject, choices = command.subjects[place], combinations[place]
+        subject = command.subjects[place]
         cycle, number = divmod(turn, len(subject.members))
         member = subject.members[number]
-        # A step without a common divisor comes to all of them; neighbours begin at different ones.
-        chosen = choices[(cycle + number) * _stride(len(choices)) % len(choices)]
+        chosen = _combination(choices[place], cycle + number)
         for attempt in range(_MAX_DRAWS):
             sentence = _sentence(_Draws(text, index, attempt), command, subject, member, chosen)
             if (label := prompt_id(sentence)) not in found:
@@ -69,14 +70,27 @@ def expand(text: str, num_prompts: int) -> list[AskedPrompt]:
     return list(found.values())
 
 
-def _combinations(axes: Mapping[str, tuple[str, ...]], subject: Subject) -> list[tuple[_Choice, ...]]:
-    """Every combination of the values of the axes."""
-    combinations: list[tuple[_Choice, ...]] = [()]
+def _choices(axes: Mapping[str, tuple[str, ...]], subject: Subject) -> list[list[_Choice]]:
+    """What each axis may say of a subject."""
+    choices = []
     for name, named in axes.items():
         values = named or AXES[name].values or _of_scene(name, SCENES[subject.scene])
-        choices = [_Choice(name, AXES[name].position, words) for words in values]
-        combinations = [(*before, choice) for before in combinations for choice in choices]
-    return combinations
+        choices.append([_Choice(name, AXES[name].position, words) for words in values])
+    return choices
+
+
+def _combination(choices: Sequence[Sequence[_Choice]], number: int) -> list[_Choice]:
+    """One value of each axis: the `number`-th of all combinations, after a step that comes to all of them.
+
+    They are counted, not listed: thirteen axes have more than fit into memory.
+    """
+    total = math.prod(map(len, choices))
+    place = number * _stride(total) % total
+    chosen = []
+    for values in reversed(choices):
+        place, value = divmod(place, len(values))
+        chosen.append(values[value])
+    return chosen[::-1]
 
 
 def _of_scene(name: str, scene: Scene) -> tuple[str, ...]:
@@ -84,10 +98,10 @@ def _of_scene(name: str, scene: Scene) -> tuple[str, ...]:
     return (scene.places if name == "place" else scene.actions) or ("",)
 
 
-def _stride(count: int) -> int:
-    """A step near the golden section of `count`, without a common divisor."""
-    stride = max(1, round(count * 0.618))
-    while math.gcd(stride, count) != 1:
+def _stride(total: int) -> int:
+    """A step near the golden section of `total`, without a common divisor."""
+    stride = max(1, total * 618 // 1000)
+    while math.gcd(stride, total) != 1:
         stride += 1
     return stride
 
@@ -110,7 +124,7 @@ def _sentence(draws: _Draws, command: Command, subject: Subject, member: str, ch
     """One prompt: style, adjectives, noun, action, place, and when and in what light."""
     scene = SCENES[subject.scene]
     asked = {choice.axis for choice in chosen}
-    adjectives = " ".join(choice.words for choice in chosen if choice.position == "adjective")
+    adjectives = " ".join(choice.words for name in _ADJECTIVES for choice in chosen if choice.axis == name)
     noun = subject.phrase(member, adjectives)
     style = next((choice.words for choice in chosen if choice.position == "style"), command.style)
     if not style and scene.views:

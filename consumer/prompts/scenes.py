@@ -179,6 +179,26 @@ SCENES: Mapping[str, Scene] = {
             living room; in a shop window; on a carpet; on a desk; against a grey wall; in the grass"""
         ),
     ),
+    "furniture": Scene(
+        phrases(
+            """seen from above; seen from the side; seen from the front; seen up close; showing signs of wear; in mint
+            condition; half in shadow; covered in dust; with a blanket over it; surrounded by boxes"""
+        ),
+        phrases(
+            """in a living room; in a bedroom; in an office; in an empty room; by a window; against a white wall; in a
+            shop; in a garden; on a terrace; in an attic; on a wooden floor; on a carpet"""
+        ),
+    ),
+    "instrument": Scene(
+        phrases(
+            """seen from above; seen from the side; seen up close; being played; showing signs of wear; in mint
+            condition; half in shadow; under a spotlight; with sheet music beside it"""
+        ),
+        phrases(
+            """on a stage; in a music room; in a living room; in a shop window; in front of a curtain; in a concert
+            hall; on a carpet; in a workshop; in a museum; on a street corner"""
+        ),
+    ),
     "landscape": Scene(
         phrases(
             """seen from above; seen from afar; with a lone figure; without a soul; stretching to the horizon; with a

@@ -72,7 +72,7 @@ class TextLines:
     def parse(self, data: bytes) -> tuple[str, str]:
         """See `RecordFormat`."""
         found = self._read(data.splitlines()[0] if b"\n" in data or b"\r" in data else data)
-        if not found:
+        if found is None:
             raise MalformedRecordError("the line is blank")
         return found
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
+from penstock.config.flags import short_name
 from penstock.config.load import flag_names, load_config
 from penstock.protocol.errors import ConfigError
 
@@ -34,7 +35,7 @@ class Program:
     hosts: tuple[str, ...] = ()
     run_dir: Path = Path("runs/x")
     model: Path | None = None
-    note: str = ""
+    note: Annotated[str, short_name("--n")] = ""
     overwrite: bool = False
     port: int | Literal["auto"] = "auto"
 
@@ -256,3 +257,9 @@ def test_help_lists_flags_presets_and_the_files_defaults(presets: Path, capsys: 
 
 def test_flag_names_are_what_the_user_types() -> None:
     assert flag_names(Program)[:3] == ["--objective.temperature", "--objective.kind", "--max-steps"]
+
+
+def test_a_second_name_is_a_flag_as_well(presets: Path) -> None:
+    assert flag_names(Program)[-4:] == ["--note", "--n", "--overwrite", "--port"]
+    assert load(presets, "--n", "x").note == load(presets, "--note", "x").note == "x"
+    assert "'--note/--n'" in refusal(presets, "--n") or "'--n/--note'" in refusal(presets, "--n")

@@ -11,7 +11,7 @@ import pytest
 from penstock.config.load import load_config
 from penstock.consumer import run_folder
 from penstock.consumer.__main__ import PRESETS
-from penstock.consumer.config import PromptsConfig, StreamConfig, TrainConfig
+from penstock.consumer.config import PromptsConfig, RealConfig, StreamConfig, TrainConfig
 from penstock.consumer.learning_config import ObjectiveConfig
 from penstock.consumer.opening import Opening, open_prompts, open_run
 from penstock.consumer.prompts.opening import open_source
@@ -165,6 +165,11 @@ def test_a_caption_with_tabs_and_quotes_comes_back_as_it_was(tmp_path: Path, mon
 def test_asking_excludes_another_source_and_is_not_done_where_no_run_begins(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"prompts\.ask makes the prompts itself: leave prompts\.source out"):
         PromptsConfig(ask="birds", source="captions.txt")
+    with pytest.raises(ConfigError, match=r"none are with real\.fraction 1"):
+        TrainConfig(prompts=PromptsConfig(ask="birds"), real=RealConfig(source="toyworld", fraction=1.0))
+    for command in ("\ud800", "a\x07cat", "  ", "x" * 1001):
+        with pytest.raises(ConfigError, match=r"^ask must"):
+            PromptsConfig(ask=command)
     with pytest.raises(ConfigError, match=r"answered where a run begins; here name the prompts\.tsv"):
         open_source(PromptsConfig(ask="birds"), 0)
 

@@ -153,9 +153,31 @@ def test_no_step_stands_twice(run_dir: Path) -> None:
 
 
 def test_a_group_that_was_met_long_ago_is_still_found(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.consumer.ledger._KNOWN", 3)
+    monkeypatch.setattr("penstock.consumer.ledger._MIN_GROUPS", 3)
     _write(run_dir / NAME, [[0, 1], [2, 3], [4, 5], [0, 5], [1, 0]])
     assert read_steps(run_dir) == {0: (0, 1), 1: (2, 3), 2: (4, 5), 3: (0, 5), 4: (0, 1)}
+
+
+def test_prompts_in_one_slot_are_told_apart_and_cost_a_row_each_time(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.consumer.known_prompts._MASK", 0)
+    with Ledger(run_dir / NAME, LIFE) as ledger:
+        for index, prompt in enumerate(["a fox", "a fox", "A Fox", "a fox"]):
+            ledger.group(a_group(index, prompt))
+        ledger.step(0, [0])
+    with LedgerReader(run_dir) as reader:
+        assert [group.recipe.prompt for group in reader.groups()] == ["a fox", "a fox", "A Fox", "a fox"]
+    assert _rows(run_dir / NAME, "SELECT count(*), count(DISTINCT prompt_id) FROM prompts") == [(3, 1)]
+
+
+def test_what_is_known_by_heart_does_not_grow(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.consumer.ledger._MIN_GROUPS", 3)
+    with Ledger(run_dir / NAME, LIFE, capacity_groups=5) as ledger:
+        for step in range(100):
+            ledger.group(a_group(step, "a fox"))
+            ledger.step(step, [step])
+        assert len(ledger._group_rows) == 4 * 5
 
 
 # --- going back -------------------------------------------------------------------------------------------------------

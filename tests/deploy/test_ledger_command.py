@@ -27,7 +27,7 @@ def run_dir(tmp_path: Path) -> Path:
         for index, prompt in enumerate(prompts):
             group = a_group(index, prompt, f"ann-{index % 2}", crc32=7 + index)
             if index == 2:
-                group = replace(group, candidates=(0, 5, 2, 3), num_made=10)
+                group = replace(group, candidates=(0, 5, 2, 3), num_made=10, num_unsatisfied=1)
             ledger.group(group, "fox" if index % 2 == 0 else "")
         ledger.step(0, [0, 1])
         ledger.quarantined(Quarantined(a_group(3, "poison").ticket, "why", a_group(3, "x", stand_in=1).ticket))
@@ -51,11 +51,11 @@ def test_without_a_filter_it_says_what_is_there(run_dir: Path, capsys: pytest.Ca
         "producers": "ann-0: 2 groups (tiny, float32 on cpu, eager)",
         "concepts": "1: fox 2",
         "quarantined": "1",
-        "filter": "scored 10 images, rejected 6 of them (60.0%)",
+        "filter": "scored 10 images, rejected 7 of them (70.0%)",
         "on": f"disk     {size:,} bytes, {size / 4:.0f} a group",
     }
     (summary,) = map(json.loads, _ask(capsys, run_dir, "--json"))
-    assert (summary["steps"], summary["num_uses"], summary["num_rejected"]) == ([0, 1], 5, 6)
+    assert (summary["steps"], summary["num_uses"], summary["num_rejected"]) == ([0, 1], 5, 7)
     assert summary["lives"][0]["life"] == LIFE["life"]
 
 

@@ -27,5 +27,6 @@ def texts(captions: FileCaptions) -> list[str]:
 def tagged(captions: FileCaptions) -> list[tuple[str, str]]:
     """All concepts and captions, in their order; what `concept_codes` says must be the same."""
     prompts: list[Prompt] = [captions.caption(row) for row in range(len(captions))]
-    assert captions.concept_codes.tolist() == [prompt.concept for prompt in prompts]
+    codes = [-1] * len(prompts) if captions.concept_codes is None else captions.concept_codes.tolist()
+    assert codes == [prompt.concept for prompt in prompts]
     return [(captions.concepts[prompt.concept] if prompt.concept >= 0 else "", prompt.text) for prompt in prompts]

@@ -69,7 +69,7 @@ def test_prompts_and_their_concepts_come_from_the_model(caplog: pytest.LogCaptur
     assert first["messages"][1] != second["messages"][1], "the second asks from another angle"
     assert asked.server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
     assert KEY not in caplog.text
-    assert "4 of 4 prompts after 2 answers" in caplog.text
+    assert "4 of 4 prompts so far" in caplog.text
 
 
 def test_duplicates_are_counted_once_by_their_label() -> None:
@@ -91,6 +91,8 @@ def test_too_many_requests_waits_as_long_as_it_is_told() -> None:
         [fails(429, "slow down", Retry_After="7"), fails(503, Retry_After="86400"), prompts(*ROBINS)], deadline_s=200
     )
     assert asked.waits == [7.0, 60.0], "each wait is bounded"
+    asked = _ask([fails(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), prompts(*ROBINS)])
+    assert asked.waits == [0.0], "the moment has passed"
 
 
 def test_a_server_error_is_asked_again_ever_later() -> None:
@@ -217,6 +219,7 @@ def test_a_model_that_says_nothing_new_is_left(caplog: pytest.LogCaptureFixture)
         ("[" * 100_000, []),
         ('{"prompt": "' + "x" * 9000 + '"}', []),
         ('{"prompt": "a\\u0007 fox\\ta"}', [("", "a fox a")]),
+        ('{"prompt": "half a \\ud800 pair"}', [("", "half a pair")]),
     ],
 )
 def test_answers_are_read_however_they_are_written(text: str, expected: list[tuple[str, str]]) -> None:
@@ -265,3 +268,13 @@ def test_without_an_endpoint_the_grammar_answers(caplog: pytest.LogCaptureFixtur
     found = ask(PromptsConfig(ask="birds", ask_prompts=50), {"OPENAI_API_KEY": KEY})
     assert len(found) == 50
     assert "50 prompts of 30 concepts by the built-in grammar (OPENAI_BASE_URL names no endpoint)" in caplog.text
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serve([prompts(*ROBINS)]) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        environ = {"OPENAI_BASE_URL": "http://model.invalid/v1", "OPENAI_MODEL": "tiny"}
+        assert len(ask(PromptsConfig(ask="birds", ask_prompts=2), environ)) == 2
+        assert [request.path for request in proxy.requests] == ["http://model.invalid/v1/chat/completions"]

@@ -10,10 +10,11 @@ from penstock.consumer.prompts.axes import AXES, AXIS_WORDS
 from penstock.consumer.prompts.command import read_command
 from penstock.consumer.prompts.english import is_plural, singular
 from penstock.consumer.prompts.grammar import expand
-from penstock.consumer.prompts.kinds import KINDS, OTHER_WORDS, PLACED, PLACES
+from penstock.consumer.prompts.habitats import PLACED, PLACES
+from penstock.consumer.prompts.kinds import KINDS, OTHER_WORDS
 from penstock.consumer.prompts.scenes import SCENES
 from penstock.protocol.errors import ConfigError
-from penstock.protocol.limits import MAX_PROMPT_BYTES
+from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_PROMPT_BYTES
 from penstock.protocol.tickets import prompt_id
 from penstock.toyworld.captions import VOCABULARY, digit_of
 
@@ -103,6 +104,10 @@ def test_handwritten_digits_are_captions_that_the_tiny_model_knows() -> None:
         ("different styles of paintings of churches", ["church"], ["style"]),
         ("Vögel der Alpen", ["Vögel der Alpen"], []),
         ("wildlife in africa", ["wild animal"], []),
+        ("my dog Rex", ["dog Rex"], []),
+        ("10,000 images of cats", ["cat"], []),
+        ("something beautiful", ["something beautiful"], []),
+        ("birds of prey of the alps", ["bird of prey"], []),
         ("cats; dogs / horses & owls", ["cat", "dog", "horse", "owl"], []),
         ("dogs, dogs, a dog and the dogs", ["dog"], []),
     ],
@@ -130,6 +135,13 @@ def test_all_combinations_of_axes_come_before_any_comes_twice() -> None:
     assert len(found) >= 0.98 * count, "all but those whose sentence had been said"
 
 
+def test_more_combinations_than_fit_into_memory_are_no_trouble() -> None:
+    command = f"cats in every {', every '.join(dict.fromkeys(AXIS_WORDS))}"
+    assert set(read_command(command).axes) == set(AXES)
+    assert len(expand(command, 200)) == 200
+    assert " tiny young red wooden tabby cat " in expand(command, 1)[0].text, "adjectives in their usual order"
+
+
 @pytest.mark.parametrize("command", ["!!!", "in every season", "😀", " , and ", "of of of"])
 def test_a_command_that_names_nothing_is_one_line(command: str) -> None:
     with pytest.raises(ConfigError, match=r"--ask must name what to show, such as 'birds of the alps"):
@@ -138,12 +150,13 @@ def test_a_command_that_names_nothing_is_one_line(command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["a " * 900, "and " * 400 + "cat", "(" * 500 + "cat", "x" * 2000, "in in in, every", "every day"],
+    ["a " * 400, "and " * 200 + "cat", "(" * 500 + "cat", "x" * 1000, "in in in, every", "every day"],
 )
 def test_an_odd_command_is_shown_as_it_is(command: str) -> None:
     prompts = expand(command, 5)
     assert len(prompts) == 5
-    assert all(prompt.concept for prompt in prompts)
+    assert all(0 < len(prompt.concept) <= MAX_NAME_LENGTH for prompt in prompts)
+    assert all(len(prompt.text.encode()) <= MAX_PROMPT_BYTES for prompt in prompts)
 
 
 def test_the_lexicon_holds_together() -> None:

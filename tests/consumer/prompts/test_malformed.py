@@ -72,7 +72,7 @@ def test_a_malformed_row_is_left_out_where_that_is_asked_for(
     with caplog.at_level(logging.WARNING):
         captions = opened(path, malformed="skip")
     assert texts(captions) == [f"caption {number}" for number in range(20)]
-    assert len(captions.concept_codes) == 20
+    assert captions.concept_codes is None or len(captions.concept_codes) == 20
     assert caplog.messages[0].startswith(f"left out: {path}:{line}: {why}")
     assert caplog.messages[1:] == ["1 malformed rows are left out of the prompts"]
 
