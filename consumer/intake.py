@@ -4,6 +4,7 @@ The trainer puts these together here, and so does the paced trainer, whose steps
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 
@@ -79,7 +80,6 @@ def open_ledger(
         model_digest: of the generator; empty where every group is real.
         real_digest: of the set of real images; empty where no group is real.
     """
-    generator = config.generator
     life = {
         "life": folder.incarnation,
         "run_id": folder.run_id,
@@ -87,21 +87,12 @@ def open_ledger(
         "rank": rank,
         "world_size": world_size,
         "model_digest": model_digest,
-        "num_images": generator.images_per_group,
+        "real_digest": real_digest,
         "images_per_use": config.images_per_use,
-        "guidance_scale": generator.guidance_scale,
-        "guidance_rescale": generator.guidance_rescale,
-        "guidance_start": generator.guidance_start,
-        "guidance_stop": generator.guidance_stop,
-        "num_inference_steps": generator.num_inference_steps,
-        "scheduler": generator.scheduler,
-        "native_height": generator.native_height,
-        "native_width": generator.native_width,
-        "height": generator.height,
-        "width": generator.width,
+        "order": config.order,
+        "groups_per_step": config.groups_per_step,
+        **{name: asdict(getattr(config, name)) for name in ("prompts", "generator", "filter", "real", "reservoir")},
     }
-    if real_digest:
-        life |= {"real_digest": real_digest, "real_fraction": config.real.fraction}
     return Ledger(folder.ledger(rank), life, config.capacity_groups)
 
 

@@ -1,5 +1,6 @@
 """What a rank writes down of its settings before the first group comes."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +34,23 @@ def _life(run_dir: Path) -> dict[str, Any]:
 def test_a_life_begins_with_what_it_was_told(tmp_path: Path) -> None:
     with open_ledger(TrainConfig(generator=GENERATOR, seed=5), RunFolder(tmp_path, "r", 17), 1, 4, "ab"):
         pass
-    assert _life(tmp_path) == {
+    life = _life(tmp_path)
+    sections = {name: life.pop(name) for name in ("prompts", "generator", "filter", "real", "reservoir")}
+    assert life == {
         "life": 17,
         "run_id": "r",
         "seed": 5,
         "rank": 1,
         "world_size": 4,
         "model_digest": "ab",
-        "num_images": 3,
+        "real_digest": "",
         "images_per_use": 3,
-        "guidance_scale": 7.5,
-        "guidance_rescale": 0.7,
-        "guidance_start": 0.2,
-        "guidance_stop": 0.8,
-        "num_inference_steps": 30,
-        "scheduler": "DDIMScheduler",
-        "native_height": 512,
-        "native_width": 768,
-        "height": 256,
-        "width": 384,
+        "order": "arrival",
+        "groups_per_step": TrainConfig().groups_per_step,
     }
+    assert sections["generator"].items() >= {"guidance_scale": 7.5, "num_inference_steps": 30, "height": 256}.items()
+    assert sections["generator"].keys() == {field.name for field in fields(GeneratorConfig)}
+    assert sections["filter"].keys() >= {"min_score", "quantile", "max_candidates"}
 
 
 def test_a_life_with_real_groups_says_whose_and_how_many(tmp_path: Path) -> None:
@@ -60,4 +58,4 @@ def test_a_life_with_real_groups_says_whose_and_how_many(tmp_path: Path) -> None
     with open_ledger(config, RunFolder(tmp_path, "r", 17), 0, 1, "ab", "cd"):
         pass
     life = _life(tmp_path)
-    assert (life["model_digest"], life["real_digest"], life["real_fraction"]) == ("ab", "cd", 0.25)
+    assert (life["model_digest"], life["real_digest"], life["real"]["fraction"]) == ("ab", "cd", 0.25)

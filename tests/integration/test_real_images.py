@@ -49,7 +49,7 @@ def test_half_of_every_step_is_real(photos: Path, tmp_path: Path) -> None:
     real = ["--real.source", str(photos), "--real.fraction", "0.5", "--fleet.local-producers", "1"]
     life, kinds = _train(tmp_path / "run", *real)
     digest = open_imageset(str(photos)).digest
-    assert (life["real_digest"], life["real_fraction"]) == (digest, 0.5)
+    assert (life["real_digest"], life["real"]["fraction"]) == (digest, 0.5)
     with LedgerReader(tmp_path / "run") as ledger:
         for group in ledger.groups():
             is_real = kinds[group.index] is Kind.REAL
