@@ -297,6 +297,51 @@ def test_a_killed_writer_leaves_every_step_whole(run_dir: Path) -> None:
     assert steps[0] == (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
 
 
+SUICIDE = """
+import os, signal, sys
+from pathlib import Path
+from penstock.consumer.ledger import Ledger
+from tests.consumer.test_ledger import LIFE, a_group
+
+class Deadly:
+    def __init__(self, db):
+        self.db = db
+
+    def __getattr__(self, name):
+        return getattr(self.db, name)
+
+    def die(self, statement):
+        if step == 2 and sys.argv[2] in statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def execute(self, statement, *values):
+        self.die(statement)
+        return self.db.execute(statement, *values)
+
+    def executemany(self, statement, rows):
+        self.die(statement)
+        return self.db.executemany(statement, rows)
+
+ledger = Ledger(Path(sys.argv[1]), LIFE)
+ledger._db = Deadly(ledger._db)
+for step in range(5):
+    for index in (2 * step, 2 * step + 1):
+        ledger.group(a_group(index, f"a fox in den {index}"))
+    ledger.step(step, [2 * step, 2 * step + 1])
+"""
+
+
+@pytest.mark.parametrize("instant", ["BEGIN", "INTO prompts", "INTO groups", "INTO steps", "COMMIT"])
+def test_a_writer_killed_within_a_step_leaves_nothing_of_it(instant: str, run_dir: Path) -> None:
+    path = run_dir / NAME
+    done = subprocess.run([sys.executable, "-c", SUICIDE, str(path), instant], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert _rows(path, "SELECT step, last_group FROM steps") == [(0, 2), (1, 4)]
+    assert _rows(path, "SELECT (SELECT count(*) FROM groups), (SELECT count(*) FROM prompts)") == [(4, 4)]
+    _write(path, [[8, 9]], first_step=2)
+    assert read_steps(run_dir) == {0: (0, 1), 1: (2, 3), 2: (8, 9)}
+
+
 def test_after_sync_all_of_it_lies_in_the_file_itself(run_dir: Path, tmp_path: Path) -> None:
     """A power cut may take the log that is not on the disk; a copy of the file alone is what it leaves."""
     path, saved = run_dir / NAME, tmp_path / "saved" / NAME
