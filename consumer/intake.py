@@ -4,6 +4,7 @@ The trainer puts these together here, and so does the paced trainer, whose steps
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 
@@ -24,6 +25,9 @@ from penstock.protocol.dispatcher import Patience
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Kind
+
+_GUIDANCE = ("guidance_scales", "guidance_range", "guidance_schedule")
+"""What may take the place of the one guidance scale."""
 
 
 def open_stream(
@@ -100,6 +104,9 @@ def open_ledger(
         "height": generator.height,
         "width": generator.width,
     }
+    life |= {name: given for name in _GUIDANCE if (given := getattr(generator, name))}
+    if config.filter.is_on:
+        life |= {"filter": asdict(config.filter)}
     if real_digest:
         life |= {"real_digest": real_digest, "real_fraction": config.real.fraction}
     return Ledger(folder.ledger(rank), life, config.capacity_groups)
