@@ -15,9 +15,9 @@ from pathlib import Path
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
-from penstock.consumer.prompts.answers import AskedPrompt
-from penstock.consumer.prompts.asked_file import write_asked
-from penstock.consumer.prompts.asking import ask
+from penstock.consumer.prompts.asking.answers import AskedPrompt
+from penstock.consumer.prompts.asking.ask import ask
+from penstock.consumer.prompts.asking.asked_file import write_asked
 from penstock.consumer.prompts.mixed import MixedPrompts
 from penstock.consumer.prompts.opening import check_concepts, check_gaps, open_source
 from penstock.consumer.prompts.source import PromptSource

@@ -27,7 +27,7 @@ from penstock.consumer.meter import Meter
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
 from penstock.consumer.prefetch import Prefetcher
-from penstock.consumer.prompts.asking import ASKING_S
+from penstock.consumer.prompts.asking.ask import ASKING_S
 from penstock.consumer.prompts.source import num_captions
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record

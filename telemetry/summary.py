@@ -149,10 +149,10 @@ class Summary:
     rankme: float | None = None
     """RankMe of the features of validation scans at the last look during training, from 1 (collapse) to the encoder's
     width; None where there was no look."""
-    filter: Filtered | None = None
-    """What the mismatch filter did; None where there was none."""
     concepts: ConceptGroups | None = None
     """The histogram of the concepts that were trained on; None where prompts have no concepts."""
+    filter: Filtered | None = None
+    """What the mismatch filter did; None where there was none."""
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON, whole or not at all.

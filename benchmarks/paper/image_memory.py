@@ -11,13 +11,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from penstock.config.load import load_config
 from penstock.producer.__main__ import PRESETS, open_engine
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Engine, Images, Made, Pending
 from penstock.producer.service import ProducerService
 from penstock.producer.work import Work
-from penstock.protocol.errors import ModelError
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 
 
@@ -63,7 +64,7 @@ class RememberingEngine:
         def finish() -> list[Made]:
             made = pending()
             for ticket, images in zip(tickets, made, strict=True):
-                if not isinstance(images, ModelError):
+                if isinstance(images, np.ndarray):
                     self._made[_key(ticket)] = images.copy()
             return made
 

@@ -158,7 +158,8 @@ def _read_rows(lines: list[str], separator: str, final: bool) -> _Rows:
     first = 0
     while first < len(lines):
         begun = first
-        reader = csv.reader(_from(lines, begun), delimiter=separator, strict=True)
+        rest = _from(lines, begun) if begun else lines
+        reader = csv.reader(rest, delimiter=separator, strict=True)
         try:
             for row in reader:
                 cells.append(row)

@@ -36,7 +36,7 @@ _MAX_FILES = 512
 def open_captions(config: PromptsConfig) -> FileCaptions:
     """The captions of `config.source`. Raises ConfigError where there are none, or where some cannot be used."""
     malformed, concepts = MalformedRows(config.malformed), ConceptTable()
-    if is_hugging_face(config.source):
+    if _is_data_set(config.source):
         tables = open_hugging_face(config.source, config.caption_column, config.concept_column)
         file, what = spool(config.source, tables, malformed, concepts)
         files, formats = [file], [what]
@@ -57,6 +57,15 @@ def open_captions(config: PromptsConfig) -> FileCaptions:
     captions = FileCaptions(files, digest, concepts)
     captions.check_concepts(config.source)
     return captions
+
+
+def _is_data_set(spec: str) -> bool:
+    """Whether a source is a data set of Hugging Face's. Raises ConfigError where it cannot be a path."""
+    try:
+        return is_hugging_face(spec)
+    except (OSError, RuntimeError) as error:  # a name that is too long, the home of a user who is not there
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"prompts.source: cannot read {spec[:80]}: {why}") from error
 
 
 def _find_files(spec: str) -> Sequence[Path]:

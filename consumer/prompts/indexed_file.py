@@ -29,7 +29,8 @@ from penstock.protocol.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-_CHUNK_BYTES: Final = 4 << 20
+_CHUNK_BYTES: Final = 1 << 19
+"""Bytes that are checked at once. More of them leave the processor's caches, and keep the garbage collector busy."""
 _MAX_ROWS_PER_BLOCK: Final = 4
 """Rows between two offsets that are kept: more of them cost less memory and longer reads."""
 _BLOCK_BYTES: Final = 4096

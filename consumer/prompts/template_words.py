@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from penstock.consumer.prompts.english import phrases
+from penstock.consumer.prompts.asking.english import phrases
 
 ALONE = (
     "a {concept}",

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from penstock.config.strict_yaml import Line, did_you_mean, read_lists
 from penstock.consumer.prompts import template_words
-from penstock.consumer.prompts.english import article
+from penstock.consumer.prompts.asking.english import article
 from penstock.protocol.errors import ConfigError
 
 CONCEPT, OTHER = "concept", "other"

@@ -22,6 +22,7 @@ from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.ledger_schema import NO_ROWS
 from penstock.consumer.meter import Totals
+from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.stream import Group
@@ -106,6 +107,25 @@ def test_a_tokenizer_with_other_ids_is_refused_when_resuming(tmp_path: Path) -> 
     checkpoint.check_tokenizer(_read(folder), "f" * 64, "clips")
     with pytest.raises(RunError, match=r"^text.tokenizer clips is not the tokenizer that the run began with \(0{12}, "):
         checkpoint.check_tokenizer(_read(folder), "0" * 64, "clips")
+
+
+@pytest.mark.parametrize(
+    ("texts", "counts"),
+    [
+        (["a fox"], r"2 then, 1 now"),
+        (["a fox", "a cat"], r"2 then and now, of other text, .*"),
+    ],
+)
+def test_captions_that_have_changed_between_lives_are_refused_with_how_many_there_are(
+    texts: list[str], counts: str, tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path)
+    state = Checkpoint(10, "d1", "e1", "p1", RECORD, FeedState.beginning(0, 1), num_captions=2)
+    checkpoint.save(_Rank(0, threading.Barrier(1)), folder, CONFIG, state)  # type: ignore[arg-type]
+    resume = _read(folder)
+    checkpoint.check_prompts(resume, ShuffledCaptions(ListedCaptions(["a fox", "a dog"], "p1"), 0), "captions.txt")
+    with pytest.raises(RunError, match=rf"^the captions of captions\.txt are not those .* \({counts}\); resume with "):
+        checkpoint.check_prompts(resume, ShuffledCaptions(ListedCaptions(texts, "p2"), 0), "captions.txt")
 
 
 def test_one_rank_goes_on_from_two_and_four_from_that_one(tmp_path: Path) -> None:

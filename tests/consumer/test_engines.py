@@ -1,11 +1,12 @@
 """What producers of either kind must be: what the settings say, or an earlier life."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from penstock.consumer.checkpoint import Checkpoint
-from penstock.consumer.config import GeneratorConfig, RealConfig, TrainConfig
+from penstock.consumer.config import FilterConfig, GeneratorConfig, RealConfig, TrainConfig
 from penstock.consumer.engines import expected
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
@@ -38,6 +39,15 @@ def test_a_run_without_real_images_expects_what_it_always_did() -> None:
     assert expected(TrainConfig(), None, None) == (Expectation(), None)
     first = TrainConfig(order="ticket", generator=GeneratorConfig(model_digest="ab"))
     assert expected(first, None, None) == (Expectation(model_digest="ab", same_engine=True), None)
+
+
+def test_a_run_that_filters_expects_a_scorer_and_later_lives_the_same() -> None:
+    config = TrainConfig(filter=FilterConfig(min_score=0.5))
+    lack = "no producer generates images: penstock produce --scorer NAME"
+    assert expected(config, None, None) == (Expectation(filters=True, lack=lack), None)
+    generated, _ = expected(config, None, replace(_checkpoint(real=""), scorer_digest="5c"))
+    assert generated is not None
+    assert (generated.filters, generated.scorer) == (True, "5c")
 
 
 def test_a_run_of_both_kinds_expects_either_by_its_digest_and_says_what_it_lacks() -> None:

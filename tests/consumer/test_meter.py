@@ -28,7 +28,7 @@ def _totals(monkeypatch: pytest.MonkeyPatch, earlier: Totals) -> Totals:
     monkeypatch.setattr("time.perf_counter", lambda: clock.now)
     stats = SimpleNamespace(images=8, image_bytes=800, producers=1, producers_seen=2)
     stats.rejected, stats.expired, stats.hedged, stats.quarantined = 1, 2, 3, 4
-    batches = SimpleNamespace(wait_s=10.0, groups_by_uses=[1, 2])
+    batches = SimpleNamespace(wait_s=10.0, groups_by_uses=[1, 2], filter_counts=SimpleNamespace(values=[1, 20, 3]))
     stream = SimpleNamespace(stats=stats)
     meter = Meter(_Alone(), stream, batches, 16, max_reuse=3, started=1000.0, earlier=earlier)  # type: ignore[arg-type]
     meter.begin()
@@ -47,6 +47,7 @@ def test_one_life_is_counted_from_its_start_and_its_rates_from_the_loop(monkeypa
     assert totals.data_wait == 10 / 80
     assert totals.reuse == 48 / 32
     assert totals.groups_by_uses == (1, 2, 0, 0)
+    assert totals.filter_counts == (1, 20, 3)
 
 
 def test_two_equal_lives_have_twice_the_counts_and_the_same_rates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +56,7 @@ def test_two_equal_lives_have_twice_the_counts_and_the_same_rates(monkeypatch: p
     assert (two.steps, two.seconds, two.loop_s, two.wait_s) == (6, 200.0, 160.0, 20.0)
     assert (two.images_made, two.images_trained, two.bytes_received) == (64, 96, 6400)
     assert two.groups_by_uses == (2, 4, 0, 0)
+    assert two.filter_counts == (2, 40, 6)
     assert (two.rejected, two.expired, two.hedged, two.quarantined) == (2, 4, 6, 8)
     for rate in ("made_per_s", "trained_per_s", "data_wait", "reuse"):
         assert getattr(two, rate) == getattr(one, rate)
@@ -71,6 +73,7 @@ def test_concepts_are_added_over_ranks_and_lives(monkeypatch: pytest.MonkeyPatch
     stats = SimpleNamespace(images=0, image_bytes=0, producers=1, producers_seen=1)
     stats.rejected = stats.expired = stats.hedged = stats.quarantined = 0
     batches = SimpleNamespace(wait_s=0.0, groups_by_uses=[0, 5], groups_by_concept=Counter({2: 3, -1: 1, 0: 1}))
+    batches.filter_counts = None
     earlier = Totals(groups_by_concept=(10, 20, 30, 40))
     meter = Meter(Two(), SimpleNamespace(stats=stats), batches, 1, 3, 0.0, earlier, num_concepts=3)  # type: ignore[arg-type]
     totals = meter.totals()
@@ -89,7 +92,8 @@ def test_the_record_survives_json_exactly() -> None:
         knn=[(50, 0.75)],
         rankme=[(50, 12.5)],
         knn_before=0.2,
-        totals=Totals(steps=5, wait_s=0.5, groups_by_uses=(3, 0, 1), groups_by_concept=(1, 0)),
+        totals=Totals(steps=5, wait_s=0.5, groups_by_uses=(3, 0, 1), groups_by_concept=(1, 0), filter_counts=(0, 9, 2)),
+        hardest_prompts=[("a red fox", 7)],
     )
     assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
 

@@ -185,7 +185,7 @@ def test_a_run_ends_well_and_says_what_it_did(one_rank: Run) -> None:
         "groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received messages_rejected "
     )
     keys += "tickets_expired tickets_hedged tickets_quarantined image_bytes_written knn objective steps_skipped rankme "
-    keys += "concepts"
+    keys += "concepts filter"
     assert list(summary) == keys.split()
     assert set(summary["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
     assert (summary["world_size"], summary["steps"], summary["producers"]) == (1, 6, 1)

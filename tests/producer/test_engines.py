@@ -110,6 +110,23 @@ def test_a_shrunk_image_is_antialiased(engine: Engine) -> None:
     assert np.abs(expected - half[:, 1:7, 1:7]).max() <= 1.5
 
 
+def test_each_image_of_a_group_may_have_a_guidance_of_its_own(engine: Engine) -> None:
+    several = ticket(engine, 0, num_images=3, guidance_scales=(4.0, 1.0, 2.5))
+    (mixed,) = make(engine, [several])
+    for place, scale in enumerate((4.0, 1.0, 2.5)):
+        (same,) = make(engine, [ticket(engine, 0, num_images=3, guidance_scales=(scale,))])
+        assert np.array_equal(mixed[place], same[place])
+    other = ticket(engine, 1, num_images=3, guidance_scales=(1.0, 4.0, 1.0))
+    alone = [make(engine, [one])[0] for one in (several, other)]
+    assert equal(make(engine, [other, several])[::-1], alone)
+
+
+def test_a_recipe_with_candidates_makes_those_images_bit_for_bit(engine: Engine) -> None:
+    (four,) = make(engine, [ticket(engine, 0, num_images=4)])
+    (chosen,) = make(engine, [ticket(engine, 0, num_images=2, candidates=(3, 1))])
+    assert np.array_equal(chosen, four[[3, 1]])
+
+
 def test_without_guidance_the_prompt_still_counts(engine: Engine) -> None:
     one = make(engine, [ticket(engine, 0, guidance_scales=(1.0,))])
     two = make(engine, [ticket(engine, 0, guidance_scales=(4.0,))])

@@ -1,4 +1,4 @@
-"""Which of a ticket's candidates a filter chooses, worked out by hand; an engine and a scorer that only look numbers up."""
+"""Which of a ticket's candidates a filter chooses, worked out by hand; engine and scorer only look numbers up."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace

@@ -144,6 +144,7 @@ def test_what_else_is_scored_changes_no_score(kind: str, folder_of: Callable[[st
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
 def test_a_gpu_scores_as_a_cpu_does(kind: str, folder_of: Callable[[str], Path]) -> None:
     images = _images(40)

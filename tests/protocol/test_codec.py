@@ -5,7 +5,7 @@ Hostile frames are built with msgpack itself or byte by byte from its specificat
 
 import random
 import tracemalloc
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -26,6 +26,7 @@ from penstock.protocol.limits import (
     MAX_LIST_LENGTH,
     MAX_NAME_LENGTH,
     MAX_NESTING,
+    MAX_PER_IMAGE_VALUES,
     MAX_PROMPT_BYTES,
     MAX_STRING_BYTES,
     MAX_TICKETS_PER_MESSAGE,
@@ -415,6 +416,16 @@ def test_an_integer_serves_as_a_number() -> None:
         ({"width": MAX_IMAGE_SIDE + 1}, "bad_value", "width"),
         ({"guidance_scales": [-1.0]}, "bad_value", "guidance_scales"),
         ({"guidance_scales": [float("nan")]}, "bad_value", r"guidance_scales\[0\]"),
+        ({"guidance_scales": [2.0005]}, "bad_value", "guidance_scales"),
+        ({"guidance_scales": [2.0, 2.0, 2.0]}, "bad_value", "guidance_scales"),
+        ({"guidance_scales": 2.0}, "wrong_type", "guidance_scales"),
+        ({"candidates": [0]}, "bad_value", "candidates"),
+        ({"candidates": [-2, *range(1, 4)]}, "bad_value", "candidates"),
+        ({"candidates": None}, "wrong_type", "candidates"),
+        ({"scorer_digest": "AB"}, "bad_value", "scorer_digest"),
+        ({"scorer_digest": "ab"}, "bad_value", "num_candidates"),
+        ({"min_score": 0.5}, "bad_value", "need a scorer"),
+        ({"max_candidates": 2**17}, "bad_value", "max_candidates"),
         ({"guidance_rescale": 2}, "bad_value", "guidance_rescale"),
         ({"guidance_rescale": "0.5"}, "wrong_type", "guidance_rescale"),
         ({"guidance_start": 0.76}, "bad_value", "guidance_stop"),
@@ -442,7 +453,8 @@ def test_a_ticket_with_a_bad_recipe_is_refused_by_place_and_rule(
     assert caught.value.reason == reason
 
 
-NEW_TO_RECIPES = ("guidance_rescale", "guidance_start", "guidance_stop", "native_height", "native_width")
+OF_A_FILTER = ("candidates", "scorer_digest", "min_score", "num_candidates", "max_candidates")
+NEW_TO_RECIPES = ("guidance_rescale", "guidance_start", "guidance_stop", "native_height", "native_width", *OF_A_FILTER)
 
 
 @pytest.mark.parametrize("field", NEW_TO_RECIPES)
@@ -549,6 +561,23 @@ def test_the_largest_message_that_a_rank_sends_is_within_the_limits() -> None:
     ticket = Ticket(index=MAX_INT, rank=MAX_INT, attempt=MAX_INT, need_by_step=MAX_INT, recipe=recipe)
     message = Tickets(tickets=(ticket,) * MAX_TICKETS_PER_MESSAGE)
     assert decode(encode(message, Header()))[1] == message
+
+
+def test_tickets_with_a_value_for_each_image_are_as_many_as_a_message_can_hold() -> None:
+    example = EXAMPLES[1]
+    assert isinstance(example, Tickets)
+    recipe = replace(
+        example.tickets[0].recipe,
+        num_images=MAX_IMAGES_PER_GROUP,
+        guidance_scales=(2.0,) * MAX_IMAGES_PER_GROUP,
+        candidates=tuple(range(MAX_CANDIDATES - MAX_IMAGES_PER_GROUP, MAX_CANDIDATES)),
+    )
+    ticket = replace(example.tickets[0], recipe=recipe)
+    most = MAX_PER_IMAGE_VALUES // (2 * MAX_IMAGES_PER_GROUP)
+    message = Tickets(tickets=(ticket,) * most)
+    assert decode(encode(message, Header()))[1] == message
+    with pytest.raises(ValueError, match="guidance_scales and candidates of all tickets must be at most 16384"):
+        Tickets(tickets=(ticket,) * (most + 1))
 
 
 @pytest.mark.parametrize(

@@ -268,3 +268,14 @@ def test_the_wait_is_for_the_first_ticket_that_has_not_come() -> None:
     desk.make(ANN, 5)
     desk.make(ANN, 4)
     assert "ticket 3" in desk.machine.describe_wait(desk.now)
+
+
+def test_tickets_go_in_as_few_messages_as_the_values_for_their_images_allow() -> None:
+    desk = Desk(window_groups=64, window_bytes=1 << 30)
+    desk.join(ANN, groups=64, nbytes=1 << 30)
+    for index in range(20):
+        desk.machine.plan(a_ticket(index, num_images=1024, height=1, width=1, guidance_scales=(2.0,) * 1024))
+    messages = sent(desk.machine.issue(desk.now, eager=True), Tickets)
+    # 1,024 scales a ticket, 16,384 values a message.
+    assert [len(message.tickets) for message in messages] == [16, 4]
+    assert [ticket.index for message in messages for ticket in message.tickets] == list(range(20))

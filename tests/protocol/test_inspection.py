@@ -41,6 +41,52 @@ def test_a_group_as_it_was_asked_for_is_good() -> None:
     assert isinstance(_inspect(one_pixel_of_each), Pixels)
 
 
+FILTERED = a_ticket(0, scorer_digest="5c", num_candidates=3, max_candidates=6, min_score=0.5)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "num_made", "num_unsatisfied"), [((0, 1), 3, 0), ((0, 5), 6, 0), ((4, 5), 6, 2), ((1, 2), 3, 0)]
+)
+def test_candidates_that_a_filter_can_have_chosen_are_taken(
+    candidates: tuple[int, ...], num_made: int, num_unsatisfied: int
+) -> None:
+    choice = {"candidates": candidates, "num_made": num_made, "num_unsatisfied": num_unsatisfied}
+    assert isinstance(_inspect(PIXELS, ticket=FILTERED, **choice), Pixels)
+
+
+@pytest.mark.parametrize(
+    ("ticket", "choice", "says"),
+    [
+        (FILTERED, {}, "expected 3 to 6 to be made, got 0"),
+        (FILTERED, {"candidates": (0, 1), "num_made": 2}, "expected 3 to 6 to be made, got 2"),
+        (FILTERED, {"candidates": (0, 1), "num_made": 7}, "expected 3 to 6 to be made, got 7"),
+        (FILTERED, {"num_made": 3}, "expected 2 candidates, got 0"),
+        (FILTERED, {"candidates": (0, 1, 2), "num_made": 3}, "expected 2 candidates, got 3"),
+        (FILTERED, {"candidates": (1, 0), "num_made": 3}, "expected ascending numbers below the 3 made, got (1, 0)"),
+        (FILTERED, {"candidates": (0, 3), "num_made": 3}, "expected ascending numbers below the 3 made, got (0, 3)"),
+        (
+            FILTERED,
+            {"candidates": (0, 1), "num_made": 5, "num_unsatisfied": 1},
+            "expected at most 0 unsatisfied of 5 made, got 1",
+        ),
+        (
+            FILTERED,
+            {"candidates": (0, 1), "num_made": 6, "num_unsatisfied": 3},
+            "expected at most 2 unsatisfied of 6 made, got 3",
+        ),
+        (TICKET, {"candidates": (0, 1)}, "no filter was asked for, got 2 of 0 candidates, 0 unsatisfied"),
+        (TICKET, {"num_made": 2}, "no filter was asked for"),
+        (TICKET, {"num_unsatisfied": 1}, "no filter was asked for"),
+        (a_ticket(0, candidates=(3, 1)), {"candidates": (3, 1), "num_made": 4}, "no filter was asked for"),
+    ],
+)
+def test_what_no_filter_can_have_chosen_is_a_flaw(ticket: Ticket, choice: dict[str, Any], says: str) -> None:
+    flaw = _inspect(PIXELS, ticket=ticket, **choice)
+    assert isinstance(flaw, Flaw)
+    assert flaw.word == "candidates"
+    assert says in flaw.what
+
+
 def test_a_memoryview_of_another_item_size_is_measured_in_bytes() -> None:
     assert isinstance(_inspect(memoryview(PIXELS).cast("I")), Pixels)
 

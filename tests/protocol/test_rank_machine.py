@@ -26,8 +26,8 @@ from penstock.protocol.messages import (
 )
 from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.tickets import Attempt, Kind
-from tests.protocol.desk import ANN, BOB, ENDPOINTS, PATIENCE, Desk, delivered, given, notes, sent
-from tests.protocol.samples import CRC32, MANIFEST, NBYTES, PIXELS
+from tests.protocol.desk import ANN, BOB, CAT, ENDPOINTS, PATIENCE, Desk, delivered, given, notes, sent
+from tests.protocol.samples import CRC32, MANIFEST, NBYTES, PIXELS, a_ticket
 
 # --- joining ----------------------------------------------------------------------------------------------------------
 
@@ -70,6 +70,39 @@ def test_the_first_producer_pins_the_model_where_none_is_asked_for() -> None:
     desk.join(ANN)
     assert desk.machine.engines == {Kind.GENERATED: MANIFEST}
     assert sent(desk.hello(BOB, replace(MANIFEST, model_digest="d2")), Reject, BOB)
+
+
+def test_a_run_that_filters_wants_a_scorer_and_all_of_its_producers_the_first_one_s() -> None:
+    desk = Desk(expects=Expectation(filters=True))
+    (reject,) = sent(desk.hello(ANN), Reject, ANN)
+    assert reject.reason == "ann has no scorer, and this run filters its images: penstock produce --scorer NAME"
+    assert sent(desk.hello(BOB, replace(MANIFEST, scorer="5c")), Welcome, BOB)
+    (reject,) = sent(desk.hello(CAT, replace(MANIFEST, scorer="ab")), Reject, CAT)
+    assert reject.reason == "cat scores with digest ab, this run filters by 5c: use its --scorer"
+    assert desk.machine.rejects.counts == {("scorer", "ann"): 1, ("scorer", "cat"): 1}
+    assert sent(desk.hello(CAT, replace(MANIFEST, scorer="5c")), Welcome, CAT)
+
+
+def test_a_later_life_filters_by_the_scorer_of_the_first_whoever_comes_first() -> None:
+    desk = Desk(expects=Expectation(filters=True, scorer="5c"))
+    assert sent(desk.hello(ANN, replace(MANIFEST, scorer="ab")), Reject, ANN)
+    assert sent(desk.hello(BOB, replace(MANIFEST, scorer="5c")), Welcome, BOB)
+
+
+def test_a_run_that_does_not_filter_takes_producers_with_any_scorer_or_none() -> None:
+    desk = Desk(expects=Expectation())
+    for who, scorer in ((ANN, ""), (BOB, "5c"), (CAT, "ab")):
+        assert sent(desk.hello(who, replace(MANIFEST, scorer=scorer)), Welcome, who)
+
+
+def test_a_group_says_which_candidates_it_is_of_and_what_its_frame_s_checksum_was() -> None:
+    desk = Desk()
+    desk.join(ANN)
+    desk.machine.plan(a_ticket(0, scorer_digest="5c", num_candidates=3, max_candidates=6))
+    desk.machine.issue(desk.now, eager=True)
+    actions = desk.make(ANN, 0, candidates=(1, 4), num_made=6, num_unsatisfied=1)
+    [group] = [action for action in actions if isinstance(action, Deliver)]
+    assert (group.candidates, group.num_made, group.num_unsatisfied, group.crc32) == ((1, 4), 6, 1, CRC32)
 
 
 def test_a_refused_producer_pins_nothing() -> None:

@@ -6,6 +6,7 @@ joined by the unit separator. A change of any of them would silently relabel eve
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -121,6 +122,16 @@ def test_a_recipe_states_its_buffer() -> None:
         ("guidance_scales", (-0.1,)),
         ("guidance_scales", (float("nan"),)),
         ("guidance_scales", (float("inf"),)),
+        ("guidance_scales", (1000.001,)),
+        ("guidance_scales", (2.0005,)),
+        ("guidance_scales", (2.0, -1.0, 2.0, 2.0)),
+        ("guidance_scales", ()),
+        ("guidance_scales", (2.0,) * 3),
+        ("candidates", (0, 1, 2)),
+        ("candidates", (0, 1, 2, 3, 4)),
+        ("candidates", (0, 1, 2, 2)),
+        ("candidates", (-1, 1, 2, 3)),
+        ("candidates", (0, 1, 2, 65_536)),
         ("guidance_rescale", -0.01),
         ("guidance_rescale", 1.01),
         ("guidance_rescale", float("nan")),
@@ -153,6 +164,8 @@ def test_a_recipe_that_breaks_a_rule_is_refused_by_name(field: str, value: objec
         ("num_images", 1),
         ("num_images", MAX_IMAGES_PER_GROUP),
         ("guidance_scales", (0.0,)),
+        ("guidance_scales", (1000.0, 0.001, 2.5, 0.0)),
+        ("candidates", (65_535, 0, 7, 3)),
         ("guidance_rescale", 0.0),
         ("guidance_rescale", 1.0),
         ("guidance_start", 0.0),
@@ -164,6 +177,50 @@ def test_a_recipe_that_breaks_a_rule_is_refused_by_name(field: str, value: objec
 )
 def test_a_recipe_at_its_limits_is_good(field: str, value: object) -> None:
     assert getattr(replace(RECIPE, **{field: value}), field) == value
+
+
+FILTER = {"scorer_digest": "5c", "min_score": 0.5, "num_candidates": 5, "max_candidates": 9}
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"scorer_digest": "S"}, "scorer_digest must be 1 to 64"),
+        ({"min_score": 1.01}, r"min_score must be in \[-1, 1\]"),
+        ({"min_score": float("nan")}, r"min_score must be in \[-1, 1\]"),
+        ({"num_candidates": 3}, r"num_candidates must be >= num_images \(4\)"),
+        ({"max_candidates": 4}, r"max_candidates must be in \[num_candidates \(5\), 65536\]"),
+        ({"max_candidates": 65_537}, "max_candidates must be in"),
+        ({"candidates": (0, 1, 2, 3)}, "candidates must be none beside scorer_digest"),
+        ({"scorer_digest": ""}, "min_score, num_candidates and max_candidates need a scorer"),
+    ],
+)
+def test_a_filter_that_breaks_a_rule_is_refused(change: dict[str, Any], rule: str) -> None:
+    assert replace(RECIPE, **FILTER).is_filtered
+    with pytest.raises(ValueError, match=f"^{rule}.*, got "):
+        replace(RECIPE, **FILTER | change)
+
+
+@pytest.mark.parametrize("name", ["min_score", "num_candidates", "max_candidates"])
+def test_a_recipe_has_all_that_a_filter_needs_or_none_of_it(name: str) -> None:
+    with pytest.raises(ValueError, match="need a scorer"):
+        replace(RECIPE, **{name: FILTER[name]})
+
+
+def test_images_have_the_seeds_and_scales_of_their_candidates() -> None:
+    each = replace(RECIPE, guidance_scales=(1.0, 2.0, 3.0, 4.0))
+    assert (RECIPE.image_scales, each.image_scales) == ((2.0,) * 4, (1.0, 2.0, 3.0, 4.0))
+    chosen = replace(each, **FILTER).choose((1, 4, 6))
+    assert (chosen.num_images, chosen.is_filtered) == (3, False)
+    assert chosen.image_seeds == tuple(image_seed(7, candidate) for candidate in (1, 4, 6))
+    # Candidates 4 and 6 of m = 4 have the scales of images 0 and 2.
+    assert chosen.image_scales == (2.0, 1.0, 3.0)
+    assert replace(RECIPE, **FILTER).choose((1, 4, 6)).guidance_scales == (2.0,)
+    assert each.choose(range(4)).image_seeds == each.image_seeds
+
+
+def test_what_is_made_at_first_counts_where_batches_are_filled() -> None:
+    assert (RECIPE.num_first, replace(RECIPE, **FILTER).num_first) == (4, 5)
 
 
 def test_guidance_does_not_stop_before_it_starts() -> None:

@@ -1,6 +1,7 @@
 """The progress line: whole where there is room, shorter where there is not, sparse where nobody watches."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,11 @@ def test_a_narrow_terminal_gets_a_shorter_line_that_keeps_the_step(width: int) -
     line = render(snapshot(120), width)
     assert len(line) <= width
     assert line.startswith("step 120/600")
+
+
+def test_what_a_filter_rejects_stands_in_the_line_where_there_is_one() -> None:
+    assert "kNN 65.2%  wait" in render(snapshot(120), None)
+    assert "made 12.3k (38.2/s)  rejected 12.5%  trained" in render(replace(snapshot(120), rejected=0.125), None)
 
 
 def test_before_the_first_step_nothing_is_made_up() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.telemetry.summary import ConceptGroups, Knn, Summary, box, judge
+from penstock.telemetry.summary import ConceptGroups, Filtered, FilteredConcept, Knn, Summary, box, judge
 
 
 def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
@@ -16,7 +16,7 @@ def test_the_file_has_exactly_the_published_keys(tmp_path: Path, make_summary: C
     published = """schema_version run_id seconds producers world_size steps images_generated images_trained
         reuse_factor groups_by_uses producer_images_per_s trainer_images_per_s data_wait_fraction bytes_received
         messages_rejected tickets_expired tickets_hedged tickets_quarantined
-        image_bytes_written knn objective steps_skipped rankme concepts"""
+        image_bytes_written knn objective steps_skipped rankme concepts filter"""
     assert set(values) == set(published.split())
     assert set(values["knn"]) == {"before", "after", "raw_scans_after", "pixels", "k", "temperature"}
     assert list(tmp_path.iterdir()) == [path]
@@ -38,6 +38,19 @@ def test_the_commonest_concepts_are_named_and_the_others_counted(
     summary = make_summary(concepts=concepts)
     summary.write(tmp_path / "summary.json")
     assert Summary.read(tmp_path / "summary.json") == summary
+
+
+def test_what_a_filter_did_reads_back_and_stands_in_the_box(
+    tmp_path: Path, make_summary: Callable[..., Summary]
+) -> None:
+    concepts = {"nine": FilteredConcept(made=100, rejected=40), "one": FilteredConcept(made=900, rejected=60)}
+    filtered = Filtered(made=1000, rejected=100, unsatisfied=3, by_concept=concepts, hardest_prompts={"a nine": 12})
+    summary = make_summary(filter=filtered)
+    summary.write(tmp_path / "summary.json")
+    assert Summary.read(tmp_path / "summary.json") == summary
+    assert "Filtered" not in box(make_summary())
+    drawn = " ".join(box(summary).replace("│", " ").split())
+    assert "10.0% of 1,000 images rejected, most of 'nine' 40.0%, 'one' 6.7%; 3 of them kept for lack" in drawn
 
 
 def test_another_schema_version_is_refused(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from penstock.consumer.config import PromptsConfig
-from penstock.consumer.prompts.answers import AskedPrompt, read_answer
-from penstock.consumer.prompts.asking import ask, ask_endpoint
-from penstock.consumer.prompts.chat_endpoint import MAX_BODY_BYTES, Budget, ChatEndpoint, from_environment
+from penstock.consumer.prompts.asking.answers import AskedPrompt, read_answer
+from penstock.consumer.prompts.asking.ask import ask, ask_endpoint
+from penstock.consumer.prompts.asking.chat_endpoint import MAX_BODY_BYTES, Budget, ChatEndpoint, from_environment
 from penstock.protocol.errors import ConfigError, EndpointError, PenstockError
 from penstock.protocol.tickets import prompt_id
 from tests.consumer.prompts.chat_server import ChatServer, Reply, body, fails, prompts, says, serve

@@ -6,13 +6,13 @@ from math import prod
 
 import pytest
 
-from penstock.consumer.prompts.axes import AXES, AXIS_WORDS
-from penstock.consumer.prompts.command import read_command
-from penstock.consumer.prompts.english import is_plural, singular
-from penstock.consumer.prompts.grammar import expand
-from penstock.consumer.prompts.habitats import PLACED, PLACES
-from penstock.consumer.prompts.kinds import KINDS, OTHER_WORDS
-from penstock.consumer.prompts.scenes import SCENES
+from penstock.consumer.prompts.asking.axes import AXES, AXIS_WORDS
+from penstock.consumer.prompts.asking.command import read_command
+from penstock.consumer.prompts.asking.english import is_plural, singular
+from penstock.consumer.prompts.asking.grammar import expand
+from penstock.consumer.prompts.asking.habitats import PLACED, PLACES
+from penstock.consumer.prompts.asking.kinds import KINDS, OTHER_WORDS
+from penstock.consumer.prompts.asking.scenes import SCENES
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_PROMPT_BYTES
 from penstock.protocol.tickets import prompt_id

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.consumer.config import PromptsConfig
 from penstock.consumer.prompts import template_words
-from penstock.consumer.prompts.english import indefinite, is_plural, singular
+from penstock.consumer.prompts.asking.english import indefinite, is_plural, singular
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.prompts.templates import OTHER, parse_template

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from penstock.consumer.prompts.axes import AXIS_WORDS, COLOURS, NAMED_VALUES
-from penstock.consumer.prompts.english import article, is_plural, singular
-from penstock.consumer.prompts.habitats import BROADER, GEOGRAPHIC, PLACED, PLACES, PROPER
-from penstock.consumer.prompts.kinds import KINDS, MASS, OTHER_WORDS
+from penstock.consumer.prompts.asking.axes import AXIS_WORDS, COLOURS, NAMED_VALUES
+from penstock.consumer.prompts.asking.english import article, is_plural, singular
+from penstock.consumer.prompts.asking.habitats import BROADER, GEOGRAPHIC, PLACED, PLACES, PROPER
+from penstock.consumer.prompts.asking.kinds import KINDS, MASS, OTHER_WORDS
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_NAME_LENGTH
 

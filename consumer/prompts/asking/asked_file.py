@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from penstock.consumer.prompts.answers import AskedPrompt
+from penstock.consumer.prompts.asking.answers import AskedPrompt
 from penstock.protocol.errors import RunError
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from penstock.consumer.prompts.english import phrases
+from penstock.consumer.prompts.asking.english import phrases
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from penstock.config.process import printable
 from penstock.consumer.config import PromptsConfig
-from penstock.consumer.prompts.answers import AskedPrompt, read_answer
-from penstock.consumer.prompts.chat_endpoint import (
+from penstock.consumer.prompts.asking.answers import AskedPrompt, read_answer
+from penstock.consumer.prompts.asking.chat_endpoint import (
     URL,
     Answer,
     Budget,
@@ -23,7 +23,7 @@ from penstock.consumer.prompts.chat_endpoint import (
     UnavailableError,
     from_environment,
 )
-from penstock.consumer.prompts.grammar import expand
+from penstock.consumer.prompts.asking.grammar import expand
 from penstock.protocol.errors import EndpointError
 from penstock.protocol.limits import MAX_NAME_LENGTH
 from penstock.protocol.tickets import normalise_prompt, prompt_id

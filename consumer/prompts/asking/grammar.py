@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from penstock.consumer.prompts.answers import AskedPrompt
-from penstock.consumer.prompts.axes import AXES, LIGHTS, VIEWS
-from penstock.consumer.prompts.command import Command, Subject, read_command
-from penstock.consumer.prompts.english import indefinite
-from penstock.consumer.prompts.scenes import SCENES, Scene
+from penstock.consumer.prompts.asking.answers import AskedPrompt
+from penstock.consumer.prompts.asking.axes import AXES, LIGHTS, VIEWS
+from penstock.consumer.prompts.asking.command import Command, Subject, read_command
+from penstock.consumer.prompts.asking.english import indefinite
+from penstock.consumer.prompts.asking.scenes import SCENES, Scene
 from penstock.protocol.tickets import prompt_id
 
 _MAX_DRAWS = 50

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.consumer.prompts.english import phrases
+from penstock.consumer.prompts.asking.english import phrases
 
 COLOURS = phrases("""red; orange; yellow; green; blue; purple; pink; brown; black; white; grey; turquoise""")
 
