@@ -16,7 +16,7 @@ from torch import nn
 
 from penstock.consumer import checkpoint, run_folder
 from penstock.consumer.checkpoint import Checkpoint
-from penstock.consumer.config import GeneratorConfig, ObjectiveConfig, PromptsConfig, TrainConfig
+from penstock.consumer.config import FilterConfig, GeneratorConfig, ObjectiveConfig, PromptsConfig, TrainConfig
 from penstock.consumer.feed_state import FeedState, Kept
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import read_steps
@@ -94,6 +94,7 @@ def test_the_digests_of_both_kinds_of_engines_come_back(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     feed = FeedState.beginning(0, 1)
     state = Checkpoint(10, "d1", "e1", "p", RECORD, feed, real_digest="d2", real_manifest_digest="e2")
+    state = replace(state, scorer_digest="5c")
     checkpoint.save(_Rank(0, threading.Barrier(1)), folder, CONFIG, state)  # type: ignore[arg-type]
     assert _read(folder) == state
 
@@ -207,6 +208,11 @@ def test_a_checkpoint_that_is_not_whole_is_one_line(file: str, tmp_path: Path) -
         ({"order": "ticket"}, r"order 'arrival', this run says 'ticket'"),
         ({"groups_per_step": 8}, r"groups_per_step 4, this run says 8"),
         ({"augment": AugmentRecipe(size=112)}, r"augment\.size 224, this run says 112"),
+        ({"filter": FilterConfig(min_score=0.5)}, r"filter\.min_score None, this run says 0\.5"),
+        (
+            {"generator": GeneratorConfig(guidance_range=(1.0, 3.0))},
+            r"generator\.guidance_range None, this run says \[1\.0",
+        ),
         ({"generator": GeneratorConfig(guidance_scale=3.0)}, r"generator\.guidance_scale 2\.0, this run says 3\.0"),
         ({"generator": GeneratorConfig(guidance_rescale=0.7)}, r"generator\.guidance_rescale 0\.0, this run says 0\.7"),
         ({"generator": GeneratorConfig(guidance_start=0.2)}, r"generator\.guidance_start 0\.0, this run says 0\.2"),

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from penstock.consumer.config import GeneratorConfig, RealConfig, TrainConfig
+from penstock.consumer.config import FilterConfig, GeneratorConfig, RealConfig, TrainConfig
 from penstock.consumer.intake import open_ledger
 from penstock.consumer.ledger_reader import LedgerReader
 from penstock.consumer.run_folder import RunFolder
@@ -51,6 +51,17 @@ def test_a_life_begins_with_what_it_was_told(tmp_path: Path) -> None:
     assert sections["generator"].items() >= {"guidance_scale": 7.5, "num_inference_steps": 30, "height": 256}.items()
     assert sections["generator"].keys() == {field.name for field in fields(GeneratorConfig)}
     assert sections["filter"].keys() >= {"min_score", "quantile", "max_candidates"}
+
+
+def test_a_life_says_how_its_guidance_varies_and_what_it_filters(tmp_path: Path) -> None:
+    config = TrainConfig(
+        generator=GeneratorConfig(guidance_schedule=("0:1", "9:3")), filter=FilterConfig(min_score=0.5)
+    )
+    with open_ledger(config, RunFolder(tmp_path, "r", 17), 0, 1, "ab"):
+        pass
+    life = _life(tmp_path)
+    assert life["generator"]["guidance_schedule"] == ["0:1", "9:3"]
+    assert life["filter"] == {"min_score": 0.5, "quantile": 0.0, "max_candidates": 0}
 
 
 def test_a_life_with_real_groups_says_whose_and_how_many(tmp_path: Path) -> None:

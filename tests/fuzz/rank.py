@@ -166,6 +166,11 @@ class RankUnderFire:
         self.outcomes["Deliver from JPEG"] += (coded := group.wire_bytes < group.ticket.recipe.nbytes)
         if bytes(group.payload) != (from_jpeg(jpeg_of(group.ticket)).tobytes() if coded else pixels_of(group.ticket)):
             raise ValueError(f"the group at {index} is not what an honest producer made")
+        recipe, chosen = group.ticket.recipe, list(group.candidates)
+        if recipe.is_filtered and not (chosen == sorted({*chosen}) and len(chosen) == recipe.num_images):
+            raise ValueError(f"the group at {index} is said to be of the candidates {chosen}")
+        if group.num_made > recipe.max_candidates or max(chosen, default=-1) >= max(group.num_made, 0):
+            raise ValueError(f"of the group at {index} {group.num_made} candidates are said to be made: {chosen}")
         self.delivered.add(index)
         self.machine.take(index)
 

@@ -24,6 +24,7 @@ def test_a_quality_that_jpeg_does_not_have_is_refused_by_name(quality: int) -> N
     [
         ({"images": "photos", "backend": "paced"}, "backend must be left out beside images"),
         ({"images": "photos", "devices": "all"}, "devices must be left out beside images"),
+        ({"images": "photos", "scorer": "toyworld"}, "scorer must be left out beside images"),
         ({"images_split": "train"}, "images_split needs images"),
     ],
 )

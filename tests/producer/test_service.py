@@ -2,13 +2,16 @@
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
-from penstock.producer.engine import Images, Made
+from penstock.producer.engine import Chosen, Images, Made
 from penstock.protocol.errors import EndpointError, ModelError, RejectedError, StarvedError
 from penstock.protocol.fleet import PeerState
+from penstock.protocol.messages import Choice
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Ticket
 from tests.producer.live_rank import GROUPS_PER_BATCH, RECIPE, WAIT_S, LiveRank, RunningService, StubEngine, colour_of
@@ -302,6 +305,27 @@ def test_a_ticket_that_cannot_be_made_is_refused_and_its_company_is_sent(open_ra
     (quarantine,) = rank.quarantined
     assert quarantine.ticket.index == 2
     assert "its pixels are not finite" in quarantine.reason
+    rank.say_bye()
+    assert running.end() is None
+
+
+def test_what_a_filter_chose_reaches_the_rank_with_the_pixels(open_rank: OpenRank) -> None:
+    class Choosing(StubEngine):
+        """Rejects candidate 0 of every group."""
+
+        def finish(self, tickets: Sequence[Ticket], groups: Sequence[Images]) -> list[Made]:
+            choices = [Choice(tuple(range(1, len(images) + 1)), len(images) + 1) for images in groups]
+            return [Chosen(images, choice) for images, choice in zip(groups, choices, strict=True)]
+
+    rank, engine = open_rank(), Choosing()
+    m = rank.recipe.num_images
+    rank.recipe = replace(rank.recipe, scorer_digest="5c", num_candidates=m, max_candidates=2 * m)
+    rank.plan(0, 1)
+    running = RunningService(rank.socket.endpoint, engine)
+    rank.run_until(lambda: len(rank.delivered) == 2)
+    for group in rank.delivered.values():
+        assert (group.candidates, group.num_made, group.num_unsatisfied) == (tuple(range(1, m + 1)), m + 1, 0)
+        assert group.crc32 == zlib.crc32(group.payload)
     rank.say_bye()
     assert running.end() is None
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.consumer.prompts import indexed_file
+from penstock.consumer.prompts.files import indexed_file
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.tickets import prompt_id
-from tests.consumer.prompts.opened import opened, tagged, texts, write
+from tests.consumer.prompts.files.opened import opened, tagged, texts, write
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.consumer.prompts.balance.even_sequence import MODULUS, num_below, positions
 from penstock.consumer.prompts.captions import Captions
-from penstock.consumer.prompts.even_sequence import MODULUS, num_below, positions
 from penstock.consumer.prompts.keyed_order import keyed, shuffled
 from penstock.consumer.prompts.source import Prompt
 

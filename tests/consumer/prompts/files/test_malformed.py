@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from penstock.consumer.prompts import indexed_file
+from penstock.consumer.prompts.files import indexed_file
 from penstock.protocol.errors import ConfigError
-from tests.consumer.prompts.opened import opened, tagged, texts, write
+from tests.consumer.prompts.files.opened import opened, tagged, texts, write
 
 GOOD = b"".join(b"caption %d\n" % number for number in range(20))
 GOOD_TAGGED = GOOD.replace(b"caption", b"fox\tcaption")

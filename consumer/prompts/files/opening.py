@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.consumer.config import PromptsConfig
-from penstock.consumer.prompts.arrow_columns import open_parquet, spool
-from penstock.consumer.prompts.columns import Columns, choose_columns
-from penstock.consumer.prompts.concept_table import ConceptTable
-from penstock.consumer.prompts.delimited import SEPARATORS, Delimited, read_header
-from penstock.consumer.prompts.file_captions import FileCaptions
-from penstock.consumer.prompts.hugging_face import is_hugging_face, open_hugging_face
-from penstock.consumer.prompts.indexed_file import IndexedFile
-from penstock.consumer.prompts.json_lines import JsonLines, read_fields
-from penstock.consumer.prompts.malformed import MalformedRows
-from penstock.consumer.prompts.records import BYTE_ORDER_MARK, MAX_RECORD_BYTES, RecordFormat
-from penstock.consumer.prompts.text_lines import TextLines, has_concepts
+from penstock.consumer.prompts.files.arrow_columns import open_parquet, spool
+from penstock.consumer.prompts.files.columns import Columns, choose_columns
+from penstock.consumer.prompts.files.concept_table import ConceptTable
+from penstock.consumer.prompts.files.delimited import SEPARATORS, Delimited, read_header
+from penstock.consumer.prompts.files.file_captions import FileCaptions
+from penstock.consumer.prompts.files.hugging_face import is_hugging_face, open_hugging_face
+from penstock.consumer.prompts.files.indexed_file import IndexedFile
+from penstock.consumer.prompts.files.json_lines import JsonLines, read_fields
+from penstock.consumer.prompts.files.malformed import MalformedRows
+from penstock.consumer.prompts.files.records import BYTE_ORDER_MARK, MAX_RECORD_BYTES, RecordFormat
+from penstock.consumer.prompts.files.text_lines import TextLines, has_concepts
 from penstock.imagesets.shards import find_shards
 from penstock.protocol.errors import ConfigError
 
