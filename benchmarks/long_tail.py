@@ -34,7 +34,7 @@ PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "numpy")
 BALANCES = ("natural", "sqrt", "uniform")
 NUM_HEAD, IMBALANCE = 200, 50
 """Captions of the commonest digit, and how many times those of the rarest; geometric in between."""
-NUM_STEPS = 900
+NUM_STEPS, NUM_QUICK_STEPS = 900, 600
 """Optimizer steps, the demo's. A third of them is too few to learn hard digits even where all are equally frequent."""
 NUM_RARE = 3
 BAR = 0.10
@@ -218,11 +218,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds (3; 1 with --quick)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the first of them (0)")
     parser.add_argument("--images", type=int, default=Budget().num_images, metavar="N", help="trained on in each arm")
-    parser.add_argument("--steps", type=int, default=NUM_STEPS, metavar="N", help="of each training")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help=f"of each training ({NUM_STEPS}; {NUM_QUICK_STEPS} with --quick)"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/bench/long_tail"), help="where the trainings lie")
     options = parser.parse_args()
     if options.seeds is None:
         options.seeds = 1 if options.quick else 3
+    if options.steps is None:
+        options.steps = NUM_QUICK_STEPS if options.quick else NUM_STEPS
     if options.seeds < 1 or options.steps < 1 or options.first_seed < 0:
         raise BenchmarkError("--seeds must be >= 1, --steps >= 1, --first-seed >= 0")
     if options.images < 1 or options.images % Budget().rows_per_step:

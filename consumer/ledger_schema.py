@@ -204,17 +204,25 @@ def remove(path: Path) -> None:
 
 
 def pack(numbers: Sequence[int]) -> bytes:
-    """Numbers in [0, 2**32), all in as many bytes as the largest needs.
+    """Numbers in [0, 2**32), each in as many bits as the largest needs, one after another, the lowest bit first.
 
-    The first byte is how many that are, 1, 2 or 4; then comes number after number, low byte first.
+    The first byte has these bits, less 1, in its lower five; in its upper three how many numbers the last byte would
+    have room for that are none.
     """
-    width = next(width for width in (1, 2, 4) if max(numbers, default=0) < 1 << 8 * width)
-    return bytes([width]) + np.asarray(numbers, f"<u{width}").tobytes()
+    num_bits = max(1, max(numbers, default=0).bit_length())
+    ones = np.asarray(numbers, np.uint32)[:, None] >> np.arange(num_bits, dtype=np.uint32) & 1
+    packed = np.packbits(ones.astype(np.uint8), bitorder="little").tobytes()
+    num_none = 8 * len(packed) // num_bits - len(numbers)
+    return bytes([num_bits - 1 | num_none << 5]) + packed
 
 
 def unpack(packed: bytes) -> NDArray[np.int64]:
     """The numbers that `pack` has packed: int64 [N]."""
-    return np.frombuffer(packed, f"<u{packed[0]}", offset=1).astype(np.int64)
+    num_bits = (packed[0] & 31) + 1
+    ones = np.unpackbits(np.frombuffer(packed, np.uint8, offset=1), bitorder="little")
+    num_numbers = len(ones) // num_bits - (packed[0] >> 5)
+    ones_NB = ones[: num_numbers * num_bits].reshape(num_numbers, num_bits).astype(np.int64)
+    return ones_NB @ (1 << np.arange(num_bits, dtype=np.int64))
 
 
 def pack_scales(scales: Sequence[float]) -> bytes:

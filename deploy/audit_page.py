@@ -67,7 +67,7 @@ figcaption { font-size: 11px; line-height: 1.25; color: var(--under); overflow-w
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 14px; margin-top: 8px; }
 th { text-align: left; color: var(--muted); font-weight: 400; } td, th { padding: 4px 12px 4px 0; white-space: nowrap; }
 td { border-top: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-td .bar { grid-template-columns: minmax(80px, 1fr) 52px; }
+td .bar { grid-template-columns: minmax(44px, 1fr) 52px; }
 @media (max-width: 720px) { .value { grid-template-columns: 1fr; gap: 4px; } .figures { display: flex; flex-wrap: wrap;
   gap: 0 16px; } h1 { font-size: 22px; } section { padding: 14px; } }
 """
@@ -226,7 +226,7 @@ def _accuracies(name: str, parts: "Sequence[PartAccuracy]", asked: dict[str, flo
         f"<td>{share(asked.get(part.name))}</td></tr>"
         for part in parts[:MAX_ROWS]
     )
-    head = f"<tr><th>{_text(name)}</th><th>accuracy</th><th>images</th><th>share of prompts</th></tr>"
+    head = f"<tr><th>{_text(name)}</th><th>accuracy</th><th>images</th><th>of prompts</th></tr>"
     return f'<div class="scroll"><table>{head}{rows}</table></div>'
 
 

@@ -195,7 +195,7 @@ def _counted(remade: "Iterator[Remade]", tally: Tally, progress: "_Progress") ->
 
 
 class _Progress:
-    """A line on how far it is, at most every two seconds.
+    """A line on how far it is, at most every two seconds. Rates count from the first group on: what loads is no work.
 
     Args:
         total: groups.
@@ -205,20 +205,24 @@ class _Progress:
     def __init__(self, total: int, done: int) -> None:
         self._total, self._done = total, done
         self._num_groups = self._num_images = 0
-        self._started = self._shown = time.monotonic()
+        self._first = self._shown = 0.0
 
     def advance(self, num_images: int) -> None:
         """One more group is made."""
+        self._done += 1
+        now = time.monotonic()
+        if not self._first:
+            self._first = self._shown = now
+            return
         self._num_groups += 1
         self._num_images += num_images
-        now = time.monotonic()
         if now - self._shown < _PROGRESS_S:
             return
         self._shown = now
-        seconds = now - self._started
-        done = self._done + self._num_groups
-        left_s = (self._total - done) * seconds / self._num_groups
-        line = f"{done:,} of {self._total:,} groups, {self._num_images / seconds:,.0f} images/s, {left_s:,.0f} s to go"
+        seconds = now - self._first
+        left_s = (self._total - self._done) * seconds / self._num_groups
+        rate = self._num_images / seconds
+        line = f"{self._done:,} of {self._total:,} groups, {rate:,.0f} images/s, {left_s:,.0f} s to go"
         is_terminal = sys.stderr.isatty()
         print(f"\r{line:<70}" if is_terminal else line, end="" if is_terminal else "\n", file=sys.stderr, flush=True)
 

@@ -44,7 +44,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """What the ledger cannot know: where weights and sets lie on this machine."""
     engine = parser.add_argument_group("who makes the images again")
     engine.add_argument(
-        "--model", default="", help="folder or hub id of the generator; not needed for the model that comes with it"
+        "--model", default="", help="folder or hub id of the generator; not needed for the one that comes with Penstock"
     )
     engine.add_argument("--tiny-autoencoder", default="", help="folder or hub id, where the producers decoded with one")
     engine.add_argument("--images", default="", help="set of the run's real images, as --real.source named it")

@@ -106,12 +106,14 @@ class Remaker:
             engine = self._open(group.manifest)
             companies[group.manifest.digest, engine.company(_ticket(group))].append(place)
         done: dict[int, Remade] = {}
+        due = 0
         for places in companies.values():
             for batch in _batches([groups[place] for place in places], places):
                 made = self._make([groups[place] for place in batch])
                 done |= {place: self._check(groups[place], images) for place, images in zip(batch, made, strict=True)}
-        for place in range(len(groups)):
-            yield done[place]
+                while due in done:
+                    yield done.pop(due)
+                    due += 1
 
     def _make(self, groups: "Sequence[LedgerGroup]") -> "Sequence[Images]":
         """One batch, waited for."""

@@ -51,10 +51,10 @@ EXCEPTIONS: dict[str, set[str]] = {
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},
-    "consumer/prompts/matching.py": {"ahocorasick"},
+    "consumer/prompts/balance/matching.py": {"ahocorasick"},
     "consumer/paced.py": {"psutil"},
-    "consumer/prompts/arrow_columns.py": {"pyarrow"},
-    "consumer/prompts/hugging_face.py": {"datasets"},
+    "consumer/prompts/files/arrow_columns.py": {"pyarrow"},
+    "consumer/prompts/files/hugging_face.py": {"datasets"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
 knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images, one

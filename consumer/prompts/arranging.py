@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from penstock.consumer.config import PromptsConfig
-from penstock.consumer.prompts.balance import BalancedCaptions
+from penstock.consumer.prompts.balance.balanced import BalancedCaptions
+from penstock.consumer.prompts.balance.histogram import describe
+from penstock.consumer.prompts.balance.matching import match
+from penstock.consumer.prompts.balance.row_weights import read_targets, row_weights
+from penstock.consumer.prompts.balance.tags import TaggedCaptions, Tags, given_tags
 from penstock.consumer.prompts.captions import Captions, ShuffledCaptions
 from penstock.consumer.prompts.concept_list import read_concepts
-from penstock.consumer.prompts.histogram import describe
-from penstock.consumer.prompts.matching import match
-from penstock.consumer.prompts.row_weights import read_targets, row_weights
 from penstock.consumer.prompts.source import PromptSource
-from penstock.consumer.prompts.tags import TaggedCaptions, Tags, given_tags
 from penstock.protocol.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from penstock.consumer.prompts.arranging import arrange
 from penstock.consumer.prompts.captions import ShuffledCaptions
 from penstock.consumer.prompts.concept_list import read_concepts
 from penstock.consumer.prompts.concept_prompts import ConceptPrompts
-from penstock.consumer.prompts.files import open_captions
+from penstock.consumer.prompts.files.opening import open_captions
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.prompts.templates import built_in_templates, read_templates
 from penstock.consumer.prompts.toyworld import ToyWorldPrompts

@@ -17,7 +17,7 @@ from penstock.consumer.opening import Opening, open_prompts, open_run
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.prompts.source import PromptSource
 from penstock.protocol.errors import ConfigError, EndpointError, PenstockError, RunError
-from tests.consumer.prompts.chat_server import fails, prompts, serve
+from tests.consumer.prompts.asking.chat_server import fails, prompts, serve
 
 ASKED = "birds of the alps, in every season"
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.consumer import ledger_schema
 from penstock.consumer.ledger import Ledger
@@ -393,8 +395,25 @@ def test_a_group_costs_at_most_200_bytes_where_its_pixels_are_100_kb(
     assert sum(files) / num_groups <= 200
 
 
-@pytest.mark.parametrize("numbers", [[], [0], [255, 3], [256, 0], [65_536], [2**32 - 1, 7, 0]])
-def test_numbers_come_back_from_as_few_bytes_as_hold_the_largest(numbers: list[int]) -> None:
-    width = 1 if max(numbers, default=0) < 256 else 2 if max(numbers) < 65_536 else 4
-    assert len(pack(numbers)) == 1 + width * len(numbers)
+@pytest.mark.parametrize(
+    ("numbers", "packed"),
+    [
+        ([], "00"),
+        ([0], "e0 00"),
+        ([5, 3], "02 1d"),  # 101 and 011, low bits first: 101110, and two bits that are too few for a number
+        ([1] * 9, "e0 ff 01"),
+        ([255], "07 ff"),
+        ([256, 0], "08 00 01 00"),
+        ([2**32 - 1, 7, 0], "1f ff ff ff ff 07 00 00 00 00 00 00 00"),
+    ],
+)
+def test_numbers_are_packed_into_as_few_bits_as_hold_the_largest(numbers: list[int], packed: str) -> None:
+    assert pack(numbers).hex(" ") == packed
+    assert unpack(bytes.fromhex(packed)).tolist() == numbers
+
+
+@given(st.lists(st.integers(0, 2**32 - 1)) | st.lists(st.integers(0, 40)))
+def test_packed_numbers_come_back(numbers: list[int]) -> None:
+    num_bits = max(1, max(numbers, default=0).bit_length())
+    assert len(pack(numbers)) == 1 + -(-len(numbers) * num_bits // 8)
     assert unpack(pack(numbers)).tolist() == numbers

@@ -39,7 +39,8 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_a_prompt_names_whole_words_of_one_value_the_longest_first(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        "colour: {blue: [blue], light blue: [light blue, 'sky-blue']}\nage:\n  child: [child, ENFANT]\n  adult:\n",
+        "colour: {blue: [blue], light blue: [light blue, 'sky-blue'], pale: [light]}\n"
+        "age:\n  child: [child, ENFANT]\n  adult:\n",
     )
     colour, age = read_attributes(path, ["a {} thing"])
     named = {prompt: colour.named_by(prompt, "") for prompt in ("a Light  BLUE sky", "blue", "blueish", "sky-blue")}

@@ -10,7 +10,7 @@ from scipy import stats
 
 from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.consumer.prompts.permutation import KeyedPermutation
-from tests.consumer.prompts.opened import opened, write
+from tests.consumer.prompts.files.opened import opened, write
 
 TEN_MILLION = 10_000_000
 

@@ -11,7 +11,7 @@ from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.protocol.tickets import group_seed, prompt_id
-from tests.consumer.prompts.opened import write
+from tests.consumer.prompts.files.opened import write
 
 DIGEST = "d" * 64
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.columns import Columns
-from penstock.consumer.prompts.concept_table import NO_CONCEPT, ConceptTable
-from penstock.consumer.prompts.records import (
+from penstock.consumer.prompts.files.columns import Columns
+from penstock.consumer.prompts.files.concept_table import NO_CONCEPT, ConceptTable
+from penstock.consumer.prompts.files.records import (
     Malformed,
     MalformedRecordError,
     Scanned,

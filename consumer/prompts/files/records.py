@@ -1,7 +1,7 @@
 """What every format of captions does: find its records in a run of bytes, and read one of them.
 
-A file is gone through once, at its opening, a run of bytes at a time: every record is checked, and a few of their offsets are
-kept. Later a record is read by its offset, by the same rules.
+A file is gone through once, at its opening, a run of bytes at a time: every record is checked, and a few of their
+offsets are kept. Later a record is read by its offset, by the same rules.
 """
 
 from collections.abc import Iterator

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.malformed import MalformedRows
-from penstock.consumer.prompts.records import (
+from penstock.consumer.prompts.files.malformed import MalformedRows
+from penstock.consumer.prompts.files.records import (
     MAX_RECORD_BYTES,
     MalformedRecordError,
     RecordFormat,

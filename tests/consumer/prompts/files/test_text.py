@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.consumer.prompts import indexed_file
+from penstock.consumer.prompts.files import indexed_file
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.tickets import prompt_id
-from tests.consumer.prompts.opened import opened, tagged, texts, write
+from tests.consumer.prompts.files.opened import opened, tagged, texts, write
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,12 @@ def test_what_is_not_there_is_refused_in_one_line(name: str, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=rf"^prompts\.source: .*{name}.*$") as caught:
         opened(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["a fox in the snow " * 300, "~nobody-of-this-name/captions.txt", "a\0b"])
+def test_what_can_be_no_path_is_refused_in_one_line(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"^prompts\.source: [^\n]{,200}$"):
+        opened(source)
 
 
 def test_a_file_in_utf_16_is_called_so(tmp_path: Path) -> None:
@@ -165,6 +171,15 @@ def test_a_file_that_changes_under_a_run_ends_it_in_one_line(change: str, tmp_pa
     path.write_bytes(b"caption 0\n" if change == "shrinks" else b"".join(b"Caption %d\n" % n for n in range(1000)))
     with pytest.raises(RunError, match=rf"^{path} has changed since the run opened it; [^\n]*$"):
         texts(captions)
+
+
+def test_a_caption_that_was_cut_short_is_never_returned(tmp_path: Path) -> None:
+    path = write(tmp_path, b"".join(b"caption %d\n" % number for number in range(1000)))
+    captions = opened(path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 3)
+    with pytest.raises(RunError, match=rf"^{path} has changed since the run opened it; "):
+        captions.caption(999)
 
 
 def test_a_file_that_is_replaced_or_deleted_does_not_change_a_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.tags import Tags
+from penstock.consumer.prompts.balance.tags import Tags
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.tickets import normalise_prompt
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock.consumer.prompts.arrow_columns import ROWS_PER_BATCH, ArrowTable
-from penstock.consumer.prompts.columns import choose_columns
+from penstock.consumer.prompts.files.arrow_columns import ROWS_PER_BATCH, ArrowTable
+from penstock.consumer.prompts.files.columns import choose_columns
 from penstock.imagesets.hugging_face import PREFIX, is_saved
 from penstock.protocol.errors import ConfigError
 

@@ -20,8 +20,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.consumer.prompts.balance.even_sequence import MODULUS, num_below, positions
 from penstock.consumer.prompts.captions import Captions
-from penstock.consumer.prompts.even_sequence import MODULUS, num_below, positions
 from penstock.consumer.prompts.keyed_order import keyed, shuffled
 from penstock.consumer.prompts.source import Prompt
 
@@ -31,8 +31,8 @@ _FEW = 64
 """Concepts that most batches hold anyway: the windows begin above."""
 _MAX_WINDOW = 1 << 16
 """Indices that are shuffled together, at most."""
-_CACHED_BLOCKS = 4
-"""Around the end of a block tickets of two are written in turn; returning groups and a stand-in are of others."""
+_CACHED_BLOCKS = 64
+"""A batch asks again for the concepts of its groups, which may have been in the reservoir for long. 262,144 rows."""
 _OFFSET, _WINDOWS, _CAPTIONS = range(3)
 """What keys are for."""
 

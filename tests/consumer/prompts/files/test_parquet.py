@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.protocol.errors import ConfigError
-from tests.consumer.prompts.opened import opened, tagged, texts, write
+from tests.consumer.prompts.files.opened import opened, tagged, texts, write
 
 
 @pytest.fixture(autouse=True)

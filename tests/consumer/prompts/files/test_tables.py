@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.consumer.prompts import indexed_file
+from penstock.consumer.prompts.files import indexed_file
 from penstock.protocol.errors import ConfigError
-from tests.consumer.prompts.opened import opened, tagged, texts, write
+from tests.consumer.prompts.files.opened import opened, tagged, texts, write
 
 ROWS = [("fox", "a red fox"), ("dog", 'a "good" dog, in snow'), ("fox", "a fox at night")]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.consumer.prompts.even_sequence import MODULUS, num_below, positions
+from penstock.consumer.prompts.balance.even_sequence import MODULUS, num_below, positions
 
 STEP = 2654435521
 GOLDEN = (5**0.5 - 1) / 2

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.consumer.prompts.columns import Columns, choose_columns
-from penstock.consumer.prompts.concept_table import ConceptTable
-from penstock.consumer.prompts.indexed_file import IndexedFile
-from penstock.consumer.prompts.malformed import MalformedRows
-from penstock.consumer.prompts.text_lines import TextLines
+from penstock.consumer.prompts.files.columns import Columns, choose_columns
+from penstock.consumer.prompts.files.concept_table import ConceptTable
+from penstock.consumer.prompts.files.indexed_file import IndexedFile
+from penstock.consumer.prompts.files.malformed import MalformedRows
+from penstock.consumer.prompts.files.text_lines import TextLines
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.limits import MAX_PROMPT_BYTES
 

@@ -3,11 +3,13 @@
 import logging
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from penstock.consumer.prompts.files import indexed_file
 from penstock.protocol.errors import ConfigError
-from tests.consumer.prompts.opened import opened, tagged, texts, write
+from tests.consumer.prompts.files.opened import opened, tagged, texts, write
 
 GOOD = b"".join(b"caption %d\n" % number for number in range(20))
 GOOD_TAGGED = GOOD.replace(b"caption", b"fox\tcaption")
@@ -99,6 +101,30 @@ def test_a_file_that_is_mostly_malformed_is_no_file_of_captions(times: int, poli
     path = write(tmp_path, b"a fox\n" * 10 + b"\xff\n" * times)
     with pytest.raises(ConfigError, match=rf"{path}: \d+ of \d+ rows are malformed, the first is {path}:11: it is not"):
         opened(path, malformed=policy)
+
+
+def test_a_large_file_of_something_else_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a fox\n" + b"\xff\n" * 600_000)
+    with pytest.raises(ConfigError) as caught:
+        opened(path, malformed="skip")
+    assert int(str(caught.value).split(": ")[2].split(" of ")[0]) < 500_000
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_line_numbers_do_not_hang_on_where_chunks_end(chunk: int, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(indexed_file, "_CHUNK_BYTES", chunk)
+    with pytest.raises(ConfigError, match=r"captions\.txt:4: it is not UTF-8"):
+        opened(write(tmp_path, b"a fox\r\n\r\na dog\r\n\xff\r\na cat\r\n"))
+
+
+def test_long_malformed_rows_are_not_read_with_their_neighbours(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a fox\n" + (b"x" * 300_000 + b"\n" + b"a dog\n") * 7)
+    captions = opened(path, malformed="skip")
+    tracemalloc.start()
+    assert texts(captions) == ["a fox", *["a dog"] * 7]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
 
 
 def test_half_of_a_file_may_be_malformed(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.concept_table import NO_CONCEPT, ConceptTable
-from penstock.consumer.prompts.indexed_file import IndexedFile
+from penstock.consumer.prompts.files.concept_table import NO_CONCEPT, ConceptTable
+from penstock.consumer.prompts.files.indexed_file import IndexedFile
 from penstock.consumer.prompts.source import Prompt
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.tickets import prompt_id

@@ -16,7 +16,7 @@ from penstock.consumer.prompts.asking.ask import ask, ask_endpoint
 from penstock.consumer.prompts.asking.chat_endpoint import MAX_BODY_BYTES, Budget, ChatEndpoint, from_environment
 from penstock.protocol.errors import ConfigError, EndpointError, PenstockError
 from penstock.protocol.tickets import prompt_id
-from tests.consumer.prompts.chat_server import ChatServer, Reply, body, fails, prompts, says, serve
+from tests.consumer.prompts.asking.chat_server import ChatServer, Reply, body, fails, prompts, says, serve
 
 KEY = "sk-secret-0123456789"
 ROBINS = [("robin", f"a robin on branch {number}") for number in range(8)]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.consumer.prompts.row_weights import read_targets, row_weights
-from penstock.consumer.prompts.tags import Tags
+from penstock.consumer.prompts.balance.row_weights import read_targets, row_weights
+from penstock.consumer.prompts.balance.tags import Tags
 from penstock.protocol.errors import ConfigError
 
 #: Nine captions of a, four of b, one of c, none of d, two of nothing.

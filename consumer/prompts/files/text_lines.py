@@ -6,8 +6,8 @@ Whole chunks are checked at once; only lines in which something may be amiss are
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.concept_table import NO_CONCEPT, ConceptTable
-from penstock.consumer.prompts.records import (
+from penstock.consumer.prompts.files.concept_table import NO_CONCEPT, ConceptTable
+from penstock.consumer.prompts.files.records import (
     Malformed,
     MalformedRecordError,
     Scanned,

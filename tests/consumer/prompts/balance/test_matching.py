@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.consumer.prompts.balance.matching import ConceptMatcher, match
 from penstock.consumer.prompts.captions import ListedCaptions
 from penstock.consumer.prompts.concept_list import Concept
-from penstock.consumer.prompts.matching import ConceptMatcher, match
 from penstock.protocol.errors import ConfigError
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from penstock.consumer.prompts.balance.tags import Tags
 from penstock.consumer.prompts.captions import Captions
 from penstock.consumer.prompts.concept_list import Concept
-from penstock.consumer.prompts.tags import Tags
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.tickets import normalise_prompt
 

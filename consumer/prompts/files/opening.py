@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.consumer.config import PromptsConfig
-from penstock.consumer.prompts.arrow_columns import open_parquet, spool
-from penstock.consumer.prompts.columns import Columns, choose_columns
-from penstock.consumer.prompts.concept_table import ConceptTable
-from penstock.consumer.prompts.delimited import SEPARATORS, Delimited, read_header
-from penstock.consumer.prompts.file_captions import FileCaptions
-from penstock.consumer.prompts.hugging_face import is_hugging_face, open_hugging_face
-from penstock.consumer.prompts.indexed_file import IndexedFile
-from penstock.consumer.prompts.json_lines import JsonLines, read_fields
-from penstock.consumer.prompts.malformed import MalformedRows
-from penstock.consumer.prompts.records import BYTE_ORDER_MARK, MAX_RECORD_BYTES, RecordFormat
-from penstock.consumer.prompts.text_lines import TextLines, has_concepts
+from penstock.consumer.prompts.files.arrow_columns import open_parquet, spool
+from penstock.consumer.prompts.files.columns import Columns, choose_columns
+from penstock.consumer.prompts.files.concept_table import ConceptTable
+from penstock.consumer.prompts.files.delimited import SEPARATORS, Delimited, read_header
+from penstock.consumer.prompts.files.file_captions import FileCaptions
+from penstock.consumer.prompts.files.hugging_face import is_hugging_face, open_hugging_face
+from penstock.consumer.prompts.files.indexed_file import IndexedFile
+from penstock.consumer.prompts.files.json_lines import JsonLines, read_fields
+from penstock.consumer.prompts.files.malformed import MalformedRows
+from penstock.consumer.prompts.files.records import BYTE_ORDER_MARK, MAX_RECORD_BYTES, RecordFormat
+from penstock.consumer.prompts.files.text_lines import TextLines, has_concepts
 from penstock.imagesets.shards import find_shards
 from penstock.protocol.errors import ConfigError
 
@@ -36,7 +36,7 @@ _MAX_FILES = 512
 def open_captions(config: PromptsConfig) -> FileCaptions:
     """The captions of `config.source`. Raises ConfigError where there are none, or where some cannot be used."""
     malformed, concepts = MalformedRows(config.malformed), ConceptTable()
-    if is_hugging_face(config.source):
+    if _is_data_set(config.source):
         tables = open_hugging_face(config.source, config.caption_column, config.concept_column)
         file, what = spool(config.source, tables, malformed, concepts)
         files, formats = [file], [what]
@@ -57,6 +57,15 @@ def open_captions(config: PromptsConfig) -> FileCaptions:
     captions = FileCaptions(files, digest, concepts)
     captions.check_concepts(config.source)
     return captions
+
+
+def _is_data_set(spec: str) -> bool:
+    """Whether a source is a data set of Hugging Face's. Raises ConfigError where it cannot be a path."""
+    try:
+        return is_hugging_face(spec)
+    except (OSError, RuntimeError) as error:  # a name that is too long, the home of a user who is not there
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"prompts.source: cannot read {spec[:80]}: {why}") from error
 
 
 def _find_files(spec: str) -> Sequence[Path]:

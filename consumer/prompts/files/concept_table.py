@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.records import is_encodable
+from penstock.consumer.prompts.files.records import is_encodable
 from penstock.protocol.errors import ConfigError
 
 MAX_CONCEPTS: Final = 1 << 20

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.prompts.columns import Columns
-from penstock.consumer.prompts.concept_table import NO_CONCEPT, ConceptTable
-from penstock.consumer.prompts.records import (
+from penstock.consumer.prompts.files.columns import Columns
+from penstock.consumer.prompts.files.concept_table import NO_CONCEPT, ConceptTable
+from penstock.consumer.prompts.files.records import (
     MAX_RECORD_BYTES,
     Malformed,
     MalformedRecordError,

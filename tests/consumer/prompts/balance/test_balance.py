@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penstock.consumer.config import GeneratorConfig, PromptsConfig, TrainConfig
 from penstock.consumer.learning_config import ObjectiveConfig
-from penstock.consumer.prompts.balance import BalancedCaptions
+from penstock.consumer.prompts.balance.balanced import BalancedCaptions
 from penstock.consumer.prompts.captions import ListedCaptions
 from penstock.consumer.prompts.mixed import MixedPrompts
 from penstock.consumer.prompts.opening import check_gaps, open_source

@@ -1,0 +1,1 @@
+"""Captions that stay in their files: text, tables, JSON lines, Parquet and Hugging Face's."""
