@@ -15,7 +15,6 @@ from penstock.consumer.feed_state import FeedState
 from penstock.consumer.guidance import read_schedule, scale_at
 from penstock.consumer.prompts.source import Prompt
 from penstock.consumer.prompts.writer import TicketWriter
-from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.schedule import ArrivalOrder, Share
 from penstock.protocol.errors import ConfigError
 
@@ -87,23 +86,30 @@ def test_the_draw_depends_on_seed_and_index_alone() -> None:
     assert stand_in == again.write(3, 0, 9, stand_in=1).recipe
 
 
-def test_a_schedule_gives_a_group_the_scale_of_the_step_at_which_it_is_first_due() -> None:
-    writer = _writer(
-        guidance_schedule=("0:1", "10:3"),
-        groups_per_step=4,
-        reservoir=ReservoirConfig(reuse=2, policy="fixed", capacity_groups=8),
-    )
-    # 8 groups fill the reservoir; from then on a group is used up in every half of 4 of them.
-    share = Share(
-        rank=0, world_size=1, seed=0, groups_per_step=4, capacity_groups=8, policy=ReusePolicy(min_reuse=2, max_reuse=2)
-    )
+@pytest.mark.parametrize(("policy", "reuse", "first_uses"), [("fixed", 2, 2), ("adaptive", 6, 2), ("fresh", 5, 1)])
+def test_a_schedule_gives_a_group_the_scale_of_the_step_at_which_it_is_first_due(
+    policy: str, reuse: int, first_uses: int
+) -> None:
+    reservoir = ReservoirConfig(policy=policy, reuse=reuse, min_reuse=2, capacity_groups=8)  # type: ignore[arg-type]
+    writer = _writer(guidance_schedule=("0:1", "10:3"), groups_per_step=4, reservoir=reservoir)
+    share = Share(rank=0, world_size=1, seed=0, groups_per_step=4, capacity_groups=8, policy=reservoir.reuse_policy)
     upcoming = ArrivalOrder(share).upcoming(FeedState.beginning(0, 1), 0)
-    for _ in range(40):
+    for index in range(40):
+        # 8 groups fill the reservoir; then each step uses 4 of them, and a group is spent after its first uses.
+        due = max(0, (index - 8) * first_uses // 4)
         entry = next(upcoming)
-        expected = float(np.round(np.interp(entry.need_by_step, [0, 10], [1, 3]), 3))
-        assert writer.write(entry.index, 0, entry.need_by_step).recipe.guidance_scales == (expected,)
+        assert (entry.index, entry.need_by_step) == (index, due)
+        expected = float(np.round(np.interp(due, [0, 10], [1, 3]), 3))
+        assert writer.write(index, 0, due).recipe.guidance_scales == (expected,)
         # A later life asks for the same, however late it needs it.
-        assert writer.write(entry.index, 0, 999).recipe.guidance_scales == (expected,)
+        assert writer.write(index, 0, 999).recipe.guidance_scales == (expected,)
+
+
+def test_scales_are_drawn_by_words_of_their_own() -> None:
+    """Raw words of Philox, keyed by seed and index; the last word of the counter is no other draw's."""
+    words = np.random.Philox(key=[5, 7], counter=[0, 0, 0, 2]).random_raw(4).astype(object)
+    expected = tuple(1 + int(word * 3001 // 2**64) / 1000 for word in words)
+    assert _writer(guidance_range=(1.0, 4.0)).write(7, 0, 0).recipe.guidance_scales == pytest.approx(expected)
 
 
 @given(
