@@ -38,6 +38,8 @@ _MAX_FRUITLESS = 5
 """Answers in a row with nothing new before a model counts as having said all it knows."""
 _SENTENCE = re.compile(r"[^\W\d_]+ [^\W\d_]+ [^\W\d_]+")
 """Three words in a row: somebody talks."""
+_PROSE_CHARS = 2000
+"""Of an answer, in which they are looked for: it takes time by the square of them."""
 _LEAST_PROMPTS = 2
 """Below it nothing is contrasted with anything."""
 
@@ -154,7 +156,7 @@ def _fill(collected: _Collected, endpoint: ChatEndpoint, config: PromptsConfig, 
 def _check_prose(answer: Answer, endpoint: ChatEndpoint) -> None:
     """Raise RefusedError where a model talks instead of writing prompts; one that is empty or cut may be bad luck."""
     said = printable(" ".join(answer.text.split()))
-    if not answer.cut and _SENTENCE.search(said):
+    if not answer.cut and _SENTENCE.search(said[:_PROSE_CHARS]):
         raise RefusedError(f"{endpoint.model} answers no prompts but says: {said[:300]}{'...' * (len(said) > 300)}")
 
 

@@ -226,6 +226,14 @@ def test_answers_are_read_however_they_are_written(text: str, expected: list[tup
     assert [(prompt.concept, prompt.text) for prompt in read_answer(text)] == expected
 
 
+@pytest.mark.parametrize("end", ["." * 100_000, " " * 100_000, ": " * 50_000, "a" * 100_000])
+def test_an_answer_that_loops_to_its_end_takes_no_time(end: str) -> None:
+    begun = time.process_time()
+    assert read_answer(f"1. fox: a fox\n- {end}")[0] == AskedPrompt("fox", "a fox")
+    assert len(_ask([says(f"x{end}"), prompts(*ROBINS)]).found) == 4
+    assert time.process_time() - begun < 5
+
+
 def test_the_model_is_named_by_the_environment_or_is_the_only_one() -> None:
     config = PromptsConfig(ask="birds", ask_prompts=2)
     with serve([prompts(*ROBINS)], models=["only"]) as server:
