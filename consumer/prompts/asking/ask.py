@@ -81,7 +81,7 @@ def ask(config: PromptsConfig, environ: Mapping[str, str], request_s: float = 12
 
     Raises:
         ConfigError: the endpoint's settings, or the command, cannot be used.
-        EndpointError: the endpoint is down, refuses, or says too little.
+        EndpointError: the endpoint is down or refuses before it has said two prompts.
     """
     endpoint = from_environment(environ)
     if endpoint is None:
@@ -104,12 +104,12 @@ def ask_endpoint(endpoint: ChatEndpoint, config: PromptsConfig, budget: Budget) 
         endpoint.find_model(budget)
         _log.info("asking %s at %s for %d prompts", endpoint.model, endpoint.url, config.ask_prompts)
         _fill(collected, endpoint, config, budget)
-    except UnavailableError as error:
+    except (UnavailableError, RefusedError) as error:
         if len(collected.prompts) < _LEAST_PROMPTS:
-            raise EndpointError(f"--ask: {error}; without {URL} the built-in grammar makes the prompts") from error
+            way = f"; without {URL} the built-in grammar makes the prompts" * isinstance(error, UnavailableError)
+            raise EndpointError(f"--ask: {error}{way}") from error
+        # What has come is paid for, also where the model says at last that it knows no more.
         _log.warning("%s; going on with %d prompts of %d", error, len(collected.prompts), config.ask_prompts)
-    except RefusedError as error:
-        raise EndpointError(f"--ask: {error}") from error
     prompts = _with_concepts(collected.prompts, config.ask)[: config.ask_prompts]
     _log.info("%d prompts of %d concepts", len(prompts), len({prompt.concept for prompt in prompts}))
     return prompts

@@ -249,10 +249,12 @@ def from_environment(environ: Mapping[str, str]) -> ChatEndpoint | None:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url or parts.query or parts.fragment:
-        raise ConfigError(f"{URL} must be such as http://localhost:8000/v1, got {url!r}")
-    if parts.username or parts.password:
+    # Before a message that shows the address: what stands before an @, or behind a question mark, may be secret.
+    if "@" in url:
         raise ConfigError(f"{URL} must hold no user and no password; put the key into {KEY}")
+    if not usable or not url.isascii() or not url.isprintable() or " " in url or parts.query or parts.fragment:
+        shown = url.partition("?")[0]
+        raise ConfigError(f"{URL} must be such as http://localhost:8000/v1, with nothing behind it, got {shown!r}")
     key = environ.get(KEY, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{KEY} holds a character that no key has; copy it again")

@@ -139,6 +139,22 @@ def test_a_refusal_is_shown_and_ends_the_asking(reply: Reply) -> None:
     assert "can't help with that." in message or "content filter" in message
 
 
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (says("I'm sorry, that is all I can think of."), "that is all I can think of."),
+        (says("", finish_reason="content_filter"), "content filter"),
+        (fails(403, "no credit left"), "no credit left"),
+    ],
+)
+def test_a_refusal_after_prompts_is_shown_and_goes_on_with_them(
+    reply: Reply, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(_ask([prompts(*ROBINS[:3]), reply]).found) == 3
+    assert words in caplog.text
+    assert "going on with 3 prompts of 4" in caplog.text
+
+
 def test_a_redirect_is_not_followed_and_carries_no_key() -> None:
     with serve([prompts(*ROBINS)]) as other:
         message = _refusal([fails(307, Location=f"{other.url}/chat/completions")])
@@ -256,6 +272,8 @@ def test_the_model_is_named_by_the_environment_or_is_the_only_one() -> None:
         ({"OPENAI_BASE_URL": "http://a..b/v1"}, "must be such as"),
         ({"OPENAI_BASE_URL": "http://h:99999/v1"}, "must be such as"),
         ({"OPENAI_BASE_URL": "https://me:pw@host/v1"}, "no password; put the key into OPENAI_API_KEY"),
+        ({"OPENAI_BASE_URL": "https://me:pw@host:0/v1?x=1"}, "no password; put the key into OPENAI_API_KEY"),
+        ({"OPENAI_BASE_URL": "https://host/v1?api-key=pw"}, "with nothing behind it, got 'https://host/v1'"),
         ({"OPENAI_BASE_URL": "https://host/v1", "OPENAI_API_KEY": "sk-\nx"}, "OPENAI_API_KEY holds a character"),
     ],
 )
