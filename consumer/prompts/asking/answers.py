@@ -35,7 +35,9 @@ def read_answer(text: str) -> list[AskedPrompt]:
     """The prompts of an answer, in its order; none where it is prose."""
     found = [pair for value in _json_values(text) for pair in _pairs(value, 0)]
     if not found:
-        found = [_of_line(match["text"].rstrip()) for line in text.splitlines() if (match := _LIST_LINE.fullmatch(line))]
+        found = [
+            _of_line(match["text"].rstrip()) for line in text.splitlines() if (match := _LIST_LINE.fullmatch(line))
+        ]
     tidy = (AskedPrompt(_tidy(pair.concept), _tidy(pair.text)) for pair in found)
     return [
         AskedPrompt(pair.concept if len(pair.concept) <= MAX_NAME_LENGTH else "", pair.text)

@@ -169,6 +169,14 @@ def test_an_endpoint_that_knows_no_response_format_is_asked_without() -> None:
     assert "answers 400: bad" in _refusal([fails(400, "bad")])
 
 
+def test_a_proxy_that_cannot_be_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:pw@proxy:port")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(ConfigError, match="http_proxy in the environment names no port") as caught:
+        ask(PromptsConfig(ask="birds"), {"OPENAI_BASE_URL": "http://host.invalid/v1"})
+    assert "pw" not in str(caught.value)
+
+
 def test_garbage_is_asked_again_and_then_named() -> None:
     page: Reply = lambda handler: body(handler, 200, b"<html>Welcome to nginx")  # noqa: E731
     assert len(_ask([page, prompts(*ROBINS)]).found) == 4
