@@ -73,6 +73,7 @@ class PromptsConfig:
             "prompts.ask makes the prompts itself: leave prompts.source out",
             self.source,
         )
+        self._check_unread()
         require(2 <= self.ask_prompts <= 1_000_000, "ask_prompts must be in [2, 1000000]", self.ask_prompts)
         require(self.ask_requests >= 1, "ask_requests must be >= 1", self.ask_requests)
         require(len(self.ask) <= 1000, "ask must have at most 1000 characters", len(self.ask))
@@ -84,6 +85,26 @@ class PromptsConfig:
             (self.balance == "counts") == bool(self.balance_counts),
             "prompts.balance counts goes with prompts.balance_counts, and none without the other",
             (self.balance, self.balance_counts),
+        )
+
+    def _check_unread(self) -> None:
+        """Refuse what the source would pass over in silence."""
+        of_tables = self.caption_column or self.concept_column
+        is_made = bool(self.ask) or self.source in ("toyworld", "concepts")
+        require(
+            not (is_made and of_tables),
+            "prompts.caption_column and prompts.concept_column are of tables that prompts.source names; leave them out",
+            of_tables,
+        )
+        require(
+            not (self.ask and self.concepts),
+            "prompts.ask gives each prompt its concept: leave prompts.concepts out",
+            self.concepts,
+        )
+        require(
+            not self.templates or self.source == "concepts",
+            "prompts.templates needs prompts.source concepts",
+            self.templates,
         )
 
     @property

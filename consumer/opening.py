@@ -6,6 +6,7 @@ theirs meanwhile.
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from penstock.consumer.prompts.asking.ask import ask
 from penstock.consumer.prompts.asking.asked_file import write_asked
 from penstock.consumer.prompts.mixed import MixedPrompts
 from penstock.consumer.prompts.opening import check_concepts, check_gaps, open_source
+from penstock.consumer.prompts.row_weights import read_targets
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
@@ -60,9 +62,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         )
     check_installed(config.tracking.trackers)
     check_name(config.model.name)
-    if config.prompts.ask and rank == 0:
-        # Below it is looked at again; asking takes minutes, and may cost money.
-        run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
+    if rank == 0:
+        _check_kept(config)
     real = open_real_images(config)
     asks = bool(config.prompts.ask) and not config.resume
     prompts = None if asks else open_prompts(config, real, tell=_log.info if rank == 0 else _log.debug)
@@ -77,8 +78,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         return Opening(prompts, real, socket, None)
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
-    asked = _ask(config, real) if asks else ()
+    # Before the asking: one that another trainer holds is refused, too, before anybody is paid.
     stack.enter_context(run_folder.lock(config.run_dir))
+    asked = _ask(config, real) if asks else ()
     folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     if asks:
         write_asked(folder.prompts, asked)
@@ -119,10 +121,29 @@ def open_prompts(
     return prompts
 
 
+def _check_kept(config: TrainConfig) -> None:
+    """Raises ConfigError where `--overwrite` would clear the captions of the run, which may have cost money."""
+    source = os.path.expanduser(config.prompts.source)
+    if config.overwrite and os.path.exists(source) and Path(source).resolve().is_relative_to(config.run_dir.resolve()):
+        raise ConfigError(
+            f"prompts.source {source} lies in {config.run_dir}, which --overwrite clears; copy it elsewhere, or choose "
+            "another --run-dir"
+        )
+
+
 def _ask(config: TrainConfig, real: RealImages | None) -> Sequence[AskedPrompt]:
-    """What `--ask` becomes, opened once to see that the run can use it. Raises as `ask` and `open_prompts` do."""
+    """What `--ask` becomes, opened once to see that the run can use it.
+
+    Raises as `ask` and `open_prompts` do; what has been asked for by then is kept, and the error says where.
+    """
+    if config.prompts.balance_counts:
+        read_targets(Path(config.prompts.balance_counts))
     asked = ask(config.prompts, os.environ)
-    with tempfile.TemporaryDirectory() as scratch:
-        write_asked(Path(scratch) / run_folder.PROMPTS, asked)
-        open_prompts(config, real, Path(scratch))
+    scratch = Path(tempfile.mkdtemp(prefix="penstock-asked-"))
+    write_asked(scratch / run_folder.PROMPTS, asked)
+    try:
+        open_prompts(config, real, scratch)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; what was asked for is kept in {scratch / run_folder.PROMPTS}") from error
+    shutil.rmtree(scratch)
     return asked

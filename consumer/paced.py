@@ -151,6 +151,8 @@ def main(argv: Sequence[str]) -> int:
     )
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     configure_logging(f"rank {rank}")
+    if (config.run_dir / "run.json").exists():
+        raise ConfigError(f"{config.run_dir} is a run's folder, whose ledger a rehearsal would replace; name another")
     config.run_dir.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(config.run_dir, run_id="paced", incarnation=1)
     with ExitStack() as stack:

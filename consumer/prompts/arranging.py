@@ -1,6 +1,6 @@
 """Puts captions into the order in which they come: each once an epoch, or balanced by their concepts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,10 @@ from penstock.consumer.prompts.captions import Captions, ShuffledCaptions
 from penstock.consumer.prompts.concept_list import read_concepts
 from penstock.consumer.prompts.source import PromptSource
 from penstock.protocol.errors import ConfigError
+from penstock.protocol.tickets import normalise_prompt
+
+_NAMED = 5
+"""Concepts that a line names."""
 
 
 def arrange(captions: Captions, config: PromptsConfig, seed: int, tell: Callable[[str], None]) -> PromptSource:
@@ -50,11 +54,21 @@ def arrange(captions: Captions, config: PromptsConfig, seed: int, tell: Callable
             f"{tags.names[int(tags.codes.max())]!r}"
         )
     _tell_of_gaps(tags, tell, "they are left out")
+    if targets:
+        _tell_of_strangers(targets, tags, tell)
     tagged = tags.codes >= 0
     target = np.bincount(tags.codes[tagged], weights[tagged], minlength=len(tags.names)).astype(np.float64)
     for line in describe(tags.names, tags.counts(), target):
         tell(f"balance {mode}: {line}")
     return BalancedCaptions(captions, tags.codes, weights, seed)
+
+
+def _tell_of_strangers(targets: Mapping[str, float], tags: Tags, tell: Callable[[str], None]) -> None:
+    """Name shares that nothing gets: a name may be misspelt."""
+    there = {normalise_prompt(name) for name, count in zip(tags.names, tags.counts().tolist(), strict=True) if count}
+    if strangers := [name for name in targets if name not in there]:
+        named = ", ".join(repr(name[:40]) for name in strangers[:_NAMED])
+        tell(f"prompts.balance_counts: {len(strangers):,} of its concepts have no captions, and do not come: {named}")
 
 
 def _tell_of_gaps(tags: Tags, tell: Callable[[str], None], what_then: str) -> None:

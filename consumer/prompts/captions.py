@@ -12,6 +12,8 @@ from penstock.consumer.prompts.source import Prompt
 
 _BLOCK = 4096
 """Positions whose rows are found at once."""
+_CACHED_BLOCKS = 64
+"""A batch asks again for the concepts of its groups, which may have been in the reservoir for long. 262,144 rows."""
 
 
 class Captions(Protocol):
@@ -71,8 +73,7 @@ class ShuffledCaptions:
         self._captions = captions
         self._seed = seed
         self.num_captions = len(captions)
-        # Tickets are written in the order of their index, around the end of an epoch of two, stand-ins of a third.
-        self._rows = lru_cache(maxsize=16)(self._block)
+        self._rows = lru_cache(maxsize=_CACHED_BLOCKS)(self._block)
 
     @property
     def digest(self) -> str:

@@ -21,6 +21,8 @@ from penstock.protocol.limits import MAX_PROMPT_BYTES
 
 _SCHEME = "concepts 1"
 """Changes where the same lists would give other prompts."""
+_CACHED_INDICES = 1 << 18
+"""A batch asks again for the concepts of its groups, which may have been in the reservoir for long."""
 
 
 class ConceptPrompts:
@@ -40,7 +42,7 @@ class ConceptPrompts:
         self._templates = templates.templates
         self._lists = templates.lists
         self._seed = seed
-        self._order = lru_cache(maxsize=3)(self._shuffle)
+        self._order = lru_cache(maxsize=min(64, _CACHED_INDICES // len(concepts) + 3))(self._shuffle)
         content = json.dumps([_SCHEME, seed, self._spellings, templates.digest])
         self.digest = hashlib.sha256(content.encode()).hexdigest()
         self._check_lengths()

@@ -79,7 +79,8 @@ class TicketWriter:
 
     def concept(self, ticket: Ticket) -> int:
         """The class of a ticket's prompt: a place in the source's concepts, -1 where it has none."""
-        return self._prompt(ticket.index, ticket.stand_in).concept
+        # A caption that has none need not be looked up again.
+        return self._prompt(ticket.index, ticket.stand_in).concept if self._source.concepts else -1
 
     def concept_name(self, ticket: Ticket) -> str:
         """The name of that class; empty where it has none."""

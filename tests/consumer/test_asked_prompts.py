@@ -124,6 +124,70 @@ def test_nobody_is_asked_for_a_run_that_is_refused(tmp_path: Path, monkeypatch: 
         assert not server.requests
 
 
+def test_nobody_is_asked_for_a_run_whose_folder_another_trainer_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    with serve([fails(500)]) as server, _open(_config(path)):
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.raises(RunError, match="another trainer is running"), _open(_config(path, overwrite=True)):
+            pass
+        assert not server.requests
+
+
+def test_prompts_that_the_run_cannot_use_are_kept_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said = [("robin", f"robin {number}") for number in range(4)]
+    config = _config(tmp_path / "run", number=4, objective=ObjectiveConfig(name="supervised"))
+    with serve([prompts(*said)]) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.raises(ConfigError, match=r"got 1; .*what was asked for is kept in ") as caught, _open(config):
+            pass
+    kept = open_source(PromptsConfig(source=str(caught.value).rpartition(" ")[2]), 0)
+    assert set(_texts(kept, 4)) == set(said)
+
+
+def test_shares_that_cannot_be_read_are_refused_before_anybody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = PromptsConfig(ask=ASKED, balance="counts", balance_counts=str(tmp_path / "missing"))
+    config = TrainConfig(run_dir=tmp_path / "run", prompts=described, stream=StreamConfig(endpoint="tcp://127.0.0.1:0"))
+    with serve([fails(500)]) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.raises(ConfigError, match=r"balance_counts: cannot read"), _open(config):
+            pass
+        assert not server.requests
+
+
+def test_overwrite_does_not_clear_the_captions_that_the_run_is_to_use(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with _open(_config(path)):
+        pass
+    config = TrainConfig(
+        run_dir=path,
+        overwrite=True,
+        prompts=PromptsConfig(source=str(path / "prompts.tsv")),
+        stream=StreamConfig(endpoint="tcp://127.0.0.1:0"),
+    )
+    with pytest.raises(ConfigError, match="which --overwrite clears; copy it elsewhere"), _open(config):
+        pass
+    assert (path / "prompts.tsv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"ask": "birds", "concept_column": "class"}, r"prompts\.concept_column are of tables"),
+        ({"source": "toyworld", "caption_column": "alt"}, r"prompts\.concept_column are of tables"),
+        ({"ask": "birds", "concepts": "list.txt"}, r"prompts\.ask gives each prompt its concept"),
+        ({"source": "a.txt", "templates": "t.yaml"}, r"prompts\.templates needs prompts\.source concepts"),
+    ],
+)
+def test_settings_that_the_source_would_pass_over_are_refused(settings: Any, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        PromptsConfig(**settings)
+
+
 @pytest.mark.parametrize(
     ("command", "objective", "expected"),
     [

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from penstock.consumer.ledger_reader import read_steps
+from penstock.consumer.paced import main
+from penstock.protocol.errors import ConfigError
 
 WAIT_S = 90
 
@@ -76,3 +78,9 @@ def test_a_slow_trainer_bounds_the_run_at_its_pace_and_two_ranks_share_the_group
         assert report["wait_s"] < report["seconds"] / 3
     indices = [index for used in read_steps(tmp_path).values() for index in used]
     assert len(set(indices)) == len(indices) == 20 * 8, "fresh groups, each on its own rank"
+
+
+def test_a_rehearsal_does_not_replace_the_ledger_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is a run's folder, whose ledger a rehearsal would replace"):
+        main(["--run-dir", str(tmp_path)])

@@ -13,7 +13,8 @@ from typing import Any
 from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_PROMPT_BYTES
 
 _LIST_LINE = re.compile(r"\s*(?:\d{1,4}[.):]|[-*•])\s+(?P<text>\S.*)")
-_TAGGED = re.compile(r"\W*(?P<concept>[^:\t|]{1,60}?)\W*(?:\t|\||:)\s*(?P<prompt>\S.*)")
+# A model that loops ends in thousands of dots: what may be repeated without end must not stand beside its like.
+_TAGGED = re.compile(r"\W{0,8}(?P<concept>[^:\t|]{1,60}?)\W{0,8}(?:\t|\||:)\s*(?P<prompt>\S.*)")
 _PROMPT_KEYS = ("prompt", "caption", "text", "description")
 _CONCEPT_KEYS = ("concept", "subject", "name", "category")
 _CONTAINER_KEYS = re.compile(r"prompt|caption|item|data|result|output|answer|response|list|text|description", re.I)
@@ -34,7 +35,9 @@ def read_answer(text: str) -> list[AskedPrompt]:
     """The prompts of an answer, in its order; none where it is prose."""
     found = [pair for value in _json_values(text) for pair in _pairs(value, 0)]
     if not found:
-        found = [_of_line(match["text"]) for line in text.splitlines() if (match := _LIST_LINE.fullmatch(line))]
+        found = [
+            _of_line(match["text"].rstrip()) for line in text.splitlines() if (match := _LIST_LINE.fullmatch(line))
+        ]
     tidy = (AskedPrompt(_tidy(pair.concept), _tidy(pair.text)) for pair in found)
     return [
         AskedPrompt(pair.concept if len(pair.concept) <= MAX_NAME_LENGTH else "", pair.text)

@@ -38,6 +38,8 @@ _MAX_FRUITLESS = 5
 """Answers in a row with nothing new before a model counts as having said all it knows."""
 _SENTENCE = re.compile(r"[^\W\d_]+ [^\W\d_]+ [^\W\d_]+")
 """Three words in a row: somebody talks."""
+_PROSE_CHARS = 2000
+"""Of an answer, in which they are looked for: it takes time by the square of them."""
 _LEAST_PROMPTS = 2
 """Below it nothing is contrasted with anything."""
 
@@ -79,7 +81,7 @@ def ask(config: PromptsConfig, environ: Mapping[str, str], request_s: float = 12
 
     Raises:
         ConfigError: the endpoint's settings, or the command, cannot be used.
-        EndpointError: the endpoint is down, refuses, or says too little.
+        EndpointError: the endpoint is down or refuses before it has said two prompts.
     """
     endpoint = from_environment(environ)
     if endpoint is None:
@@ -102,12 +104,12 @@ def ask_endpoint(endpoint: ChatEndpoint, config: PromptsConfig, budget: Budget) 
         endpoint.find_model(budget)
         _log.info("asking %s at %s for %d prompts", endpoint.model, endpoint.url, config.ask_prompts)
         _fill(collected, endpoint, config, budget)
-    except UnavailableError as error:
+    except (UnavailableError, RefusedError) as error:
         if len(collected.prompts) < _LEAST_PROMPTS:
-            raise EndpointError(f"--ask: {error}; without {URL} the built-in grammar makes the prompts") from error
+            way = f"; without {URL} the built-in grammar makes the prompts" * isinstance(error, UnavailableError)
+            raise EndpointError(f"--ask: {error}{way}") from error
+        # What has come is paid for, also where the model says at last that it knows no more.
         _log.warning("%s; going on with %d prompts of %d", error, len(collected.prompts), config.ask_prompts)
-    except RefusedError as error:
-        raise EndpointError(f"--ask: {error}") from error
     prompts = _with_concepts(collected.prompts, config.ask)[: config.ask_prompts]
     _log.info("%d prompts of %d concepts", len(prompts), len({prompt.concept for prompt in prompts}))
     return prompts
@@ -154,7 +156,7 @@ def _fill(collected: _Collected, endpoint: ChatEndpoint, config: PromptsConfig, 
 def _check_prose(answer: Answer, endpoint: ChatEndpoint) -> None:
     """Raise RefusedError where a model talks instead of writing prompts; one that is empty or cut may be bad luck."""
     said = printable(" ".join(answer.text.split()))
-    if not answer.cut and _SENTENCE.search(said):
+    if not answer.cut and _SENTENCE.search(said[:_PROSE_CHARS]):
         raise RefusedError(f"{endpoint.model} answers no prompts but says: {said[:300]}{'...' * (len(said) > 300)}")
 
 

@@ -249,10 +249,12 @@ def from_environment(environ: Mapping[str, str]) -> ChatEndpoint | None:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url or parts.query or parts.fragment:
-        raise ConfigError(f"{URL} must be such as http://localhost:8000/v1, got {url!r}")
-    if parts.username or parts.password:
+    # Before a message that shows the address: what stands before an @, or behind a question mark, may be secret.
+    if "@" in url:
         raise ConfigError(f"{URL} must hold no user and no password; put the key into {KEY}")
+    if not usable or not url.isascii() or not url.isprintable() or " " in url or parts.query or parts.fragment:
+        shown = url.partition("?")[0]
+        raise ConfigError(f"{URL} must be such as http://localhost:8000/v1, with nothing behind it, got {shown!r}")
     key = environ.get(KEY, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{KEY} holds a character that no key has; copy it again")
@@ -261,15 +263,21 @@ def from_environment(environ: Mapping[str, str]) -> ChatEndpoint | None:
 
 
 def _connect(parts: SplitResult, path: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
-    """A connection, through a proxy where the environment names one, and what to ask it for."""
+    """A connection, through a proxy where the environment names one, and what to ask it for. Raises ConfigError."""
     host, secure = parts.hostname or "", parts.scheme == "https"
     proxy = urllib.request.getproxies().get(parts.scheme, "")
     if not proxy or urllib.request.proxy_bypass(host):
         return _open(host, parts.port, secure, timeout_s), path
     via = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    try:
+        place = (via.hostname or "", via.port)
+    except ValueError as error:
+        raise ConfigError(
+            f"{parts.scheme}_proxy in the environment names no port ({error}); mend or unset it"
+        ) from error
     if not secure:
-        return _open(via.hostname or "", via.port, False, timeout_s), f"http://{parts.netloc}{path}"
-    connection = _open(via.hostname or "", via.port, True, timeout_s)
+        return _open(*place, False, timeout_s), f"http://{parts.netloc}{path}"
+    connection = _open(*place, True, timeout_s)
     connection.set_tunnel(host, parts.port or 443)
     return connection, path
 

@@ -14,7 +14,7 @@ In all but `metaclip` a caption counts for the concept that it is of, and the ca
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from penstock.protocol.errors import ConfigError
 from penstock.protocol.tickets import normalise_prompt
 
 Mode = Literal["sqrt", "uniform", "metaclip", "counts"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+_MAX_TARGET = 1e18
 
 
 def row_weights(tags: Tags, mode: Mode, count: int, targets: Mapping[str, float] | None = None) -> NDArray[np.float64]:
@@ -89,9 +89,10 @@ def read_targets(path: Path) -> dict[str, float]:
             target = float(number)
         except ValueError:
             target = -1.0
-        if not concept or not 0 <= target < np.inf:
+        # Larger ones would add up to what no float holds.
+        if not concept or not 0 <= target <= _MAX_TARGET:
             raise ConfigError(
-                f"prompts.balance_counts: {path}:{place}: want CONCEPT<tab>NUMBER, the number at least 0, "
+                f"prompts.balance_counts: {path}:{place}: want CONCEPT<tab>NUMBER, the number in [0, {_MAX_TARGET:g}], "
                 f"got {line.strip()[:40]!r}"
             )
         if concept in targets:

@@ -54,10 +54,22 @@ def open_parquet(paths: Sequence[Path], caption: str, concept: str) -> Iterator[
                 columns = found
                 caption, concept = columns.caption, columns.concept
             wanted = [name for name in (columns.caption, columns.concept) if name]
-            batches = file.iter_batches(ROWS_PER_BATCH, columns=wanted)
-            yield ArrowTable(str(path), batches, columns, _class_names(schema, columns.concept))
         except (OSError, pa.ArrowException) as error:
-            raise ConfigError(f"prompts.source: {path} cannot be read as Parquet: {_one_line(error)}") from error
+            raise _unreadable(path, error) from error
+        yield ArrowTable(str(path), _batches(path, file, wanted), columns, _class_names(schema, columns.concept))
+
+
+def _batches(path: Path, file: Any, wanted: Sequence[str]) -> Iterator["pa.RecordBatch"]:
+    """Columns of a file, in batches. Raises ConfigError where what comes is damaged, whatever the schema promised."""
+    _, pa = import_arrow()
+    try:
+        yield from file.iter_batches(ROWS_PER_BATCH, columns=wanted)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"prompts.source: {path} cannot be read as Parquet: {_one_line(error)}")
 
 
 def import_arrow() -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ def choose_columns(where: str, there: Iterable[str], caption: str, concept: str)
         caption: name of the column of captions; empty for whichever has a usual name.
         concept: likewise, of concepts; it may then be missing.
 
-    Raises ConfigError where a column is not there.
+    Raises ConfigError where a column is not there, or stands there twice.
     """
     names = list(there)
     shown = ", ".join(names[:20]) or "none"
@@ -41,4 +41,8 @@ def choose_columns(where: str, there: Iterable[str], caption: str, concept: str)
             "name it by --prompts.caption-column"
         )
     others = [name for name in names if name != found]
-    return Columns(found, concept or find_column(others, _CONCEPT) or "")
+    chosen = Columns(found, concept or find_column(others, _CONCEPT) or "")
+    for name in (chosen.caption, chosen.concept):
+        if name and names.count(name) > 1:
+            raise ConfigError(f"prompts.source: {where} has {names.count(name)} columns {name!r}; give each its name")
+    return chosen

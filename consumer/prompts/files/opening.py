@@ -118,7 +118,8 @@ class _FileOpener:
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ConfigError(f"prompts.source: {path} is UTF-16; save it as UTF-8")
         mark = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
-        if not head[mark:].strip():
+        # One that begins with a MiB of empty lines is read to its end.
+        if not head[mark:].strip() and len(head) < MAX_RECORD_BYTES:
             os.close(descriptor)
             _log.warning("prompts.source: %s has no captions", path)
             return None

@@ -49,6 +49,20 @@ def test_the_index_decides_whatever_was_asked_before() -> None:
     assert source.prompt(5 + 3 * 2**40) == _source(7).prompt(5 + 3 * 2**40)
 
 
+def test_what_a_large_reservoir_holds_is_not_worked_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    permute = KeyedPermutation.__call__
+    monkeypatch.setattr(
+        KeyedPermutation, "__call__", lambda self, positions: drawn.append(len(positions)) or permute(self, positions)
+    )
+    source = _source(300_000)
+    indices = range(0, 131_072, 1000)
+    before = _texts(source, indices)
+    num_drawn = len(drawn)
+    assert _texts(source, indices) == before
+    assert len(drawn) == num_drawn == 131_072 // 4096
+
+
 def test_another_seed_is_another_order() -> None:
     assert len({tuple(_texts(_source(40, seed), range(40))) for seed in range(20)}) == 20
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.consumer.config import GeneratorConfig, PromptsConfig, TrainConfig
 from penstock.consumer.ownership import owned_indices
+from penstock.consumer.prompts.captions import ShuffledCaptions
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.prompts.writer import TicketWriter
@@ -61,6 +63,14 @@ def test_a_ticket_s_concept_is_that_of_its_prompt(tmp_path: Path) -> None:
         ticket = writer.write(index, 0, 0)
         for one in (ticket, writer.stand_in(ticket)):
             assert source.concepts[writer.concept(one)] in one.recipe.prompt
+
+
+def test_captions_without_concepts_are_not_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(PromptsConfig(source=str(write(tmp_path, b"a fox\na dog\n"))), 11)
+    writer = _writer(source)
+    ticket = writer.write(0, 0, 0)
+    monkeypatch.setattr(ShuffledCaptions, "prompt", lambda source, index: pytest.fail("a caption was read"))
+    assert (writer.concept(ticket), writer.concept_name(ticket)) == (-1, "")
 
 
 def test_equal_prompts_share_a_label_and_no_image(tmp_path: Path) -> None:

@@ -139,6 +139,22 @@ def test_a_refusal_is_shown_and_ends_the_asking(reply: Reply) -> None:
     assert "can't help with that." in message or "content filter" in message
 
 
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (says("I'm sorry, that is all I can think of."), "that is all I can think of."),
+        (says("", finish_reason="content_filter"), "content filter"),
+        (fails(403, "no credit left"), "no credit left"),
+    ],
+)
+def test_a_refusal_after_prompts_is_shown_and_goes_on_with_them(
+    reply: Reply, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(_ask([prompts(*ROBINS[:3]), reply]).found) == 3
+    assert words in caplog.text
+    assert "going on with 3 prompts of 4" in caplog.text
+
+
 def test_a_redirect_is_not_followed_and_carries_no_key() -> None:
     with serve([prompts(*ROBINS)]) as other:
         message = _refusal([fails(307, Location=f"{other.url}/chat/completions")])
@@ -151,6 +167,14 @@ def test_an_endpoint_that_knows_no_response_format_is_asked_without() -> None:
     assert len(asked.found) == 8
     assert ["response_format" in request.content for request in asked.server.requests] == [True, False]
     assert "answers 400: bad" in _refusal([fails(400, "bad")])
+
+
+def test_a_proxy_that_cannot_be_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:pw@proxy:port")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(ConfigError, match="http_proxy in the environment names no port") as caught:
+        ask(PromptsConfig(ask="birds"), {"OPENAI_BASE_URL": "http://host.invalid/v1"})
+    assert "pw" not in str(caught.value)
 
 
 def test_garbage_is_asked_again_and_then_named() -> None:
@@ -226,6 +250,14 @@ def test_answers_are_read_however_they_are_written(text: str, expected: list[tup
     assert [(prompt.concept, prompt.text) for prompt in read_answer(text)] == expected
 
 
+@pytest.mark.parametrize("end", ["." * 100_000, " " * 100_000, ": " * 50_000, "a" * 100_000])
+def test_an_answer_that_loops_to_its_end_takes_no_time(end: str) -> None:
+    begun = time.process_time()
+    assert read_answer(f"1. fox: a fox\n- {end}")[0] == AskedPrompt("fox", "a fox")
+    assert len(_ask([says(f"x{end}"), prompts(*ROBINS)]).found) == 4
+    assert time.process_time() - begun < 5
+
+
 def test_the_model_is_named_by_the_environment_or_is_the_only_one() -> None:
     config = PromptsConfig(ask="birds", ask_prompts=2)
     with serve([prompts(*ROBINS)], models=["only"]) as server:
@@ -248,6 +280,8 @@ def test_the_model_is_named_by_the_environment_or_is_the_only_one() -> None:
         ({"OPENAI_BASE_URL": "http://a..b/v1"}, "must be such as"),
         ({"OPENAI_BASE_URL": "http://h:99999/v1"}, "must be such as"),
         ({"OPENAI_BASE_URL": "https://me:pw@host/v1"}, "no password; put the key into OPENAI_API_KEY"),
+        ({"OPENAI_BASE_URL": "https://me:pw@host:0/v1?x=1"}, "no password; put the key into OPENAI_API_KEY"),
+        ({"OPENAI_BASE_URL": "https://host/v1?api-key=pw"}, "with nothing behind it, got 'https://host/v1'"),
         ({"OPENAI_BASE_URL": "https://host/v1", "OPENAI_API_KEY": "sk-\nx"}, "OPENAI_API_KEY holds a character"),
     ],
 )

@@ -252,6 +252,8 @@ def test_targets_of_a_file_say_what_comes(tmp_path: Path) -> None:
     drawn = Counter(source.concepts[concept] for concept in _drawn(source, range(4000)).tolist())
     assert drawn.keys() == {"c0", "c9"}
     assert abs(drawn["c0"] - 1000) <= 4
+    stranger = "prompts.balance_counts: 1 of its concepts have no captions, and do not come: 'elsewhere'"
+    assert stranger in told, "it may be misspelt"
     assert told[-1].endswith(
         "most of the prompts get 'c9' 75.00%, 'c0' 25.00%; fewest 'c0' 25.00%, 'c9' 75.00%; "
         "8 concepts that have captions never come"

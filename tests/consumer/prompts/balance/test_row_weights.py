@@ -64,11 +64,12 @@ def test_targets_are_read_by_normalised_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("cat 3\n", ":1: want CONCEPT<tab>NUMBER, the number at least 0, got 'cat 3'"),
+        ("cat 3\n", r":1: want CONCEPT<tab>NUMBER, the number in \[0, 1e\+18\], got 'cat 3'"),
         ("cat\t3\ndog\t-1\n", ":2: want CONCEPT<tab>NUMBER"),
         ("cat\tmany\n", ":1: want CONCEPT<tab>NUMBER"),
         ("cat\tnan\n", ":1: want CONCEPT<tab>NUMBER"),
         ("cat\tinf\n", ":1: want CONCEPT<tab>NUMBER"),
+        ("cat\t1e308\ndog\t1e308\n", ":1: want CONCEPT<tab>NUMBER"),
         ("\t3\n", ":1: want CONCEPT<tab>NUMBER"),
         ("cat\t3\nCAT\t4\n", ":2: 'CAT' stands twice"),
     ],

@@ -96,6 +96,29 @@ def test_files_that_cannot_serve_are_refused_in_one_line(tmp_path: Path) -> None
         opened(parquet(tmp_path / "d.parquet", caption=["a", "", "", ""]), malformed="skip")
 
 
+def test_a_file_that_is_damaged_inside_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [f"caption number {number}" for number in range(20_000)]
+    pq.write_table(pa.table({"caption": rows}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = b"\xa5" * 2000
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"^prompts\.source: {path} cannot be read as Parquet: (?!None)[^\n]+$"):
+        opened(path)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
+def test_two_columns_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
+    table = pa.table([["a fox"], ["a dog"]], names=["caption", "caption"])
+    if name == "a.csv":
+        write(tmp_path, b"caption,caption\na fox,a dog\n", name)
+    else:
+        pq.write_table(table, tmp_path / name)
+    with pytest.raises(ConfigError, match=r"has 2 columns 'caption'; give each its name$"):
+        opened(tmp_path / name)
+
+
 @pytest.mark.parametrize(("package", "source"), [("pyarrow", "a.parquet"), ("datasets", "hf:x")])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     package: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -50,6 +50,10 @@ def test_a_file_without_captions_is_refused(content: bytes, tmp_path: Path) -> N
         opened(path)
 
 
+def test_captions_behind_a_mib_of_empty_lines_are_found(tmp_path: Path) -> None:
+    assert texts(opened(write(tmp_path, b"\n" * (1 << 20) + b"a fox\na dog\n"))) == ["a fox", "a dog"]
+
+
 @pytest.mark.parametrize("name", ["missing.txt", "empty folder"])
 def test_what_is_not_there_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty folder").mkdir()
