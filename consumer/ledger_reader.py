@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.ledger_schema import FILES, one_line, open_for_reading, unpack, unpack_scales
+from penstock.consumer.ledger_schema import FILES, find_ledgers, one_line, open_for_reading, unpack, unpack_scales
 from penstock.consumer.schedule import images_of_use
 from penstock.protocol.errors import RunError
 from penstock.protocol.limits import MAX_INT
@@ -420,7 +420,7 @@ def read_steps(run_dir: Path) -> dict[int, tuple[int, ...]]:
 def open_ledger_files(run_dir: Path, stack: ExitStack) -> list[LedgerFile]:
     """The ledgers in a folder, by rank, but one that is only being begun."""
     files = []
-    for path in run_dir.glob(FILES):
+    for path in find_ledgers(run_dir):
         with one_line(path, "read"):
             db = open_for_reading(path)
             stack.callback(db.close)
