@@ -178,12 +178,12 @@ def test_what_a_kill_has_cut_is_made_again_and_nothing_else(name: str, num_bytes
 
 def test_two_who_add_at_a_time_do_not_mix_their_rows(run_dir: Path, store: EmbeddingStore) -> None:
     """A second process, held where it has written its vectors and not yet whose they are."""
-    program = """
+    program = f"""
 import sys
 from pathlib import Path
 import numpy as np
 from penstock.deploy.embeddings import EmbeddingStore
-store = EmbeddingStore(Path(sys.argv[1]), {key}, {dim})
+store = EmbeddingStore(Path(sys.argv[1]), {KEY}, {DIM})
 path = store._path
 def held(name):
     if name == "images.i64":
@@ -191,8 +191,8 @@ def held(name):
         input()
     return path(name)
 store._path = held
-store.append(np.array([[60, 0, 1]]), np.full((1, {dim}), 2.0))
-""".format(key=KEY, dim=DIM)
+store.append(np.array([[60, 0, 1]]), np.full((1, {DIM}), 2.0))
+"""
     first = store.images.tolist()
     command = [sys.executable, "-c", program, str(run_dir / "embeddings")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
