@@ -19,7 +19,7 @@ from torch import nn
 
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState, merge
-from penstock.consumer.ledger_schema import FILES, NO_ROWS, TABLES, Marks, marks_of, remove, rewind
+from penstock.consumer.ledger_schema import NO_ROWS, TABLES, Marks, find_ledgers, marks_of, remove, rewind
 from penstock.consumer.prompts.source import PromptSource, num_captions
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import CHECKPOINT_STATE, PREVIOUS, RunFolder
@@ -199,7 +199,7 @@ def rewind_ledgers(folder: RunFolder) -> None:
     """
     for marks in sorted(folder.checkpoint.glob("ledger-*.json")):
         rewind(folder.path / f"{marks.stem}.sqlite", _read_marks(marks))
-    for path in folder.path.glob(FILES):
+    for path in find_ledgers(folder.path):
         if not (folder.checkpoint / _marks_name(path)).exists():
             remove(path)  # of a rank that the checkpoint does not know
 
@@ -216,7 +216,7 @@ def _marks_name(ledger: Path) -> str:
 
 def _keep_marks_of_others(folder: RunFolder, unfinished: Path) -> None:
     """Note where the ledgers end that earlier lives of more ranks have left; nobody writes them."""
-    for path in folder.path.glob(FILES):
+    for path in find_ledgers(folder.path):
         if not (unfinished / _marks_name(path)).exists():
             _write_json(unfinished / _marks_name(path), marks_of(path))
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from penstock.consumer.known_prompts import KnownPrompts
 from penstock.consumer.ledger_schema import (
+    PATIENCE_S,
     TABLES,
     Marks,
     one_line,
@@ -137,6 +138,8 @@ class Ledger:
         with one_line(self._path, "written"):
             self._db.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_PATIENCE_MS}")
             (is_busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            # A step has nothing else to fall back on; in a rollback journal's mode a reader does hold it up.
+            self._db.execute(f"PRAGMA busy_timeout = {round(1000 * PATIENCE_S)}")
         if is_busy:
             # A reader holds on to the log, in which all of it stands.
             log = os.open(self._path.with_name(f"{self._path.name}-wal"), os.O_RDONLY)

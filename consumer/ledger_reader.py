@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.consumer.ledger_schema import FILES, one_line, open_for_reading, unpack, unpack_scales
+from penstock.consumer.ledger_schema import FILES, find_ledgers, one_line, open_for_reading, unpack, unpack_scales
 from penstock.consumer.schedule import images_of_use
 from penstock.protocol.errors import RunError
 from penstock.protocol.limits import MAX_INT
@@ -31,6 +31,8 @@ FROM groups JOIN prompts ON prompts.id = groups.prompt LEFT JOIN concepts ON con
 """
 _GROUPS_AT_ONCE = 500
 """Groups that are read at a time."""
+_STEPS_AT_ONCE = 1000
+"""Steps that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,8 @@ class LedgerReader:
         """
         wanted: list[tuple[str, Any]] = []
         if index is not None:
+            if not 0 <= index <= MAX_INT:
+                return  # SQLite has no such number
             wanted.append(("idx = ?", index))
         if concept is not None:
             wanted.append(("concept IN (SELECT id FROM concepts WHERE name = ?)", concept))
@@ -281,15 +285,17 @@ class LedgerFile:
             wanted: conditions in SQL, each with its value.
             rows, indices: of groups that may be given; None for all.
         """
-        where = " AND ".join(["1", *(condition for condition, _ in wanted)])
-        query = f"SELECT id, idx FROM groups WHERE {where} ORDER BY idx, id"
-        found = [
-            row
-            for row, index in self.rows(query, [value for _, value in wanted])
-            if (rows is None or row in rows) and (indices is None or index in indices)
-        ]
-        for start in range(0, len(found), _GROUPS_AT_ONCE):
-            yield from self.groups_at(found[start : start + _GROUPS_AT_ONCE])
+        conditions = ["1", *(condition for condition, _ in wanted)]
+        if rows is not None:
+            conditions.append(f"id IN ({','.join(map(str, rows))})")
+        query = f"SELECT id, idx FROM groups WHERE {' AND '.join(conditions)} ORDER BY idx, id"
+        with one_line(self._path, "read"):
+            found = np.fromiter(self._db.execute(query, [value for _, value in wanted]), "i8, i8")
+        ids = found["f0"]
+        if indices is not None:
+            ids = ids[np.isin(found["f1"], np.fromiter(indices, np.int64, len(indices)))]
+        for start in range(0, len(ids), _GROUPS_AT_ONCE):
+            yield from self.groups_at(ids[start : start + _GROUPS_AT_ONCE].tolist())
 
     def groups_at(self, rows: Sequence[int]) -> list[LedgerGroup]:
         """The groups in these rows, in their order; without those that a resume has taken back meanwhile."""
@@ -303,9 +309,11 @@ class LedgerFile:
 
     def used_between(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Each step in [start, stop), with the rows of the groups that it used: int64 [G]."""
-        query = "SELECT step, last_group, uses FROM steps WHERE step >= ? AND step < ? ORDER BY step"
-        for step, last, uses in self.rows(query, (start, stop)):
-            yield step, last - unpack(uses)
+        query = "SELECT step, last_group, uses FROM steps WHERE step >= ? AND step < ? ORDER BY step LIMIT ?"
+        while rows := self.rows(query, (start, stop, _STEPS_AT_ONCE)):
+            for step, last, uses in rows:
+                yield step, last - unpack(uses)
+            start = rows[-1][0] + 1
 
     def use_counts(self, num_rows: int) -> NDArray[np.int64]:
         """How many steps used each of the first rows of `groups`: int64 [num_rows]."""
@@ -322,7 +330,7 @@ class LedgerFile:
 
     def step_bounds(self) -> tuple[int, int] | None:
         """First and last step; None where there is none."""
-        ((first, last),) = self.rows("SELECT min(step), max(step) FROM steps")
+        ((first, last),) = self.rows("SELECT (SELECT min(step) FROM steps), (SELECT max(step) FROM steps)")
         return None if first is None else (first, last)
 
     def num_bytes(self) -> int:
@@ -412,7 +420,7 @@ def read_steps(run_dir: Path) -> dict[int, tuple[int, ...]]:
 def open_ledger_files(run_dir: Path, stack: ExitStack) -> list[LedgerFile]:
     """The ledgers in a folder, by rank, but one that is only being begun."""
     files = []
-    for path in run_dir.glob(FILES):
+    for path in find_ledgers(run_dir):
         with one_line(path, "read"):
             db = open_for_reading(path)
             stack.callback(db.close)

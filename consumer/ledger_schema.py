@@ -8,6 +8,7 @@ Everything that many groups have in common stands once, in tables of its own; a 
 ever changed. Only a resume takes back what lies behind its checkpoint, by the marks that the checkpoint keeps.
 """
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ APPLICATION_ID = 0x50656E4C
 VERSION = 1
 """Of the tables."""
 FILES = "ledger-*.sqlite"
+_NAME = re.compile(r"ledger-\d+\.sqlite")
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "lives": ("id INTEGER PRIMARY KEY", "settings TEXT NOT NULL"),
@@ -81,7 +83,7 @@ _PAGE_BYTES = 2048
 """Of a new file. Half of SQLite's own: each table has a page of its own, and a short run's are mostly empty."""
 _LOG_PAGES = 4096
 """Of the log, before SQLite moves them into the file, for which a step waits some milliseconds."""
-_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
 """How long SQLite waits for a lock that another process holds for a moment."""
 
 Marks = dict[str, int]
@@ -104,7 +106,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
     Raises sqlite3.Error, and RunError where it is not a ledger of this version.
     """
-    db = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)
+    db = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
     try:
         begun = _is_begun(db, path)
         db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
@@ -125,7 +127,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open a ledger that somebody may be writing. Raises sqlite3.Error, and RunError where it is not one."""
     name = path.absolute().as_uri()
     try:
-        db = sqlite3.connect(f"{name}?mode=ro", uri=True, timeout=_PATIENCE_S, isolation_level=None)
+        db = sqlite3.connect(f"{name}?mode=ro", uri=True, timeout=PATIENCE_S, isolation_level=None)
         db.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
         if not path.is_file() or path.with_name(f"{path.name}-wal").exists():
@@ -158,6 +160,11 @@ def read_marks(db: sqlite3.Connection) -> Marks:
     return {
         table: db.execute(f"SELECT coalesce(max({_key(table)}), -1) FROM {table}").fetchone()[0] for table in TABLES
     }
+
+
+def find_ledgers(folder: Path) -> list[Path]:
+    """The ledgers in a run's folder, of all ranks that any life had; not what somebody has put beside them."""
+    return sorted(path for path in folder.glob(FILES) if _NAME.fullmatch(path.name))
 
 
 def marks_of(path: Path) -> Marks:
@@ -199,7 +206,7 @@ def rewind(path: Path, marks: Mapping[str, int]) -> None:
 
 def remove(path: Path) -> None:
     """Delete a ledger and what SQLite keeps beside it."""
-    for suffix in ("-wal", "-shm", ""):
+    for suffix in ("-wal", "-shm", "-journal", ""):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 

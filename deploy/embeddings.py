@@ -11,9 +11,11 @@ Both files only grow, vectors first, by whole groups. So this work can be stoppe
 done again, and a later, larger sample adds to an earlier one. Another encoder begins anew.
 """
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +53,17 @@ class EmbeddingStore:
         self._dim = dim
         about = folder / "about.json"
         try:
-            self.is_stale = folder.exists() and _read(about) != key
+            is_known = _read(about) == key
+            self.is_stale = folder.exists() and not is_known
             """Whether there were others, which are gone."""
             if self.is_stale:
                 shutil.rmtree(folder)
-            folder.mkdir(exist_ok=True)
-            about.write_text(json.dumps(key, indent=2) + "\n")
-            self._cut()
+            if not is_known:
+                # Never written again: torn by a kill it would cost all that was made since.
+                folder.mkdir(exist_ok=True)
+                about.write_text(json.dumps(key, indent=2) + "\n")
+            with self._locked():
+                self._cut()
         except OSError as error:
             raise RunError(f"{folder} cannot be used: {error.strerror or error}") from error
 
@@ -81,15 +87,23 @@ class EmbeddingStore:
     def append(self, images: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Add whole groups: int64 [n, 3] as in `images`, and float32 [n, D]."""
         try:
-            with self._path("vectors.f16").open("ab") as file:
-                file.write(vectors.astype("<f2").tobytes())
-            with self._path("images.i64").open("ab") as file:
-                file.write(images.astype("<i8").tobytes())
+            with self._locked():
+                with self._path("vectors.f16").open("ab") as file:
+                    file.write(vectors.astype("<f2").tobytes())
+                with self._path("images.i64").open("ab") as file:
+                    file.write(images.astype("<i8").tobytes())
         except OSError as error:
             raise RunError(f"{self._folder} cannot be written: {error.strerror or error}") from error
 
     def _path(self, name: str) -> Path:
         return self._folder / name
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Both files as one: of two writers at a time the rows of the one would stand beside the other's vectors."""
+        with self._path("lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _cut(self) -> None:
         """Cut both files to the whole groups that they both have: whoever wrote them may have been killed."""

@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
         state = begin_or_go_on(options.out / STATE, options.out, _settings(options, ledger, first, last))
         if state.finished:
             what = f"{counted(state.num_samples, 'image')} in {counted(state.num_shards, 'shard')}"
-            print(f"{options.out} is complete: {what}")
-            return 0
+            print(f"{options.out} is complete: {what}{_differing(state.num_differing)}")
+            return 1 if state.num_differing else 0
         groups = islice(_groups(ledger, first, last, options.limit), state.num_groups, None)
         total = _num_groups(ledger, first, last, options.limit)
         writer = FORMATS[options.format](options.out, codec=options.codec, quality=options.quality, labelled=labelled)
@@ -61,9 +61,15 @@ def main(argv: Sequence[str]) -> int:
         with open_remaker(options) as remaker:
             _write(options, state, writer, _counted(remaker.remake(groups), tally, _Progress(total, state.num_groups)))
     what = f"{counted(state.num_samples, 'image')} of {counted(state.num_groups, 'group')}"
-    print(f"{tally.describe()}: {what} in {counted(state.num_shards, 'shard')}")
+    earlier = _differing(state.num_differing - tally.differing)
+    print(f"{tally.describe()}: {what} in {counted(state.num_shards, 'shard')}{earlier}")
     print(f"data set  {options.out}")
-    return 1 if tally.differing else 0
+    return 1 if state.num_differing else 0
+
+
+def _differing(num_groups: int) -> str:
+    """What an earlier try has found; empty where that is nothing."""
+    return f"; {counted(num_groups, 'group')} written before differ" if num_groups else ""
 
 
 def _parse(argv: Sequence[str]) -> "argparse.Namespace":
@@ -147,7 +153,7 @@ def _settings(
 
 def _write(options: "argparse.Namespace", state: ExportState, writer: SampleWriter, remade: "Iterator[Remade]") -> None:
     """Fill shard after shard; what is whole is noted, so that the next try begins after it. Raises ConfigError."""
-    num_groups = num_samples = 0
+    num_groups = num_samples = num_differing = 0
     try:
         writer.begin(state.num_shards)
         for each in remade:
@@ -155,13 +161,14 @@ def _write(options: "argparse.Namespace", state: ExportState, writer: SampleWrit
                 writer.add(sample)
                 num_samples += 1
             num_groups += 1
+            num_differing += each.matches is False
             if writer.nbytes >= options.shard_mb * 1_000_000:
                 writer.end()
-                state.shard_done(num_groups, num_samples)
-                num_groups = num_samples = 0
+                state.shard_done(num_groups, num_samples, num_differing)
+                num_groups = num_samples = num_differing = 0
                 writer.begin(state.num_shards)
         writer.end()
-        state.shard_done(num_groups, num_samples, finished=True)
+        state.shard_done(num_groups, num_samples, num_differing, finished=True)
     except OSError as error:
         raise ConfigError(f"--out {options.out} cannot be written: {error.strerror or error}") from error
 

@@ -19,13 +19,16 @@ class ExportState:
     num_shards: int = 0
     num_groups: int = 0
     num_samples: int = 0
+    num_differing: int = 0
+    """Groups of them whose checksum was not the ledger's."""
     finished: bool = False
 
-    def shard_done(self, num_groups: int, num_samples: int, *, finished: bool = False) -> None:
+    def shard_done(self, num_groups: int, num_samples: int, num_differing: int = 0, *, finished: bool = False) -> None:
         """One more shard of so many groups is whole. Raises OSError."""
         self.num_shards += 1 if num_groups else 0
         self.num_groups += num_groups
         self.num_samples += num_samples
+        self.num_differing += num_differing
         self.finished = finished
         values = {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
         unfinished = self.path.with_name(self.path.name + ".tmp")

@@ -68,6 +68,11 @@ def _parse(argv: Sequence[str]) -> "argparse.Namespace":
     options = parser.parse_args(argv)
     if options.limit is not None and options.limit < 0:
         parser.error(f"--limit must be >= 0, got {options.limit}")
+    for name in ("prompt", "producer", "concept"):
+        try:
+            (getattr(options, name) or "").encode()
+        except UnicodeEncodeError:
+            parser.error(f"--{name} must be UTF-8 text, got {getattr(options, name)!r}")
     return options
 
 
@@ -119,9 +124,9 @@ def _tell_table(ledger: "LedgerReader", asked: dict[str, Any], limit: int | None
         columns: Sequence[str] = (*_COLUMNS[:-1], "use", "images", "prompt")
         num_rows = len(uses)
     else:
-        found = list(_found(ledger, asked))
-        rows = map(_cells, found)
-        columns, num_rows = _COLUMNS, len(found)
+        found = _found(ledger, asked)
+        rows = list(map(_cells, islice(found, limit)))
+        columns, num_rows = _COLUMNS, len(rows) + sum(1 for _ in found)
     print_columns(columns, islice(rows, limit))
     if limit is not None and num_rows > limit:
         print(f"{counted(limit, 'group')} of {num_rows:,}; --limit 0 lists all")

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         wanted = list(
             _of_step(ledger, options.step) if options.step is not None else _of_indices(ledger, options.index)
         )
-        shown, tally = _remake(wanted, remaker)
+        shown, tally = _remake(wanted, remaker, keeps=options.out is not None)
         num_images = sum(len(each.images) for each in wanted)
         title = f"step {options.step}" if options.step is not None else f"groups of {options.run.resolve().name}"
         if options.out is not None:
@@ -138,8 +138,9 @@ def _of_indices(ledger: "LedgerReader", indices: Sequence[int]) -> Iterator[Want
             yield Wanted(group, tuple(range(group.recipe.num_images)), f"group {index} · step {group.first_step}")
 
 
-def _remake(wanted: Sequence[Wanted], remaker: "Remaker") -> "tuple[list[SheetGroup], Tally]":
-    from penstock.telemetry.group_sheet import SheetGroup
+def _remake(wanted: Sequence[Wanted], remaker: "Remaker", *, keeps: bool) -> "tuple[list[SheetGroup], Tally]":
+    """What is to be drawn, where that is kept, and how the checks ended. A step's images whole are gigabytes."""
+    from penstock.telemetry.group_sheet import SheetGroup, shrink
 
     tally = Tally()
     shown = []
@@ -148,9 +149,11 @@ def _remake(wanted: Sequence[Wanted], remaker: "Remaker") -> "tuple[list[SheetGr
         differs = remade.matches is False
         if differs:
             print(f"group {remade.group.index} differs from its checksum {remade.group.crc32:08x}: {_prompt(remade)}")
-        images = remade.images[list(each.images)]
+        if not keeps:
+            continue
+        prompt, images = remade.group.recipe.prompt, remade.images[list(each.images)]
         note = f"{each.note} · CHECKSUM DIFFERS" if differs else each.note
-        shown.append(SheetGroup(prompt=remade.group.recipe.prompt, note=note, images=images, is_wrong=differs))
+        shown.append(SheetGroup(prompt=prompt, note=note, images=shrink(images), is_wrong=differs))
     return shown, tally
 
 

@@ -20,8 +20,12 @@ from penstock.producer.engine import Chosen, Engine, Images, Made, Pending
 from penstock.producer.scorer import Scorer
 from penstock.producer.work import Work
 from penstock.protocol.errors import ModelError
+from penstock.protocol.limits import MAX_IMAGES_PER_GROUP
 from penstock.protocol.messages import Choice
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
+
+_ROUND_BYTES = 256 << 20
+"""Pixels of one group's candidates in a round; what is beyond them waits for the next, so that memory is bounded."""
 
 
 class FilteringEngine:
@@ -154,10 +158,19 @@ class _Election:
         return min(max(0, recipe.num_images - self.num_accepted), recipe.max_candidates - self.num_made)
 
     @property
+    def num_due(self) -> int:
+        """Those of them that one round makes: no more than a recipe may ask for at once, whatever the filter's."""
+        recipe = self.ticket.recipe
+        image_bytes = recipe.nbytes // recipe.num_images
+        return min(self.num_lacking, MAX_IMAGES_PER_GROUP, max(1, _ROUND_BYTES // image_bytes))
+
+    @property
     def num_spare(self) -> int:
         """Candidates that are worth making ahead of their turn: as many as lack, and none before any was rejected."""
+        if not self.num_made or self.num_due < self.num_lacking:
+            return 0
         left = self.ticket.recipe.max_candidates - self.num_made - self.num_lacking
-        return min(left, self.num_lacking) if self.num_made else 0
+        return min(left, self.num_lacking, MAX_IMAGES_PER_GROUP - self.num_lacking)
 
     def ask(self, count: int) -> Ticket:
         """A ticket for the next so many candidates, which an engine without a filter can make."""
@@ -185,8 +198,8 @@ class _Election:
 
 
 def _numbers_to_make(elections: Sequence[_Election], batch_images: int) -> list[int]:
-    """How many candidates each group gets in a round: what it lacks, and in turn one more while calls are not full."""
-    counts = [election.num_lacking for election in elections]
+    """How many candidates each group gets in a round: what is due, and in turn one more while calls are not full."""
+    counts = [election.num_due for election in elections]
     spare = [election.num_spare for election in elections]
     rows = [_rows(election.ticket.recipe) for election in elections]
     used = sum(count * row for count, row in zip(counts, rows, strict=True))

@@ -60,6 +60,11 @@ class _Cell:
         return max(len(self.picture), (len(self.lines) + 1) * _LINE_PX)
 
 
+def shrink(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Images uint8 [m, H, W, 3] no larger than any sheet shows them, for whoever keeps many until they are drawn."""
+    return fit("", images, _SIDES[0]) if max(images.shape[1:3]) > _SIDES[0] else images
+
+
 def draw_sheet(
     title: str, subtitle: str, groups: Sequence[SheetGroup], *, is_wrong: bool = False
 ) -> npt.NDArray[np.uint8]:

@@ -172,6 +172,16 @@ def test_ledgers_of_more_ranks_than_now_are_kept_and_those_of_later_ranks_are_no
     assert sorted(path.name for path in folder.path.glob("*.sqlite")) == ["ledger-0.sqlite", "ledger-1.sqlite"]
 
 
+def test_a_copy_that_somebody_has_put_beside_a_ledger_is_neither_read_nor_deleted(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    copy = folder.path / "ledger-0.before.sqlite"
+    copy.write_text("somebody's")
+    _write_steps(folder, range(2), 1, saves_after=1)
+    checkpoint.rewind_ledgers(folder)
+    assert copy.read_text() == "somebody's"
+    assert read_steps(folder.path) == {0: (0,), 1: (1,)}
+
+
 def _write_steps(folder: RunFolder, steps: range, num_ranks: int, *, saves_after: int) -> None:
     """Steps of one group a rank, that of index ranks · step + rank, and a checkpoint after one of them."""
     ledgers = [Ledger(folder.ledger(rank), {"life": 1}) for rank in range(num_ranks)]

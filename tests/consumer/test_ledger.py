@@ -382,6 +382,23 @@ def test_a_reader_in_the_middle_does_not_hold_up_sync_and_the_log_is_on_the_disk
     assert len(read_steps(run_dir)) == 3
 
 
+def test_a_step_waits_as_long_for_a_lock_after_a_sync_as_before_it(run_dir: Path) -> None:
+    with Ledger(run_dir / NAME, LIFE) as ledger:
+        ledger.group(a_group(0, "a fox"))
+        ledger.step(0, [0])
+        before = ledger._db.execute("PRAGMA busy_timeout").fetchone()
+        ledger.sync()
+        assert ledger._db.execute("PRAGMA busy_timeout").fetchone() == before
+
+
+def test_what_an_interrupted_rollback_left_goes_with_its_ledger(run_dir: Path) -> None:
+    """SQLite would roll the pages of a journal that is found beside a new file of the same name back into that."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        (run_dir / f"{NAME}{suffix}").touch()
+    ledger_schema.remove(run_dir / NAME)
+    assert list(run_dir.glob(f"{NAME}*")) == []
+
+
 def test_a_full_disk_is_one_line(run_dir: Path) -> None:
     def little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

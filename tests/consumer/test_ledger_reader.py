@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.consumer import ledger_reader
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.consumer.schedule import images_of_use
@@ -133,6 +134,13 @@ def test_groups_are_found_by_what_is_known_of_them(
 ) -> None:
     with LedgerReader(run_dir) as ledger:
         assert [group.index for group in ledger.groups(**wanted)] == indices  # type: ignore[arg-type]
+
+
+def test_steps_that_are_read_a_few_at_a_time_are_all_read_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_reader, "_STEPS_AT_ONCE", 1)
+    with LedgerReader(run_dir) as ledger:
+        assert ledger.steps_of([0, 3, 6]) == {0: [0, 1], 3: [0, 1, 2], 6: [2]}
+        assert ledger.use_counts()[1].tolist() == [2, 1, 1, 3, 2, 1, 1]
 
 
 def test_a_step_beyond_the_ledger_is_one_line_with_its_range(run_dir: Path) -> None:

@@ -141,7 +141,7 @@ def test_overwrite_deletes_only_what_a_run_writes(tmp_path: Path) -> None:
     (path / "thesis.tex").unlink()
     (path / "encoder").mkdir()
     (path / "tracking").mkdir()
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", "-journal"):
         (path / f"ledger-0.sqlite{suffix}").touch()
     run_folder.prepare(path, overwrite=True, resume=False)
     assert [entry.name for entry in path.iterdir()] == ["run.json"]

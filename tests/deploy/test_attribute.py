@@ -1,6 +1,9 @@
 """`penstock attribute`: an image's own group comes first, vectors are kept and gone on with, mistakes are one line."""
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +174,47 @@ def test_what_a_kill_has_cut_is_made_again_and_nothing_else(name: str, num_bytes
     assert len(cut.vectors) == len(cut.images) == 4 * len(kept)
     _embedded(run_dir, among=set(range(60)) - set(kept))
     assert EmbeddingStore(run_dir / "embeddings", KEY, DIM).vectors.tobytes() == expected
+
+
+def test_two_who_add_at_a_time_do_not_mix_their_rows(run_dir: Path, store: EmbeddingStore) -> None:
+    """A second process, held where it has written its vectors and not yet whose they are."""
+    program = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from penstock.deploy.embeddings import EmbeddingStore
+store = EmbeddingStore(Path(sys.argv[1]), {KEY}, {DIM})
+path = store._path
+def held(name):
+    if name == "images.i64":
+        print("holds", flush=True)
+        input()
+    return path(name)
+store._path = held
+store.append(np.array([[60, 0, 1]]), np.full((1, {DIM}), 2.0))
+"""
+    first = store.images.tolist()
+    command = [sys.executable, "-c", program, str(run_dir / "embeddings")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holds\n"
+        mine = threading.Thread(target=store.append, args=(np.array([[61, 0, 1]]), np.full((1, DIM), 3.0)))
+        mine.start()
+        mine.join(0.3)
+        assert mine.is_alive(), "it waits"
+        other.communicate("\n", timeout=30)
+        mine.join(30)
+    assert store.images.tolist() == [*first, [60, 0, 1], [61, 0, 1]]
+    assert store.vectors[-2:, 0].tolist() == [2, 3]
+
+
+def test_whose_vectors_they_are_is_written_once(run_dir: Path, store: EmbeddingStore) -> None:
+    about = run_dir / "embeddings" / "about.json"
+    written = about.stat().st_mtime_ns
+    again = EmbeddingStore(run_dir / "embeddings", KEY, DIM)
+    assert not again.is_stale
+    assert about.stat().st_mtime_ns == written
+    np.testing.assert_array_equal(again.images, store.images)
 
 
 def test_another_encoder_s_vectors_are_not_used(run_dir: Path, store: EmbeddingStore) -> None:

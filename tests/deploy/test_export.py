@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,30 @@ def test_one_that_was_stopped_goes_on_to_the_same_files(
         for folder in (tmp_path / "whole", tmp_path / "again")
     ]
     assert files[0] == files[1]
+
+
+def test_what_an_earlier_try_found_to_differ_still_counts(
+    groups: list[RecordedGroup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = [replace(group, crc32=group.crc32 ^ 1) if group.index == 1 else group for group in groups]
+    monkeypatch.setattr(export, "open_ledger", lambda run_dir: RecordedLedger(wrong, [[1, 0]]))
+    samples = export._samples
+
+    def stopping(remade: Any) -> object:
+        if remade.group.index == 9:
+            raise KeyboardInterrupt
+        return samples(remade)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "_samples", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "--shard-mb", "1")
+    capsys.readouterr()
+    for told in ("36 images of 12 groups in 2 shards", f"{tmp_path} is complete: 36 images in 2 shards"):
+        assert run(tmp_path, "--shard-mb", "1") == 1
+        line = capsys.readouterr().out.splitlines()[0]
+        assert told in line
+        assert line.endswith("; 1 group written before differ")
 
 
 def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:

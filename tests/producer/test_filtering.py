@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from penstock.producer import filtering
 from penstock.producer.engine import Chosen, Made, Pending
 from penstock.producer.filtering import FilteringEngine
 from penstock.producer.work import Work
@@ -205,6 +206,34 @@ def test_what_lacks_in_several_groups_is_made_together_with_as_much_ahead_as_the
     assert scorer.num_scored == [6, 4]
     assert [chosen(group) for group in made] == [Choice((0, 3), 4, 0), Choice((1, 2), 3, 0), Choice((0, 1), 2, 0)]
     assert (engine.work.scored, engine.work.rejected) == (9, 3)
+
+
+@pytest.mark.parametrize(("first", "rounds"), [(1024, [1024]), (1500, [1024, 476])])
+def test_more_candidates_than_a_recipe_may_ask_for_take_several_rounds(first: int, rounds: list[int]) -> None:
+    inner = SeedEngine()
+    scores = np.random.default_rng(2).permutation(first).tolist()
+    recipe = {"num_candidates": first, "max_candidates": first, "min_score": -1.0}
+    [made] = FilteringEngine(inner, TableScorer({3: scores}), 64).generate([a_ticket(3, **recipe)])()
+    assert chosen(made).candidates == tuple(sorted(np.argsort(scores)[-2:].tolist()))
+    assert chosen(made).num_made == first
+    assert inner.batches == [[num] for num in rounds]
+
+
+def test_what_is_made_ahead_keeps_to_what_a_recipe_may_ask_for() -> None:
+    inner = SeedEngine()
+    recipe = {"num_images": 1024, "num_candidates": 1024, "max_candidates": 4096, "min_score": 0.5}
+    scores = [1.0] * 14 + [0.0] * 1010 + [1.0] * 3072
+    [made] = FilteringEngine(inner, TableScorer({3: scores}), 100).generate([a_ticket(3, **recipe)])()
+    assert chosen(made).num_made == 1024 + 1010
+    assert inner.batches == [[1024], [1024]], "1010 that lack, and 14 of the 90 that the call has room for"
+
+
+def test_large_images_are_held_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filtering, "_ROUND_BYTES", 3 * 9)
+    inner = SeedEngine()
+    [made] = FilteringEngine(inner, TableScorer({3: list(range(8))}), 4).generate([a_ticket(3, num_candidates=8)])()
+    assert chosen(made) == Choice((6, 7), 8, 0)
+    assert inner.batches == [[3], [3], [2]]
 
 
 def test_tickets_without_a_filter_are_made_as_ever() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from penstock.telemetry.group_sheet import ASPECT, SheetGroup, draw_sheet
+from penstock.telemetry.group_sheet import ASPECT, SheetGroup, draw_sheet, shrink
 
 
 def group(number: int, side: int = 64, num: int = 3, prompt: str = "a fox") -> SheetGroup:
@@ -48,3 +48,11 @@ def test_no_groups_and_odd_images_are_refused() -> None:
         draw_sheet("t", "s", [])
     with pytest.raises(ValueError, match="must be uint8"):
         draw_sheet("t", "s", [SheetGroup(prompt="p", note="", images=np.zeros((2, 4, 4, 1), np.uint8))])
+
+
+def test_only_images_larger_than_a_sheet_shows_are_shrunk() -> None:
+    large = np.arange(2 * 512 * 384 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 512, 384, 3)
+    np.testing.assert_array_equal(shrink(large)[1, 3, 5], np.rint(large[1, 12:16, 20:24].mean(axis=(0, 1))))
+    assert shrink(large).shape == (2, 128, 96, 3)
+    small = large[:, :128, :128]
+    np.testing.assert_array_equal(shrink(small), small)
