@@ -83,7 +83,8 @@ def _write_parquet(path: Path, num_rows: int) -> None:
 
 def measure(path: Path, num_prompts: int) -> dict[str, float]:
     """Open a file and ask for prompts and tickets: what the process of one format does."""
-    from penstock.consumer.config import PromptsConfig, TrainConfig
+    from penstock.consumer.config import TrainConfig
+    from penstock.consumer.making_config import PromptsConfig
     from penstock.consumer.prompts.opening import open_source
     from penstock.consumer.prompts.writer import TicketWriter
 

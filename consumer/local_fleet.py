@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Self
 
 from penstock.config import children
-from penstock.consumer.config import FleetConfig, RealConfig
+from penstock.consumer.config import FleetConfig
+from penstock.consumer.making_config import RealConfig
 from penstock.consumer.run_folder import RunFolder
 from penstock.protocol.tickets import Kind
 

@@ -19,9 +19,9 @@ from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts.asking.answers import AskedPrompt
 from penstock.consumer.prompts.asking.ask import ask
 from penstock.consumer.prompts.asking.asked_file import write_asked
+from penstock.consumer.prompts.balance.row_weights import read_targets
 from penstock.consumer.prompts.mixed import MixedPrompts
 from penstock.consumer.prompts.opening import check_concepts, check_gaps, open_source
-from penstock.consumer.prompts.row_weights import read_targets
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed

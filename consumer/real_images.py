@@ -8,8 +8,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.consumer.config import RealConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import real_arguments
+from penstock.consumer.making_config import RealConfig
 from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.imagesets.imageset import ImageSet
 from penstock.imagesets.opening import open_imageset

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from baselines.disk import DiskGroups, Epochs, Sample, write_group
-from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.making_config import GeneratorConfig
 from penstock.consumer.prompts.toyworld import ToyWorldPrompts
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.producer.config import ProduceConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.consumer.config import PromptsConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts.balance.balanced import BalancedCaptions
 from penstock.consumer.prompts.balance.histogram import describe
 from penstock.consumer.prompts.balance.matching import match

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from penstock.consumer.config import PromptsConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts.arranging import arrange
 from penstock.consumer.prompts.captions import ShuffledCaptions
 from penstock.consumer.prompts.concept_list import read_concepts

@@ -3,8 +3,9 @@
 from typing import Any, Protocol, runtime_checkable
 
 from penstock.config.rules import require
-from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
 from penstock.consumer.guidance import Guidance, read_schedule
+from penstock.consumer.making_config import GeneratorConfig
 from penstock.consumer.prompts.source import Prompt, PromptSource
 from penstock.consumer.schedule import first_due
 from penstock.protocol.tickets import Recipe, Ticket, group_seed, prompt_id

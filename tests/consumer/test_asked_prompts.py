@@ -11,8 +11,9 @@ import pytest
 from penstock.config.load import load_config
 from penstock.consumer import run_folder
 from penstock.consumer.__main__ import PRESETS
-from penstock.consumer.config import PromptsConfig, RealConfig, StreamConfig, TrainConfig
+from penstock.consumer.config import StreamConfig, TrainConfig
 from penstock.consumer.learning_config import ObjectiveConfig
+from penstock.consumer.making_config import PromptsConfig, RealConfig
 from penstock.consumer.opening import Opening, open_prompts, open_run
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.prompts.source import PromptSource

@@ -11,7 +11,8 @@ from transformers import ResNetConfig, ResNetModel
 
 from penstock.consumer import building
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
-from penstock.consumer.config import PromptsConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.network import Network
 from penstock.consumer.prompts.opening import check_concepts, open_source
 from penstock.consumer.prompts.source import PromptSource

@@ -16,11 +16,12 @@ from torch import nn
 
 from penstock.consumer import checkpoint, run_folder
 from penstock.consumer.checkpoint import Checkpoint
-from penstock.consumer.config import FilterConfig, GeneratorConfig, ObjectiveConfig, PromptsConfig, TrainConfig
+from penstock.consumer.config import ObjectiveConfig, TrainConfig
 from penstock.consumer.feed_state import FeedState, Kept
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.ledger_schema import NO_ROWS
+from penstock.consumer.making_config import FilterConfig, GeneratorConfig, PromptsConfig
 from penstock.consumer.meter import Totals
 from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.consumer.record import Record

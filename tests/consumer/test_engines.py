@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from penstock.consumer.checkpoint import Checkpoint
-from penstock.consumer.config import FilterConfig, GeneratorConfig, RealConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
 from penstock.consumer.engines import expected
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.making_config import FilterConfig, GeneratorConfig, RealConfig
 from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.consumer.real_images import RealImages
 from penstock.consumer.record import Record

@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState, Kept, merge
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
+from penstock.consumer.making_config import GeneratorConfig
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.toyworld import ToyWorldPrompts
 from penstock.consumer.prompts.writer import TicketWriter

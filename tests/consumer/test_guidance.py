@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.config.rules import require
-from penstock.consumer.config import FilterConfig, GeneratorConfig, RealConfig, ReservoirConfig, TrainConfig
+from penstock.consumer.config import ReservoirConfig, TrainConfig
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.guidance import read_schedule, scale_at
+from penstock.consumer.making_config import FilterConfig, GeneratorConfig, RealConfig
 from penstock.consumer.prompts.source import Prompt
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.schedule import ArrivalOrder, Share

@@ -4,9 +4,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from penstock.consumer.config import FilterConfig, GeneratorConfig, RealConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
 from penstock.consumer.intake import open_ledger
 from penstock.consumer.ledger_reader import LedgerReader
+from penstock.consumer.making_config import FilterConfig, GeneratorConfig, RealConfig
 from penstock.consumer.run_folder import RunFolder
 
 GENERATOR = GeneratorConfig(

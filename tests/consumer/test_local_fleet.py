@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from penstock.consumer import run_folder
-from penstock.consumer.config import FleetConfig, RealConfig
+from penstock.consumer.config import FleetConfig
 from penstock.consumer.local_fleet import LocalFleet
+from penstock.consumer.making_config import RealConfig
 from penstock.protocol.tickets import Kind
 
 WAIT_S = 20.0

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from penstock.consumer.config import RealConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.making_config import RealConfig
 from penstock.consumer.prompts.mixed import MixedPrompts
 from penstock.consumer.prompts.source import Prompt, PromptSource
 from penstock.consumer.prompts.toyworld import ToyWorldPrompts

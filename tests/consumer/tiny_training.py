@@ -11,8 +11,9 @@ from torch import Tensor
 
 from penstock.consumer.batch import Batch
 from penstock.consumer.building import build_adamw, build_network, build_schedule
-from penstock.consumer.config import GeneratorConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
+from penstock.consumer.making_config import GeneratorConfig
 from penstock.consumer.network import Network
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.tokenizer import CaptionTokenizer

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from penstock.config.process import printable
-from penstock.consumer.config import PromptsConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts.asking.answers import AskedPrompt, read_answer
 from penstock.consumer.prompts.asking.chat_endpoint import (
     URL,

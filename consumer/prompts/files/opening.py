@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from penstock.consumer.config import PromptsConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts.files.arrow_columns import open_parquet, spool
 from penstock.consumer.prompts.files.columns import Columns, choose_columns
 from penstock.consumer.prompts.files.concept_table import ConceptTable

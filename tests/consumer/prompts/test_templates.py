@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.consumer.config import PromptsConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts import template_words
 from penstock.consumer.prompts.asking.english import indefinite, is_plural, singular
 from penstock.consumer.prompts.opening import open_source
@@ -56,7 +56,7 @@ def test_a_prompt_shows_its_concept_in_one_of_its_spellings(tmp_path: Path) -> N
 def test_seed_and_index_alone_decide_in_any_process_and_order(tmp_path: Path) -> None:
     source = _open(tmp_path)
     program = (
-        "import sys; from penstock.consumer.config import PromptsConfig\n"
+        "import sys; from penstock.consumer.making_config import PromptsConfig\n"
         "from penstock.consumer.prompts.opening import open_source\n"
         "s = open_source(PromptsConfig(source='concepts', concepts=sys.argv[1]), 3)\n"
         "print([s.prompt(i).text for i in (10**15, 7, 0)]); print(s.digest)"

@@ -1,6 +1,6 @@
 """The toy world's prompts."""
 
-from penstock.consumer.config import PromptsConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.prompts.source import num_captions
 

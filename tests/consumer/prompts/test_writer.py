@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.consumer.config import GeneratorConfig, PromptsConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
+from penstock.consumer.making_config import GeneratorConfig, PromptsConfig
 from penstock.consumer.ownership import owned_indices
 from penstock.consumer.prompts.captions import ShuffledCaptions
 from penstock.consumer.prompts.opening import open_source

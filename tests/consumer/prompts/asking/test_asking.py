@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from penstock.consumer.config import PromptsConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts.asking.answers import AskedPrompt, read_answer
 from penstock.consumer.prompts.asking.ask import ask, ask_endpoint
 from penstock.consumer.prompts.asking.chat_endpoint import MAX_BODY_BYTES, Budget, ChatEndpoint, from_environment

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from penstock.consumer.config import GeneratorConfig, PromptsConfig, TrainConfig
+from penstock.consumer.config import TrainConfig
 from penstock.consumer.learning_config import ObjectiveConfig
+from penstock.consumer.making_config import GeneratorConfig, PromptsConfig
 from penstock.consumer.prompts.balance.balanced import BalancedCaptions
 from penstock.consumer.prompts.captions import ListedCaptions
 from penstock.consumer.prompts.mixed import MixedPrompts

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from penstock.consumer.config import PromptsConfig
+from penstock.consumer.making_config import PromptsConfig
 from penstock.consumer.prompts.files.file_captions import FileCaptions
 from penstock.consumer.prompts.files.opening import open_captions
 from penstock.consumer.prompts.source import Prompt
