@@ -1,4 +1,4 @@
-"""Configuration of a training run. What is made stands here, because the trainer writes the tickets."""
+"""Configuration of a training run: what it makes (`making_config.py`), how that reaches it, what it learns."""
 
 from dataclasses import dataclass, field, replace
 from math import inf
