@@ -33,7 +33,7 @@ class AskedPrompt:
 
 
 def read_answer(text: str) -> list[AskedPrompt]:
-    """The prompts of an answer, in its order; none where it is prose. What a model thinks aloud before is none of it."""
+    """The prompts of an answer, in its order; none where it is prose. Thinking aloud does not count."""
     text = "" if _UNFINISHED_THOUGHT.match(text) else text.rpartition("</think>")[2]
     found = [pair for value in _json_values(text) for pair in _pairs(value, 0)]
     if not found:
