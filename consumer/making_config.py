@@ -64,7 +64,7 @@ class PromptsConfig:
         )
         require(
             not self.ask or self.source == "toyworld",
-            "prompts.ask makes the prompts itself: leave prompts.source out",
+            "prompts.ask makes the prompts itself: leave prompts.source out, or toyworld where a preset names one",
             self.source,
         )
         self._check_unread()

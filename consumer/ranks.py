@@ -24,4 +24,6 @@ def sum_over_ranks(accelerator: Accelerator, values: Sequence[float]) -> list[fl
     totals: torch.Tensor = accelerator.reduce(
         torch.tensor(list(values), dtype=torch.float64, device=accelerator.device), reduction="sum"
     )
-    return [float(total) for total in totals]
+    # At once: one by one, each is a wait for the device, and a run may count a hundred thousand concepts.
+    sums: list[float] = totals.tolist()
+    return sums

@@ -15,6 +15,7 @@ from penstock.protocol.limits import MAX_NAME_LENGTH, MAX_PROMPT_BYTES
 _LIST_LINE = re.compile(r"\s*(?:\d{1,4}[.):]|[-*•])\s+(?P<text>\S.*)")
 # A model that loops ends in thousands of dots: what may be repeated without end must not stand beside its like.
 _TAGGED = re.compile(r"\W{0,8}(?P<concept>[^:\t|]{1,60}?)\W{0,8}(?:\t|\||:)\s*(?P<prompt>\S.*)")
+_UNFINISHED_THOUGHT = re.compile(r"\s*<think>(?!.*</think>)", re.DOTALL)
 _PROMPT_KEYS = ("prompt", "caption", "text", "description")
 _CONCEPT_KEYS = ("concept", "subject", "name", "category")
 _CONTAINER_KEYS = re.compile(r"prompt|caption|item|data|result|output|answer|response|list|text|description", re.I)
@@ -32,7 +33,8 @@ class AskedPrompt:
 
 
 def read_answer(text: str) -> list[AskedPrompt]:
-    """The prompts of an answer, in its order; none where it is prose."""
+    """The prompts of an answer, in its order; none where it is prose. Thinking aloud does not count."""
+    text = "" if _UNFINISHED_THOUGHT.match(text) else text.rpartition("</think>")[2]
     found = [pair for value in _json_values(text) for pair in _pairs(value, 0)]
     if not found:
         found = [

@@ -38,7 +38,7 @@ class ConceptMatcher:
         concepts: spellings are theirs alone.
 
     Raises:
-        ConfigError: the library is not installed.
+        ConfigError: the library is not installed, or two concepts share a spelling.
     """
 
     def __init__(self, concepts: Sequence[Concept]) -> None:
@@ -46,6 +46,13 @@ class ConceptMatcher:
         for place, concept in enumerate(concepts):
             for spelling in concept.spellings:
                 words = _words(spelling)
+                # "C++" and "C ++" are two lines of a list, and the same words.
+                first, _ = self._automaton.get(words, (place, 0))
+                if first != place:
+                    raise ConfigError(
+                        f"prompts.concepts: {spelling[:40]!r} of {concept.name[:40]!r} is the same words as a spelling "
+                        f"of {concepts[first].name[:40]!r}; leave one out"
+                    )
                 self._automaton.add_word(words, (place, len(words)))
         self._automaton.make_automaton()
 

@@ -191,7 +191,7 @@ class IndexedFile:
         self._starts = index.starts
         self._holes = index.holes
         self._reads = 0
-        self._last: tuple[int, bytes, list[bytes]] = (-1, b"", [])
+        self._last: tuple[int, list[bytes], list[bytes]] = (-1, [], [])
 
     def __len__(self) -> int:
         return self._num_rows
@@ -199,21 +199,23 @@ class IndexedFile:
     def caption(self, row: int) -> tuple[str, str]:
         """Caption and concept of a row. Raises RunError where the file has changed."""
         block, place = divmod(row, self._rows_per_block)
-        last, data, lines = self._last
+        last, pieces, lines = self._last
         if block != last:
-            data = self._read(block)
-            lines = data.splitlines()
+            pieces = self._read(block)
+            lines = (
+                pieces[0].splitlines() if len(pieces) == 1 else [line for one in pieces for line in one.splitlines()]
+            )
             # Rows in order, as whoever looks for something in all captions takes them, are read once.
-            self._last = (block, data, lines)
+            self._last = (block, pieces, lines)
         # Every row has a line at least: where there are as many of both, each row is one line.
         is_plain = len(lines) == self._rows_per_block and row < self._num_in_full_blocks
-        record = lines[place] if is_plain else self._find(block, place, data, lines)
+        record = lines[place] if is_plain else self._find(block, place, pieces, lines)
         try:
             return self._parse(record)
         except MalformedRecordError as error:
             raise self._changed() from error
 
-    def _find(self, block: int, place: int, data: bytes, lines: list[bytes]) -> bytes:
+    def _find(self, block: int, place: int, pieces: list[bytes], lines: list[bytes]) -> bytes:
         """What begins with the row in a place of a block that is not full, or has other lines than its rows."""
         num_rows = min(self._rows_per_block, self._num_rows - block * self._rows_per_block)
         if len(lines) != num_rows:
@@ -221,29 +223,29 @@ class IndexedFile:
         if len(lines) == num_rows:
             return lines[place]
         try:
-            return nth_record(self._form, data, place)
+            return nth_record(self._form, pieces, place)
         except MalformedRecordError as error:
             raise self._changed() from error
 
-    def _read(self, block: int) -> bytes:
-        """The rows of a block, without long malformed records between them."""
+    def _read(self, block: int) -> list[bytes]:
+        """The rows of a block, in pieces where long malformed records are between them."""
         self._reads += 1
         if not self._reads % _READS_PER_CHECK and _stamp(self._descriptor) != self._stamp:
             raise self._changed()
         start, end = self._starts[block], self._starts[block + 1]
-        pieces = [(start, end)]
+        bounds = [(start, end)]
         if self._holes and block in self._holes:
-            pieces = [*pairwise([start, *(edge for hole in self._holes[block] for edge in hole), end])][::2]
-        data = b""
-        for at, to in pieces:
+            bounds = [*pairwise([start, *(edge for hole in self._holes[block] for edge in hole), end])][::2]
+        pieces = []
+        for at, to in bounds:
             try:
                 piece = os.pread(self._descriptor, to - at, at)
             except OSError as error:
                 raise RunError(f"{self._path} cannot be read any more: {error.strerror}") from error
             if len(piece) < to - at:
                 raise self._changed()
-            data = data + piece if data else piece
-        return data
+            pieces.append(piece)
+        return pieces
 
     def _changed(self) -> RunError:
         return RunError(

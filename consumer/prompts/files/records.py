@@ -4,7 +4,7 @@ A file is gone through once, at its opening, a run of bytes at a time: every rec
 offsets are kept. Later a record is read by its offset, by the same rules.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -155,12 +155,17 @@ def are_plain_captions(texts: list[str]) -> bool:
     return is_encodable("".join(texts))
 
 
-def nth_record(form: RecordFormat, data: bytes, place: int) -> bytes:
-    """What begins with the good row in a place of `data`. Raises MalformedRecordError where there are fewer."""
-    starts = form.scan(data, final=True).starts
-    if place >= len(starts):
-        raise MalformedRecordError("the row is not there")
-    return data[int(starts[place]) :]
+def nth_record(form: RecordFormat, pieces: Sequence[bytes], place: int) -> bytes:
+    """What begins with the good row in a place of `pieces`. Raises MalformedRecordError where there are fewer.
+
+    Each is read alone: a quote that is open where a piece ends would swallow rows of the next.
+    """
+    for piece in pieces:
+        starts = form.scan(piece, final=True).starts
+        if place < len(starts):
+            return piece[int(starts[place]) :]
+        place -= len(starts)
+    raise MalformedRecordError("the row is not there")
 
 
 def first_lines(data: bytes) -> Iterator[tuple[int, bytes]]:

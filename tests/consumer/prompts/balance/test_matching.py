@@ -84,3 +84,11 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "ahocorasick", None)
     with pytest.raises(ConfigError, match=r"^prompts\.concepts needs pyahocorasick .*pip install -e '\.\[data\]'$"):
         ConceptMatcher(ANIMALS)
+
+
+def test_two_concepts_of_the_same_words_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'C \+\+' of 'C \+\+' is the same words as a spelling of 'C\+\+'; leave one out"
+    ):
+        ConceptMatcher(_concepts("C++|cpp", "C ++"))
+    assert ConceptMatcher(_concepts("C++|C ++", "cat")).find("a cat reads of c ++") == [1, 0]

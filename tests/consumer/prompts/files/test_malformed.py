@@ -169,3 +169,10 @@ def test_a_line_of_many_megabytes_costs_no_memory(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12_000_000
+
+
+def test_a_quote_left_open_before_a_long_malformed_row_swallows_none_behind_it(tmp_path: Path) -> None:
+    for before in range(200, 204):  # wherever in a block of rows it stands
+        rows = [b"caption", *[b"one"] * before, b'"two', b'x" ' + b"x" * 100_000, b"three", b'four"', b"five", b""]
+        captions = opened(write(tmp_path, b"\n".join(rows), "a.csv"), malformed="skip")
+        assert texts(captions)[before:] == ["three", 'four"', "five"]
