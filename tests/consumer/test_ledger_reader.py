@@ -207,6 +207,13 @@ def test_a_file_alone_in_a_folder_where_nothing_can_be_written_is_read(
     monkeypatch.setattr(sqlite3, "connect", refuse)
     with LedgerReader(run_dir) as ledger:
         assert ledger.num_groups == 7
+    for rank in range(2):
+        (run_dir / f"ledger-{rank}.sqlite-wal").touch()  # as readers leave it
+    with LedgerReader(run_dir) as ledger:
+        assert ledger.num_groups == 7
+    (run_dir / "ledger-1.sqlite-wal").write_text("what the file lacks")
+    with pytest.raises(RunError, match=r"ledger-1\.sqlite cannot be read: unable to open database file"):
+        LedgerReader(run_dir)
 
 
 def test_to_read_a_ledger_loads_no_torch() -> None:
