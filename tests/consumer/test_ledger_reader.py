@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.consumer import ledger_reader
+from penstock.consumer import ledger_reader, ledger_schema
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
+from penstock.consumer.ledger_schema import marks_of, rewind
 from penstock.consumer.schedule import images_of_use
 from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
@@ -161,6 +162,17 @@ def test_what_comes_meanwhile_is_seen(run_dir: Path) -> None:
         assert [group.index for group in groups] == [1, 2, 3, 4, 5, 6], "the answer to what was asked before"
         assert [group.index for group in ledger.groups(step=3)] == [8]
         assert ledger.uses(3)[0].group.first_step == 3
+
+
+@pytest.mark.parametrize("last_step", [0, -1])
+def test_a_resume_between_two_looks_is_one_line(last_step: int, run_dir: Path) -> None:
+    with LedgerReader(run_dir) as ledger:
+        file = ledger._files[1]
+        rows = file.used(1)
+        marks = ledger_schema.NO_ROWS if last_step < 0 else {**marks_of(run_dir / "ledger-1.sqlite"), "steps": 0}
+        rewind(run_dir / "ledger-1.sqlite", marks)
+        with pytest.raises(RunError, match=r"ledger-1\.sqlite has lost row 3 while it was read: the run was resumed"):
+            file.first_step(max(rows))
 
 
 def test_what_is_no_run_or_has_no_ledger_is_one_line(tmp_path: Path) -> None:
