@@ -6,6 +6,7 @@ Errors meant for the user become one line and their exit status; Ctrl-C and SIGT
 
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -42,7 +43,10 @@ class Terminated(BaseException):
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and end the process: what it returns; 130 by Ctrl-C, 143 by SIGTERM, 70 by a defect."""
+    """Run `main` and end the process: what it returns; 130 by Ctrl-C, 143 by SIGTERM, 70 by a defect.
+
+    141 where standard output's reader has gone before all was written.
+    """
     try:
         code = _exit_code(lambda: _obeying_signals(main))
     except Terminated as signal_:  # it came between the end of `main` and that of its guard
@@ -146,6 +150,13 @@ def _obeying_signals(main: Callable[[], int | None]) -> int | None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more (`penstock ledger RUN --json | head`)."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # what went wrong is told unasked
+    return bool(output.poll(0))
+
+
 def _exit_code(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
@@ -156,7 +167,9 @@ def _exit_code(main: Callable[[], int | None]) -> int:
         return 128 + signal.SIGINT
     except Terminated as error:
         return 128 + error.signum
-    except Exception:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return 128 + signal.SIGPIPE
         traceback.print_exc()
         return EXIT_DEFECT
 

@@ -345,11 +345,13 @@ class LedgerFile:
         return settings
 
     def first_step(self, row: int) -> int:
-        """The step before which a row of `groups` came."""
+        """The step before which a row of `groups` came. Raises RunError where a resume has taken it back meanwhile."""
         steps, last_groups = self._ends
         if not len(last_groups) or last_groups[-1] < row:
-            table = np.array(self.rows("SELECT step, last_group FROM steps ORDER BY step"), np.int64)
+            table = np.array(self.rows("SELECT step, last_group FROM steps ORDER BY step"), np.int64).reshape(-1, 2)
             self._ends = steps, last_groups = table[:, 0], table[:, 1]
+            if not len(last_groups) or last_groups[-1] < row:
+                raise RunError(f"{self._path} has lost row {row} while it was read: the run was resumed; ask again")
         return int(steps[np.searchsorted(last_groups, row)])
 
     def _group(

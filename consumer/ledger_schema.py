@@ -130,7 +130,8 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(f"{name}?mode=ro", uri=True, timeout=PATIENCE_S, isolation_level=None)
         db.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
-        if not path.is_file() or path.with_name(f"{path.name}-wal").exists():
+        log = path.with_name(f"{path.name}-wal")
+        if not path.is_file() or (log.exists() and log.stat().st_size):
             raise
         # In a folder where nothing can be written there is no place for the lock; nor for a writer.
         db = sqlite3.connect(f"{name}?mode=ro&immutable=1", uri=True, isolation_level=None)

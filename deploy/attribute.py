@@ -178,19 +178,19 @@ def _parse(argv: Sequence[str]) -> "argparse.Namespace":
 
 
 def _open_encoder(options: "argparse.Namespace") -> "tuple[Encoder, Embed]":
-    """The run's encoder. Raises ConfigError where it has none yet."""
-    import torch
+    """The run's encoder. Raises ConfigError where it has none yet, or where the device is not here."""
     from transformers.utils import logging as transformers_logging
 
     from penstock.consumer.evaluation.encoders import load_encoder
+    from penstock.consumer.evaluation.evaluate import open_device
 
     transformers_logging.disable_progress_bar()
     folder = options.run / "encoder"
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{options.run} has no encoder: a run writes it at its end")
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = load_encoder(str(folder), torch.device(device))
-    return encoder, image_embedder(encoder, device)
+    device = open_device(options.device)
+    encoder = load_encoder(str(folder), device)
+    return encoder, image_embedder(encoder, str(device))
 
 
 def _open_store(options: "argparse.Namespace", encoder: "Encoder") -> EmbeddingStore:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from penstock.deploy.remaking_engine import EngineChoice, differences, find_engine
 from penstock.protocol.checksum import crc32
-from penstock.protocol.errors import ModelError, RunError
+from penstock.protocol.errors import ConfigError, ModelError, RunError
 from penstock.protocol.image_codec import JPEG, decode_jpegs, encode_images
 from penstock.protocol.tickets import Manifest, Ticket
 
@@ -85,8 +85,7 @@ class Remaker:
         """The groups' images, in the order of the groups. Memory is bounded by a window of them.
 
         Raises:
-            ConfigError: the generator or the set of images is not known here, or is another.
-            ModelError: an engine does not load.
+            ConfigError: the generator or the set of images is not known here, is another, or does not load.
             RunError: a group cannot be made.
         """
         window: list[LedgerGroup] = []
@@ -138,7 +137,15 @@ class Remaker:
         return Remade(group, images, None if self._lacks[group.manifest.digest] else False)
 
     def _open(self, manifest: Manifest) -> "Engine":
-        """The engine for a manifest, loaded."""
+        """The engine for a manifest, loaded. Raises ConfigError where there is none."""
+        try:
+            return self._find(manifest)
+        except ModelError as error:
+            # Not status 1, which says of a replay or an export that a checksum differs.
+            raise ConfigError(str(error)) from error
+
+    def _find(self, manifest: Manifest) -> "Engine":
+        """As `_open`; raises ModelError too."""
         from penstock.producer.__main__ import open_engine
 
         digest = manifest.digest

@@ -29,8 +29,9 @@ example:
   penstock replay runs/demo --index 17 --index 42 --out two.png
       all images of two groups
 
-The status is 0 where no checksum differs, 1 where one does. Where the producers' engine cannot be had here (another
-GPU, another version of torch) a line says what differs, and a group of other bits counts as one that cannot be checked.
+The status is 0 where no checksum differs, 1 where one does or a group cannot be made, 2 where the engine or the step is
+not there. Where the producers' engine cannot be had here (another GPU, another version of torch) a line says what
+differs, and a group of other bits counts as one that cannot be checked.
 """
 
 

@@ -27,7 +27,7 @@ def evaluate(config: EvaluateConfig) -> Report:
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing from a model is said by `load_encoder`
-    device = _device(config.device)
+    device = open_device(config.device)
     encoder = load_encoder(config.encoder, device, seed=config.seed)
     tasks = open_tasks(config)
     folder = None if config.cache == NO_CACHE else Path(config.cache).expanduser()
@@ -51,8 +51,8 @@ def evaluate(config: EvaluateConfig) -> Report:
     )
 
 
-def _device(name: str) -> torch.device:
-    """Raises ConfigError where torch has no such device here."""
+def open_device(name: str) -> torch.device:
+    """The device that a setting names. Raises ConfigError where torch has no such device here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

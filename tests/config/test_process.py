@@ -46,6 +46,16 @@ def test_a_defect_shows_its_traceback() -> None:
     assert "ZeroDivisionError" in err
 
 
+def test_a_reader_that_has_gone_is_no_defect() -> None:
+    child = start("    for number in range(1_000_000):\n        print(number)")
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert child.stdout.readline() == "0\n"
+    child.stdout.close()
+    assert child.wait(30) == 141
+    assert child.stderr.read() == ""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_runs_the_clean_up_and_ends_quietly(number: signal.Signals, code: int) -> None:
     child = start(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.consumer import ledger_reader
+from penstock.consumer import ledger_reader, ledger_schema
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
+from penstock.consumer.ledger_schema import marks_of, rewind
 from penstock.consumer.schedule import images_of_use
 from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
@@ -163,6 +164,17 @@ def test_what_comes_meanwhile_is_seen(run_dir: Path) -> None:
         assert ledger.uses(3)[0].group.first_step == 3
 
 
+@pytest.mark.parametrize("last_step", [0, -1])
+def test_a_resume_between_two_looks_is_one_line(last_step: int, run_dir: Path) -> None:
+    with LedgerReader(run_dir) as ledger:
+        file = ledger._files[1]
+        rows = file.used(1)
+        marks = ledger_schema.NO_ROWS if last_step < 0 else {**marks_of(run_dir / "ledger-1.sqlite"), "steps": 0}
+        rewind(run_dir / "ledger-1.sqlite", marks)
+        with pytest.raises(RunError, match=r"ledger-1\.sqlite has lost row 3 while it was read: the run was resumed"):
+            file.first_step(max(rows))
+
+
 def test_what_is_no_run_or_has_no_ledger_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is not the folder of a run: it has no run\.json"):
         LedgerReader(tmp_path / "none")
@@ -207,6 +219,13 @@ def test_a_file_alone_in_a_folder_where_nothing_can_be_written_is_read(
     monkeypatch.setattr(sqlite3, "connect", refuse)
     with LedgerReader(run_dir) as ledger:
         assert ledger.num_groups == 7
+    for rank in range(2):
+        (run_dir / f"ledger-{rank}.sqlite-wal").touch()  # as readers leave it
+    with LedgerReader(run_dir) as ledger:
+        assert ledger.num_groups == 7
+    (run_dir / "ledger-1.sqlite-wal").write_text("what the file lacks")
+    with pytest.raises(RunError, match=r"ledger-1\.sqlite cannot be read: unable to open database file"):
+        LedgerReader(run_dir)
 
 
 def test_to_read_a_ledger_loads_no_torch() -> None:

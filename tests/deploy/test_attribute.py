@@ -320,6 +320,15 @@ def test_a_mistake_is_one_line_and_status_2(
         dispatch(["attribute", str(tmp_path), "query.png"])
 
 
+def test_a_device_that_is_not_there_is_one_line(run_dir: Path, tmp_path: Path) -> None:
+    query = _write_png(tmp_path / "query.png", np.zeros((8, 8, 3), np.uint8))
+    (run_dir / "encoder").mkdir()
+    (run_dir / "encoder" / "config.json").write_text("{}")
+    for device in ("abacus", "cuda:99"):
+        with pytest.raises(ConfigError, match=rf"^device '{device}' is not there: "):
+            dispatch(["attribute", str(run_dir), str(query), "--device", device])
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(run_dir: Path) -> None:
     (run_dir / "embeddings").write_text("a file")
     with pytest.raises(RunError, match=r"embeddings cannot be used: Not a directory"):

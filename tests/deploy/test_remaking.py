@@ -8,6 +8,7 @@ import pytest
 from penstock.deploy import remaking
 from penstock.deploy.remaking import Remaker
 from penstock.deploy.remaking_engine import differences
+from penstock.producer import model_folder
 from penstock.producer.__main__ import open_engine
 from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Engine, make
@@ -138,6 +139,10 @@ def test_what_is_not_known_here_is_asked_for_in_one_line(tmp_path: object) -> No
     )
     with Remaker(model="tiny") as remaker, pytest.raises(ConfigError, match="--model tiny is another model"):
         list(remaker.remake([replace(group, manifest=unknown)]))
+    for words in ({"model": "/nowhere"}, {"model": "tiny", "device": "cuda:99"}):
+        told = replace(unknown, model_digest=model_folder.digest(model_folder.TINY))
+        with Remaker(**words) as remaker, pytest.raises(ConfigError, match=r"no such folder|is not here"):
+            list(remaker.remake([replace(group, manifest=told)]))
     real = replace(group.manifest, backend="images", model="photos/train")
     with Remaker() as remaker, pytest.raises(ConfigError, match="say where it lies with --images"):
         list(remaker.remake([replace(group, manifest=real)]))
