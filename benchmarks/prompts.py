@@ -137,7 +137,7 @@ def compare(num_rows: int, num_prompts: int, folder: Path) -> dict[str, dict[str
 def print_table(num_rows: int, found: dict[str, dict[str, float]]) -> None:
     """What was seen."""
     table = Table(title=f"{num_rows:,} captions")
-    titles = ("format", "file, MB", "start, s", "CPU, s", "peak memory, MB", "prompts/s", "by CPU time", "tickets/s")
+    titles = ("format", "file, MB", "start, s", "CPU, s", "peak memory, MB", "prompts /s", "by CPU time", "tickets /s")
     for title in titles:
         table.add_column(title, justify="left" if title == "format" else "right")
     for name, row in found.items():
