@@ -47,9 +47,9 @@ demo: setup  ## the whole way of the data on this machine, in minutes; results i
 test: setup  ## all tests that need no GPU, the quick half of the faults among them; a quarter of an hour
 	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=1650
 
-faults: setup  ## every fault on real processes, and the table of what was seen; at most fifteen minutes
+faults: setup  ## every fault on real processes, and the table of what was seen; then the longest tests; half an hour
 	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=1500
-	@$(ONE_THREAD) $(PY) -m pytest -q -m long tests/integration --session-timeout=600
+	@$(ONE_THREAD) $(PY) -m pytest -q -m long tests/integration tests/benchmarks --session-timeout=1800
 
 lint: setup  ## style, format and types
 	@.venv/bin/ruff check .

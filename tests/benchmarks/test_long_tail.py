@@ -137,6 +137,7 @@ def test_bad_options_are_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)  # two trainings and a generator that loads, on a busy machine
 def test_the_quick_benchmark_runs_and_its_groups_are_balanced(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "long_tail.py"), "--quick", "--images", "256", "--steps", "3"]

@@ -16,6 +16,7 @@ KEYS = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_both_ways_do_the_same_work_and_only_one_fills_the_disk(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(SCRIPT), "--seeds", "1", "--steps", "6", "--json", str(figures)]
