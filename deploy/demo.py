@@ -25,6 +25,8 @@ DEFAULTS = ("--config", "demo", "--run-dir", "runs/demo")
 
 TRY_NEXT = """
 Try next:
+  penstock replay {run} --step 0 --out grid.png   # a step's images, made again and checked bit for bit
+  penstock audit {run}                            # what was asked for, what is shown, whom the encoder fails
   penstock demo --overwrite --generator.guidance-scale 1   # images that heed their prompt less
   penstock train --help                                    # every setting
   python -c "from transformers import AutoModel; AutoModel.from_pretrained('{encoder}')"
@@ -54,7 +56,7 @@ def farewell(run_dir: Path) -> str:
     results += [("picture", path) for path in sorted(run_dir.glob("*.png"))]
     results += [("encoder", run_dir / "encoder")]
     lines = [f"{name:8} {path}" for name, path in results if path.exists()]
-    return "\n".join(lines) + "\n" + TRY_NEXT.rstrip("\n").format(encoder=run_dir / "encoder")
+    return "\n".join(lines) + "\n" + TRY_NEXT.rstrip("\n").format(run=run_dir, encoder=run_dir / "encoder")
 
 
 def preset_dir() -> Path:
