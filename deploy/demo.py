@@ -27,7 +27,7 @@ TRY_NEXT = """
 Try next:
   penstock demo --overwrite --generator.guidance-scale 1   # images that heed their prompt less
   penstock train --help                                    # every setting
-  python -c "from transformers import AutoModel; AutoModel.from_pretrained('{encoder}')"
+  python -c "from transformers import AutoModel; AutoModel.from_pretrained('{encoder}', add_pooling_layer=False)"
 """
 
 
