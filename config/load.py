@@ -8,6 +8,7 @@ dataclass, so a field is written down once. All mistakes end as `ConfigError`: o
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import typing
@@ -52,6 +53,7 @@ def load_config(cls: type[T], argv: Sequence[str], *, preset_dir: Path, prog: st
         )
     if extra:
         raise ConfigError(_explain_extra(extra, flag_names(cls), presets, prog))
+    _refuse_empty(argv, cls)
     return typing.cast(T, parsed.settings)
 
 
@@ -141,6 +143,15 @@ def _named_flag(argv: Sequence[str]) -> Iterator[None]:
         if flag is None:
             raise
         raise ConfigError(f"{flag}: {error}") from error
+
+
+def _refuse_empty(argv: Sequence[str], cls: type[Any]) -> None:
+    """Refuse a short name with nothing behind it, as `--ask "$SUBJECT"` is without SUBJECT: another run would begin."""
+    sections = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)}
+    short = {flag for flag in flag_names(cls) if "." not in flag} - sections
+    for word, following in itertools.pairwise([*argv, "-"]):
+        if (word in short and not following) or (word.endswith("=") and word[:-1] in short):
+            raise ConfigError(f"{word.removesuffix('=')} is empty; give it a value, or leave it out")
 
 
 def _first_paragraph(box: str, prog: str) -> str:

@@ -7,6 +7,7 @@ Errors meant for the user become one line and their exit status; Ctrl-C and SIGT
 import logging
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -75,6 +76,11 @@ def configure_logging(role: str, level: str = "INFO") -> None:
 def printable(text: str, keep: str = "") -> str:
     """`text` with every control character, but those in `keep`, as its escape: none reaches the terminal."""
     return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
+
+
+def shown_width(most: int) -> int:
+    """Columns of a drawing on standard output: `most`, or those of the terminal where it is narrower."""
+    return min(most, shutil.get_terminal_size((most, 0)).columns)
 
 
 def write_line(text: str) -> None:

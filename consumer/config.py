@@ -232,6 +232,14 @@ class TrainConfig:
             f"filter.max_candidates must be in [{first}, {MAX_CANDIDATES}], since {first} images are made at first",
             most,
         )
+        # A file may name a scorer of its own; no preset of the producers does.
+        of_a_file = self.fleet.local_producer_config.endswith((".yaml", ".yml"))
+        require(
+            not (self.filter.is_on and self.local_fleet.local_producers) or of_a_file or bool(self.fleet.local_scorer),
+            "fleet.local_scorer must name a scorer for the producers that this run starts, since filter is on: "
+            "toyworld, or a CLIP or SigLIP",
+            self.fleet.local_scorer,
+        )
 
     def _check_encoder(self) -> None:
         name = self.model.name

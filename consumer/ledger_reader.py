@@ -33,6 +33,8 @@ _GROUPS_AT_ONCE = 500
 """Groups that are read at a time."""
 _STEPS_AT_ONCE = 1000
 """Steps that are read at a time."""
+_NAMED = 5
+"""Runs that an error names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,10 @@ class LedgerReader:
 
     def __init__(self, run_dir: Path) -> None:
         if not (run_dir / "run.json").is_file():
-            raise RunError(f"{run_dir} is not the folder of a run: it has no run.json")
+            inside = sorted(path.parent.name for path in run_dir.glob("*/run.json"))
+            what = "it has no run.json" if run_dir.is_dir() else "it is not there"
+            hint = f"; those in it are {', '.join(inside[:_NAMED])}" if inside else ""
+            raise RunError(f"{run_dir} is not the folder of a run: {what}{hint}")
         self._run_dir = run_dir
         self._stack = ExitStack()
         with self._stack:

@@ -59,7 +59,7 @@ class PromptsConfig:
     def __post_init__(self) -> None:
         require(
             self.source != "concepts" or bool(self.concepts),
-            "prompts.concepts must name a file beside source concepts",
+            "prompts.concepts must name a list for prompts.source concepts, a file of one concept a line",
             self.concepts,
         )
         require(

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from transformers.utils import logging as transformers_logging
 
+from penstock.config.process import shown_width
 from penstock.consumer import checkpoint, engines, run_folder
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.checkpoint import Checkpoint
@@ -39,7 +40,7 @@ from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress
-from penstock.telemetry.summary import box
+from penstock.telemetry.summary import BOX_WIDTH, box
 
 _REPORT_EVERY_STEPS = 10
 """Steps between two looks at loss and counts. Each look waits for the device and for the other ranks."""
@@ -278,7 +279,7 @@ class Trainer:
                 self._world_size,
                 self._prompts.concepts,
             )
-            print(box(summary))
+            print(box(summary, shown_width(BOX_WIDTH)))
 
     def _gather_hardest(self, batches: Prefetcher) -> None:
         """Let the record say of which prompts the filter has rejected most. All ranks call it together."""

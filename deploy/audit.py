@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from penstock.config.process import configure_logging
+from penstock.config.process import configure_logging, shown_width
 from penstock.deploy.audit_attributes import TEMPLATES, Attribute, of_concepts, of_toyworld, read_attributes
 from penstock.deploy.audit_counts import PromptCounts, Survey, count_prompts, survey
 from penstock.deploy.audit_images import Seen, accuracies, look
 from penstock.deploy.audit_page import draw_page
-from penstock.deploy.audit_report import TRUSTED, AuditReport, draw_table
+from penstock.deploy.audit_report import TABLE_WIDTH, TRUSTED, AuditReport, draw_table
 from penstock.deploy.audit_shares import AttributeShares, compare
 from penstock.deploy.audit_worst import WorstGroups, evaluate_groups
 from penstock.deploy.recorded import OneLineParser, add_engine, add_run, counted, open_ledger, open_remaker
@@ -63,12 +63,13 @@ def main(argv: Sequence[str]) -> int:
     scorer = _open_scorer(options, known, skipped) if len(places) else None
     if not len(places):
         skipped["images"] = "--groups 0"
-    seen = _look(options, attributes, counts, places, groups, scorer) if scorer else None
+    # Before the images, which take minutes: a set that is not there is refused at once.
     worst = _worst(options, known, skipped)
+    seen = _look(options, attributes, counts, places, groups, scorer) if scorer else None
     report = _report(options, known, attributes, counts, places, seen, scorer, worst, skipped)
     out = options.out or options.run / "audit"
     _write(out, report, seen)
-    print(draw_table(report))
+    print(draw_table(report, shown_width(TABLE_WIDTH)))
     print(f"\npage  {out / 'audit.html'}\njson  {out / 'audit.json'}")
     return 0
 

@@ -15,6 +15,8 @@ from penstock.deploy.audit_shares import CONFIDENCE, FEW_GROUPS, AttributeShares
 from penstock.deploy.audit_worst import WorstGroups
 
 SCHEMA_VERSION = 1
+TABLE_WIDTH = 120
+"""Columns of the table where the terminal has as many."""
 MAX_ROWS = 30
 """Values of an attribute that a table shows; the JSON has all."""
 TRUSTED = 0.8
@@ -135,14 +137,19 @@ def ratio_text(ratio: Estimate) -> str:
     return _times(ratio).replace(" times", "")
 
 
-def draw_table(report: AuditReport, width: int = 110) -> str:
+def draw_table(report: AuditReport, width: int = TABLE_WIDTH) -> str:
     """The report as text of `width` columns, without colour."""
     text = io.StringIO()
     console = Console(
         file=text, width=width, color_system=None, force_terminal=False, highlight=False, markup=False, emoji=False
     )
     for attribute in report.attributes:
-        console.print(_table(attribute, has_images=report.num_images > 0))
+        # What a scorer misreads is no finding: the terminal shows the prompts alone, the page and the JSON all.
+        has_images = report.num_images > 0 and report.scorer_accuracy.get(attribute.name, 1.0) >= TRUSTED
+        console.print(_heading(attribute))
+        console.print(_table(attribute, has_images=has_images, narrow=has_images and width < TABLE_WIDTH))
+        if has_images:
+            console.print(f"ratio: images by prompts, 1 is as asked; {CONFIDENCE:.0%} intervals, bootstrap over groups")
         console.print()
     for worst in report.worst_groups:
         console.print(_worst_table(worst))
@@ -160,33 +167,32 @@ def draw_table(report: AuditReport, width: int = 110) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
 
 
-def _table(attribute: AttributeShares, *, has_images: bool) -> Table:
+def _heading(attribute: AttributeShares) -> str:
     counts = f"{attribute.naming_groups:,} groups name it, {attribute.free_groups:,} leave it open"
     if attribute.several_groups:
         counts += f", {attribute.several_groups:,} name several"
-    caption = (
-        f"ratio: images by prompts, 1 is as asked; {CONFIDENCE:.0%} intervals, bootstrap over groups"
-        if has_images
-        else ""
-    )
-    table = Table(
-        title=f"{attribute.name}: {counts}",
-        caption=caption or None,
-        title_justify="left",
-        caption_justify="left",
-        box=box.ROUNDED,
-    )
+    return f"{attribute.name}: {counts}"
+
+
+def _table(attribute: AttributeShares, *, has_images: bool, narrow: bool) -> Table:
+    """Shares of the values of an attribute; where it must be `narrow` intervals stand below what they are of."""
+    table = Table(box=box.HORIZONTALS if narrow else box.ROUNDED, padding=(0, 0 if narrow else 1), show_edge=not narrow)
     columns = ["value", "groups", "prompts", "by uses"]
     columns += ["images", "ratio", "shown if asked", "if left open", ""] if has_images else []
     for column in columns:
-        table.add_column(column, justify="left" if column in ("value", "") else "right")
+        table.add_column(
+            "\n".join(column.rsplit(" ", 1)) if narrow else column,
+            justify="left" if column in ("value", "") else "right",
+            no_wrap=narrow and column != "value",
+            overflow="fold",
+        )
     shown = ordered(attribute)
     for value in shown[:MAX_ROWS]:
         cells = [value.name, f"{value.prompt_groups:,}", share(value.prompt_share), share(value.prompt_share_by_uses)]
         if has_images:
             figures = [share(value.image_share.value), ratio_text(value.ratio)]
             figures += [percent(value.agreement), percent(value.free_share), value.verdict]
-            cells += figures
+            cells += [figure.replace(" (", "\n(") for figure in figures] if narrow else figures
         table.add_row(*cells)
     if len(shown) > MAX_ROWS:
         table.add_row(f"and {len(shown) - MAX_ROWS} more")

@@ -29,7 +29,7 @@ Try next:
   penstock audit {run}                            # what was asked for, what is shown, whom the encoder fails
   penstock demo --overwrite --generator.guidance-scale 1   # images that heed their prompt less
   penstock train --help                                    # every setting
-  python -c "from transformers import AutoModel; AutoModel.from_pretrained('{encoder}')"
+  python -c "from transformers import AutoModel; AutoModel.from_pretrained('{encoder}', add_pooling_layer=False)"
 """
 
 

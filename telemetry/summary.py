@@ -27,6 +27,8 @@ FED_FRACTION = 0.01
 """One that waits for at most this share is bounded by itself; between the two the sides are balanced."""
 MIN_STEPS = 50
 """With fewer steps than these the start of the run weighs too much for a verdict."""
+BOX_WIDTH = 96
+"""Columns of the box where the terminal has as many."""
 MAX_NAMED = 1000
 """Concepts that the summary names."""
 
@@ -216,7 +218,7 @@ def judge(summary: Summary) -> Verdict:
     return Verdict("balanced", f"{share}: neither side waits much for the other.", "To go faster, add to both sides.")
 
 
-def box(summary: Summary, width: int = 96) -> str:
+def box(summary: Summary, width: int = BOX_WIDTH) -> str:
     """Draw the summary as a box of text, `width` characters wide, without colour."""
     verdict = judge(summary)
     table = Table.grid(padding=(0, 2))
@@ -276,11 +278,13 @@ def _filtered(filtered: Filtered) -> str:
     """How many images were rejected, and of which concepts most and least."""
     text = f"{_share(filtered.rejected, filtered.made)} of {filtered.made:,} images rejected"
     hardest = list(filtered.by_concept.items())[:3]
-    if len(filtered.by_concept) > 1:
+    if len({_share(counts.rejected, counts.made) for counts in filtered.by_concept.values()}) > 1:
         named = (f"{name!r:.40} {_share(counts.rejected, counts.made)}" for name, counts in hardest)
         text += f", most of {', '.join(named)}"
     if filtered.unsatisfied:
-        text += f"; {filtered.unsatisfied:,} of them kept for lack of better ones"
+        text += f"; {filtered.unsatisfied:,} kept below the threshold for lack of better ones"
+    if filtered.unsatisfied == filtered.made - filtered.rejected:
+        text += ": it accepts none, so lower --filter.min-score"
     return text
 
 

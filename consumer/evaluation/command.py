@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.config.load import load_config
-from penstock.config.process import configure_logging
+from penstock.config.process import configure_logging, shown_width
 from penstock.consumer.evaluation.config import EvaluateConfig
 from penstock.protocol.errors import ConfigError
 
@@ -30,10 +30,10 @@ def main(argv: Sequence[str]) -> int:
     configure_logging("evaluate")
     # Here because they load torch, which the help does without.
     from penstock.consumer.evaluation.evaluate import evaluate
-    from penstock.consumer.evaluation.report import draw_table
+    from penstock.consumer.evaluation.report import TABLE_WIDTH, draw_table
 
     report = evaluate(config)
-    print(draw_table(report))
+    print(draw_table(report, shown_width(TABLE_WIDTH)))
     if config.json is not None:
         try:
             report.write(config.json)

@@ -18,6 +18,8 @@ from penstock.consumer.evaluation.linear_probe import Choice
 from penstock.consumer.evaluation.rankme import Spread
 
 SCHEMA_VERSION = 1
+TABLE_WIDTH = 110
+"""Columns of the table where the terminal has as many."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class Report:
         os.replace(unfinished, path)
 
 
-def draw_table(report: Report, width: int = 110) -> str:
+def draw_table(report: Report, width: int = TABLE_WIDTH) -> str:
     """The report as text of `width` columns, without colour."""
     text = io.StringIO()
     console = Console(

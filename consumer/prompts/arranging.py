@@ -43,7 +43,7 @@ def arrange(captions: Captions, config: PromptsConfig, seed: int, tell: Callable
         return ShuffledCaptions(captions, seed)
     if tags is None:
         raise ConfigError(
-            f"prompts.balance {mode} needs the concepts of the captions, those of {config.source} have none; "
+            f"prompts.balance {mode} needs the concepts of the captions, and those of {config.source} have none; "
             "write CONCEPT<tab>CAPTION in each line, or name a list of concepts as prompts.concepts"
         )
     targets = read_targets(Path(config.balance_counts)) if mode == "counts" else None

@@ -249,6 +249,9 @@ def test_ask_is_a_flag_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
         load("--asks", ASKED)
     with pytest.raises(ConfigError, match=r"^--ask: prompts\.ask makes"):
         load("--ask", ASKED, "--prompts.source", "x.txt")
+    for empty in (["--ask", ""], ["--ask="]):
+        with pytest.raises(ConfigError, match=r"^--ask is empty; give it a value, or leave it out$"):
+            load(*empty)  # the shell's variable was not set: the default prompts were not meant
     with pytest.raises(SystemExit):
         load("--help")
     assert "--ask STR, --prompts.ask STR" in capsys.readouterr().out

@@ -49,6 +49,7 @@ def load(*argv: str) -> TrainConfig:
         ("--reservoir.min-distance-steps", "9", "groups_per_step * reservoir.min_distance_steps (288)"),
         ("--reservoir.images-per-use", "9", "images_per_use must be at most generator.images_per_group (8)"),
         ("--reservoir.policy", "often", "policy"),
+        ("--filter.min-score", "0.5", "fleet.local_scorer must name a scorer for the producers that this run starts"),
         ("--augment.size", "33", "augment.size must be a multiple of model.patch_size"),
         (
             "--augment.downsample-probability",
@@ -229,3 +230,10 @@ def test_no_contrast_at_all_is_refused() -> None:
 def test_the_learning_rate_is_scaled_by_the_views_of_a_step(flags: tuple[str, ...], rows: int) -> None:
     # 32 prompts of 8 images stand in the demo's file; parts are parts of the same batch.
     assert load("--config", "demo", *flags).rows_per_step == rows
+
+
+def test_a_filter_takes_the_scorer_that_is_named_or_that_the_producers_file_may_name() -> None:
+    flags = ("--config", "demo", "--filter.min-score", "0.5")
+    assert load(*flags, "--fleet.local-scorer", "toyworld").filter.is_on
+    assert load(*flags, "--fleet.local-producer-config", "mine.yaml").filter.is_on
+    assert load(*flags, "--fleet.local-producers", "0").filter.is_on, "those that come may score"

@@ -176,10 +176,14 @@ def test_a_resume_between_two_looks_is_one_line(last_step: int, run_dir: Path) -
 
 
 def test_what_is_no_run_or_has_no_ledger_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"is not the folder of a run: it has no run\.json"):
+    with pytest.raises(RunError, match=r"is not the folder of a run: it is not there$"):
         LedgerReader(tmp_path / "none")
-    with pytest.raises(RunError, match="is not the folder of a run"):
+    with pytest.raises(RunError, match=r"is not the folder of a run: it has no run\.json$"):
         LedgerReader(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.json").touch()
+    with pytest.raises(RunError, match=r"it has no run\.json; those in it are mine$"):
+        LedgerReader(tmp_path)  # a folder too high
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(RunError, match="has no ledger"):
         LedgerReader(tmp_path)

@@ -1,6 +1,7 @@
 """`penstock audit`: words found in prompts, shares and ratios by hand, and a page that needs nothing else."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,9 +22,9 @@ from penstock.deploy.audit_attributes import (
     read_attributes,
 )
 from penstock.deploy.audit_images import accuracies
-from penstock.deploy.audit_report import doubts, findings
+from penstock.deploy.audit_report import TRUSTED, doubts, findings
 from penstock.deploy.audit_shares import FEW_GROUPS, AttributeShares, compare
-from penstock.protocol.errors import ConfigError
+from penstock.protocol.errors import ConfigError, PenstockError
 from penstock.toyworld.captions import caption
 from tests.deploy.recorded_run import RecordedGroup, RecordedLedger, paced_groups
 
@@ -216,6 +217,32 @@ def test_a_toy_run_gives_a_table_a_json_and_a_page_without_anything_from_elsewhe
     assert "@import" not in page
 
 
+def test_tables_fit_the_terminal_and_show_no_image_that_the_scorer_misreads(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(
+        audit, "_scorer_accuracy", lambda attributes, scorer: {"digit": 0.9, "ink": 0.9, "paper": TRUSTED - 0.01}
+    )
+    audit.main([str(run), "--groups", "60"])
+    tables = capsys.readouterr().out.partition("\npage ")[0]
+    assert max(map(len, tables.splitlines())) <= 80
+    assert "…" not in tables, "no figure is cut"
+    ink, paper = tables.partition("paper: ")[::2]
+    assert re.search(r"^ *\(\d\.\d\d-\d\.\d\d\)", ink, re.MULTILINE), "intervals stand below their ratios"
+    assert "ratio" not in paper
+
+
+def test_labelled_images_or_an_encoder_of_no_use_are_refused_before_any_image_is_made(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "open_remaker", None)
+    (run / "encoder").mkdir(parents=True)
+    (run / "encoder" / "config.json").write_text("{}")
+    with pytest.raises(PenstockError, match="cannot be loaded as an encoder"):
+        audit.main([str(run), "--data", "toyworld"])
+
+
 def test_prompts_alone_need_nothing_made_again(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,7 +268,7 @@ def test_words_from_prompts_and_runs_are_text_on_the_page(
 
 def test_what_stands_out_is_said_in_sentences(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reports = []
-    monkeypatch.setattr(audit, "draw_table", lambda report: reports.append(report) or "")
+    monkeypatch.setattr(audit, "draw_table", lambda report, width: reports.append(report) or "")
     monkeypatch.setattr(audit, "_scorer_accuracy", lambda attributes, scorer: {"digit": 0.5, "ink": 0.9})
     audit.main([str(run), "--groups", "60"])
     said = list(findings(reports[0]))

@@ -83,6 +83,7 @@ def test_the_whole_run_becomes_a_set_of_images(run_dir: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
-    for argv in (["replay", str(tmp_path), "--step", "0"], ["export", str(tmp_path), "--out", "x"], ["audit", "none"]):
+    for argv in (["replay", str(tmp_path), "--step", "0"], ["export", str(tmp_path), "--out", "x"]):
         shown = penstock(*argv, code=2)
-        assert shown == f"error: {argv[1]} is not the folder of a run: it has no run.json\n"
+        assert shown == f"error: {tmp_path} is not the folder of a run: it has no run.json\n"
+    assert penstock("audit", "none", code=2) == "error: none is not the folder of a run: it is not there\n"

@@ -50,7 +50,19 @@ def test_what_a_filter_did_reads_back_and_stands_in_the_box(
     assert Summary.read(tmp_path / "summary.json") == summary
     assert "Filtered" not in box(make_summary())
     drawn = " ".join(box(summary).replace("│", " ").split())
-    assert "10.0% of 1,000 images rejected, most of 'nine' 40.0%, 'one' 6.7%; 3 of them kept for lack" in drawn
+    assert (
+        "10.0% of 1,000 images rejected, most of 'nine' 40.0%, 'one' 6.7%; 3 kept below the threshold for lack of"
+        in drawn
+    )
+    assert "lower --filter.min-score" not in drawn
+
+
+def test_a_filter_that_accepts_nothing_says_what_to_do(make_summary: Callable[..., Summary]) -> None:
+    concepts = {name: FilteredConcept(made=32, rejected=24) for name in ("nine", "one")}
+    filtered = Filtered(made=64, rejected=48, unsatisfied=16, by_concept=concepts, hardest_prompts={"a nine": 24})
+    drawn = " ".join(box(make_summary(filter=filtered)).replace("│", " ").split())
+    assert "75.0% of 64 images rejected; 16 kept below the threshold" in drawn, "no concept lost most"
+    assert "it accepts none, so lower --filter.min-score" in drawn
 
 
 def test_another_schema_version_is_refused(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:

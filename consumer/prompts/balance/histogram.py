@@ -22,15 +22,20 @@ def describe(names: Sequence[str], natural: NDArray[np.int64], target: NDArray[n
     num_head = (len(order) + 1) // 2
     head, tail = order[:num_head], order[num_head:]
     missing = len(names) - len(order)
-    lines = [
-        f"captions of {len(order):,} concepts{f' ({missing:,} more have none)' if missing else ''}: "
-        f"most of {_list(names, natural, order)}; fewest of {_list(names, natural, order[::-1])}",
-        f"the rarer half of the concepts, {len(tail):,}, has {natural[tail].sum() / natural.sum():.2%} of the captions",
-    ]
+    whose = f"captions of {len(order):,} concepts{f' ({missing:,} more have none)' if missing else ''}"
+    if natural[order[0]] == natural[order[-1]]:
+        lines = [f"{whose}, {natural[order[0]]:,} each"]
+    else:
+        rarer = f"{natural[tail].sum() / natural.sum():.2%} of the captions"
+        lines = [
+            f"{whose}: most of {_list(names, natural, order)}; fewest of {_list(names, natural, order[::-1])}",
+            f"the rarer half of the concepts, {len(tail):,}, has {rarer}",
+        ]
     if target is not None:
         # Rounded, so that equal shares stay in the captions' order whatever their last bits.
         share = np.round(target / target.sum(), 9)
-        lines[1] += f", and gets {share[tail].sum():.2%} of the prompts; the rest {share[head].sum():.2%}"
+        if len(lines) > 1:
+            lines[1] += f", and gets {share[tail].sum():.2%} of the prompts; the rest {share[head].sum():.2%}"
         reached = order[target[order] > 0]
         rising = reached[np.argsort(share[reached], kind="stable")]
         falling = reached[np.argsort(-share[reached], kind="stable")]

@@ -38,7 +38,7 @@ def choose_columns(where: str, there: Iterable[str], caption: str, concept: str)
     if found is None:
         raise ConfigError(
             f"prompts.source: {where} has no column of captions ({', '.join(CAPTION[:4])}); its columns are {shown}; "
-            "name it by --prompts.caption-column"
+            "name it by --prompts.caption-column (the first line of a CSV or TSV file is its header)"
         )
     others = [name for name in names if name != found]
     chosen = Columns(found, concept or find_column(others, _CONCEPT) or "")

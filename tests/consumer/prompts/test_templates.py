@@ -158,7 +158,7 @@ def test_a_caption_that_could_be_too_long_is_refused_before_the_run(tmp_path: Pa
 
 
 def test_source_concepts_needs_a_list() -> None:
-    with pytest.raises(ConfigError, match=r"prompts\.concepts must name a file beside source concepts"):
+    with pytest.raises(ConfigError, match=r"prompts\.concepts must name a list for prompts\.source concepts"):
         PromptsConfig(source="concepts")
 
 

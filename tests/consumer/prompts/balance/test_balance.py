@@ -13,6 +13,7 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.learning_config import ObjectiveConfig
 from penstock.consumer.making_config import GeneratorConfig, PromptsConfig
 from penstock.consumer.prompts.balance.balanced import BalancedCaptions
+from penstock.consumer.prompts.balance.histogram import describe
 from penstock.consumer.prompts.captions import ListedCaptions
 from penstock.consumer.prompts.mixed import MixedPrompts
 from penstock.consumer.prompts.opening import check_gaps, open_source
@@ -243,6 +244,12 @@ def test_without_balance_they_come_too_and_the_log_says_so(tmp_path: Path) -> No
     check_gaps(source, TrainConfig())
 
 
+def test_concepts_of_equally_many_captions_are_told_of_in_one_line() -> None:
+    names, natural = ["fox", "dog", "wolf"], np.array([4, 4, 0])
+    assert describe(names, natural, None) == ("captions of 2 concepts (1 more have none), 4 each",)
+    assert describe(names, natural, np.array([1.0, 1.0, 0.0]))[1:] == ("each of 2 concepts gets 50.00% of the prompts",)
+
+
 def test_targets_of_a_file_say_what_comes(tmp_path: Path) -> None:
     counts = tmp_path / "counts.tsv"
     counts.write_text("C0\t1\nc9\t3\nelsewhere\t5\n")
@@ -266,7 +273,7 @@ def test_targets_of_a_file_say_what_comes(tmp_path: Path) -> None:
     [
         (
             {"balance": "uniform"},
-            "needs the concepts of the captions, those of .* have none; write CONCEPT<tab>CAPTION",
+            "needs the concepts of the captions, and those of .* have none; write CONCEPT<tab>CAPTION",
         ),
         ({"balance": "uniform", "concepts": "list"}, "no caption of .* names a concept of .*list"),
         ({"concepts": "list"}, "no caption of .* names a concept of .*list"),
