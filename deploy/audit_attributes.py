@@ -76,7 +76,10 @@ def read_attributes(path: Path, templates: Sequence[str]) -> tuple[Attribute, ..
         raise ConfigError(f"--attributes {path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--attributes {path}: not UTF-8 text (byte {error.start})") from error
-    except yaml.YAMLError as error:
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"--attributes {path}{line}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:  # a forbidden character: it carries no mark
         raise ConfigError(f"--attributes {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(told, dict) or not told:
         raise ConfigError(f"--attributes {path}: expected ATTRIBUTE: [VALUE, ...], got {type(told).__name__}")

@@ -177,8 +177,9 @@ def _lines(summary: "LedgerSummary") -> Iterator[tuple[str, str]]:
         yield "concepts", f"{len(summary.concepts):,}: {shown}" + (f" and {more:,} more" if more > 0 else "")
     yield "quarantined", f"{summary.num_quarantined:,}"
     if summary.num_scored:
-        share = summary.num_rejected / summary.num_scored
-        yield "filter", f"scored {summary.num_scored:,} images, rejected {summary.num_rejected:,} of them ({share:.1%})"
+        accepted = summary.num_scored - summary.num_rejected
+        share = accepted / summary.num_scored
+        yield "filter", f"scored {summary.num_scored:,} images, accepted {accepted:,} of them ({share:.1%})"
     size = f"{summary.num_bytes:,} bytes"
     yield "on disk", f"{size}, {summary.num_bytes / summary.num_groups:.0f} a group" if summary.num_groups else size
 

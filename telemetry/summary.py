@@ -284,7 +284,7 @@ def _filtered(filtered: Filtered) -> str:
     if filtered.unsatisfied:
         text += f"; {filtered.unsatisfied:,} kept below the threshold for lack of better ones"
     if filtered.unsatisfied == filtered.made - filtered.rejected:
-        text += ": it accepts none, so lower --filter.min-score"
+        text += ": no image passes, so lower --filter.min-score"
     return text
 
 

@@ -51,7 +51,7 @@ def test_without_a_filter_it_says_what_is_there(run_dir: Path, capsys: pytest.Ca
         "producers": "ann-0: 2 groups (tiny, float32 on cpu, eager)",
         "concepts": "1: fox 2",
         "quarantined": "1",
-        "filter": "scored 10 images, rejected 7 of them (70.0%)",
+        "filter": "scored 10 images, accepted 3 of them (30.0%)",
         "on": f"disk     {size:,} bytes, {size / 4:.0f} a group",
     }
     (summary,) = map(json.loads, _ask(capsys, run_dir, "--json"))
@@ -145,3 +145,15 @@ def test_in_a_terminal_prompts_are_folded_and_whole(
     assert max(map(len, lines)) <= 100
     start = lines[0].index("prompt")
     assert " ".join(" ".join(line[start:] for line in lines[1:]).split()) == LONG.strip()
+
+
+def test_in_a_narrow_terminal_prompts_stand_below_their_rows(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "64")
+    lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in _ask(capsys, run_dir, "--index", "1")]
+    assert max(map(len, lines)) <= 64
+    assert lines[1] == "  prompt"
+    assert not lines[2].startswith(" ")
+    assert " ".join(line.strip() for line in lines[3:]) == LONG.strip()

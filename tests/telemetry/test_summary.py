@@ -62,7 +62,7 @@ def test_a_filter_that_accepts_nothing_says_what_to_do(make_summary: Callable[..
     filtered = Filtered(made=64, rejected=48, unsatisfied=16, by_concept=concepts, hardest_prompts={"a nine": 24})
     drawn = " ".join(box(make_summary(filter=filtered)).replace("│", " ").split())
     assert "75.0% of 64 images rejected; 16 kept below the threshold" in drawn, "no concept lost most"
-    assert "it accepts none, so lower --filter.min-score" in drawn
+    assert "no image passes, so lower --filter.min-score" in drawn
 
 
 def test_another_schema_version_is_refused(tmp_path: Path, make_summary: Callable[..., Summary]) -> None:
