@@ -44,9 +44,12 @@ class Starvation:
 
     def _why_starved(self, silent_s: float, warming: bool, any_seen: bool, endpoint: str) -> str:
         lacks = [self._machine.expects[kind].lack for kind in self._machine.lacking]
+        refused = (
+            f"; the last that came was refused: {self._machine.last_refusal}" if self._machine.last_refusal else ""
+        )
         if any(lacks):
             commands = "; ".join(f"{lack} --connect {endpoint}" for lack in lacks)
-            return f"rank {self._machine.rank} has had no group for {silent_s:.0f} s: {commands}"
+            return f"rank {self._machine.rank} has had no group for {silent_s:.0f} s: {commands}{refused}"
         names = sorted(peer.name for peer in self._machine.peers.values())
         who = f"{len(names)} producers are connected ({', '.join(names[:4])})"
         if warming:
@@ -61,6 +64,8 @@ class Starvation:
                 "see their logs, or raise stream.producer_timeout_s for a slow model"
             )
         came = "no producer is left" if any_seen else "no producer came"
+        if refused and not any_seen:
+            return f"no producer that the run can use came in {silent_s:.0f} s at {endpoint}{refused}"
         return (
             f"{came} in {silent_s:.0f} s; start one: penstock produce --connect {endpoint} (--help lists its settings)"
         )

@@ -94,6 +94,8 @@ class RankMachine(Dispatcher):
         self.expect(expects, real)
         self.rejects = Tally()
         """Messages dropped, by (reason, producer)."""
+        self.last_refusal = ""
+        """Why the producer that was refused last cannot serve the run; empty where none was."""
         self._rejoined = Tally()
         self._lost_at: dict[Kind, float] = {}
         self._heartbeat_at = float("-inf")
@@ -218,6 +220,7 @@ class RankMachine(Dispatcher):
         if (refusal := self._refusal(identity, message.producer, manifest)) is not None:
             word, reason = refusal
             note = self._count(message.producer, word, reason)
+            self.last_refusal = reason
             actions: list[Action] = [Send(identity, Reject(reason=reason)), *note]
             return actions + (self._forget(identity, "changed its engine") if identity in self.peers else [])
         before = self.peers.get(identity)

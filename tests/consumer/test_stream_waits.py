@@ -10,7 +10,7 @@ import pytest
 from penstock.consumer import stream as stream_module
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import StarvedError
-from penstock.protocol.messages import Bye, Heartbeat, Started, Tickets, Welcome
+from penstock.protocol.messages import Bye, Heartbeat, Reject, Started, Tickets, Welcome
 from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.tickets import Kind
 from tests.consumer.stream_bench import MANIFEST, WAIT_S, StreamBench, until
@@ -50,6 +50,20 @@ def test_producers_that_deliver_nothing_are_named_with_what_they_hold(bench: Str
     for words in ("rank 0", "1 producers are connected (bob)", "ticket 0", "held by bob", "running for"):
         assert words in text
     assert "stream.producer_timeout_s" in text
+    assert "\n" not in text
+
+
+def test_where_all_that_came_were_refused_the_wait_ends_with_why(bench: StreamBench) -> None:
+    stream = bench.start(expects=Expectation(model_digest="d1", filters=True), config={"producer_timeout_s": 0.5})
+    producer = bench.dial(stream)
+    producer.hello()
+    producer.hear(Reject)
+    with pytest.raises(StarvedError) as caught:
+        stream.get()
+    text = str(caught.value)
+    assert text.startswith("no producer that the run can use came in ")
+    assert "the last that came was refused: " in text
+    assert text.endswith("has no scorer, and this run filters its images: penstock produce --scorer NAME")
     assert "\n" not in text
 
 
