@@ -114,9 +114,14 @@ class LedgerReader:
             self._stack = self._stack.pop_all()
 
     @property
+    def indices(self) -> NDArray[np.int64]:
+        """Global indices that have come, ascending: int64 [N]."""
+        return np.unique(np.concatenate([file.indices() for file in self._files]))
+
+    @property
     def num_groups(self) -> int:
-        """Global indices that have come."""
-        return len(np.unique(np.concatenate([file.indices() for file in self._files])))
+        """How many these are."""
+        return len(self.indices)
 
     @property
     def steps(self) -> range:

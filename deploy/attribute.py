@@ -213,8 +213,7 @@ def _embed_what_lacks(
     num_groups: int | None, ledger: "LedgerReader", remaker: "Remaker", embed: Embed, store: EmbeddingStore
 ) -> None:
     """Make those groups again of which no vector is kept, and keep theirs."""
-    known, _ = ledger.use_counts()
-    wanted = known if num_groups is None else sample(known, num_groups)
+    wanted = ledger.indices if num_groups is None else sample(ledger.indices, num_groups)
     lacking = {int(index) for index in np.setdiff1d(wanted, store.indices)}
     if lacking:
         progress = _Progress(len(lacking))
@@ -270,19 +269,19 @@ def _show(options: "argparse.Namespace", query: NDArray[np.uint8], found: Sequen
 
             options.out.write_text(draw_page(run, options.image.name, query, found, about), encoding="utf-8")
         else:
-            _draw(options.out, f"Training groups of {run} nearest to {options.image.name}", query, found, about)
+            _draw(options.out, run, options.image.name, query, found, about)
     except OSError as error:
         raise ConfigError(f"--out {options.out} cannot be written: {error.strerror or error}") from error
 
 
-def _draw(path: Path, title: str, query: NDArray[np.uint8], found: Sequence[Neighbour], about: str) -> None:
+def _draw(path: Path, run: str, name: str, query: NDArray[np.uint8], found: Sequence[Neighbour], about: str) -> None:
     from PIL import Image
 
     from penstock.telemetry.group_sheet import SheetGroup, draw_sheet
 
-    cells = [SheetGroup(prompt="the image", note=path.name, images=query[None])]
+    cells = [SheetGroup(prompt="the image", note=name, images=query[None])]
     for each in found:
         where = f"group {each.group.index} · image {each.image} · steps {describe_steps(each.steps)}"
         note = f"{each.similarity:.4f} · {where}"
         cells.append(SheetGroup(prompt=each.group.recipe.prompt, note=note, images=each.images))
-    Image.fromarray(draw_sheet(title, about, cells)).save(path)
+    Image.fromarray(draw_sheet(f"Training groups of {run} nearest to {name}", about, cells)).save(path)

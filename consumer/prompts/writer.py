@@ -37,6 +37,8 @@ class TicketWriter:
 
     def __init__(self, source: PromptSource, config: TrainConfig, model_digest: str, scorer_digest: str = "") -> None:
         self._source = source
+        # Looked at once: a protocol is slow to look for, and every ticket asks.
+        self._real = source if isinstance(source, HasRealGroups) else None
         self._generator: GeneratorConfig = config.generator
         self._seed = config.seed
         self._model_digest = model_digest
@@ -52,9 +54,9 @@ class TicketWriter:
             "guidance_scales": self._guidance.scales(index, place),
             **self._filter,
         }
-        if isinstance(self._source, HasRealGroups) and self._source.is_real(index):
+        if self._real and self._real.is_real(index):
             generated = {
-                "model_digest": self._source.real_digest,
+                "model_digest": self._real.real_digest,
                 "guidance_scales": (self._generator.guidance_scale,),
             }
         recipe = Recipe(
