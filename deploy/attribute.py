@@ -8,7 +8,6 @@ an image of the run itself finds itself, and what is shown are the very images t
 import json
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from penstock.deploy.embeddings import (
     sample,
 )
 from penstock.deploy.nearest import has_faiss, nearest
+from penstock.deploy.progress import with_progress
 from penstock.deploy.recorded import OneLineParser, add_engine, add_run, counted, open_ledger, open_remaker
 from penstock.protocol.errors import ConfigError
 
@@ -56,7 +56,6 @@ Similarity is the cosine between the image and the nearest image of the group, i
 """
 _SPARE = 8
 """Groups that are made again beyond those asked for: vectors of half precision may take one for another."""
-_PROGRESS_S = 2.0
 _OUT = (".html", ".png")
 
 
@@ -216,32 +215,8 @@ def _embed_what_lacks(
     wanted = ledger.indices if num_groups is None else sample(ledger.indices, num_groups)
     lacking = {int(index) for index in np.setdiff1d(wanted, store.indices)}
     if lacking:
-        progress = _Progress(len(lacking))
-        embed_groups(remaker.remake(ledger.groups(among=lacking)), embed, store, progress.advance)
-
-
-class _Progress:
-    """How far the vectors are, on stderr.
-
-    Args:
-        total: groups to make.
-    """
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._began = self._shown = time.monotonic()
-
-    def advance(self, num_groups: int) -> None:
-        """So many more are done."""
-        self._done += num_groups
-        now = time.monotonic()
-        if now - self._shown < _PROGRESS_S and self._done < self._total:
-            return
-        self._shown = now
-        left_s = (now - self._began) / self._done * (self._total - self._done)
-        line = f"vectors of {self._done:,} of {counted(self._total, 'group')}, {left_s:,.0f} s to go"
-        print(line, file=sys.stderr, flush=True)
+        remade = remaker.remake(ledger.groups(among=lacking))
+        embed_groups(with_progress(remade, len(lacking), what="vectors of "), embed, store)
 
 
 def _print_table(found: Sequence[Neighbour]) -> None:

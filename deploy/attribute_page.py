@@ -1,40 +1,34 @@
 """The nearest training groups as one HTML page: the query, then each group's images, nothing from elsewhere."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.deploy.html_page import page, picture_source
+
 if TYPE_CHECKING:
     from penstock.deploy.attribute import Neighbour
 
 _MAX_SIDE = 256
 """Pixels; larger images are averaged down to about this, by whole factors."""
+_SHOWN_PX = 88
+"""Side of an image on the page."""
 _MAX_STEPS = 40
 """Steps of a group that are named."""
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1f2933; --muted: #66717d; --line: #e2e6ea;
-  --near: #2f6f9f; --alarm: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14181c; --card: #1c2227; --ink: #e6e9ec; --muted: #9aa5b0;
-  --line: #2f383f; --near: #6cb0e0; --alarm: #f08a98; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1000px; margin: 0 auto; padding: 24px 16px 64px; }
 h1 { font-size: 24px; margin: 8px 0 4px; } h2 { font-size: 17px; margin: 0; overflow-wrap: anywhere; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px; margin: 16px 0; }
-.muted { color: var(--muted); font-size: 13px; margin: 4px 0 10px; overflow-wrap: anywhere; }
+.muted { font-size: 13px; margin: 4px 0 10px; overflow-wrap: anywhere; }
 .head { display: flex; gap: 14px; align-items: baseline; }
-.similarity { font-variant-numeric: tabular-nums; font-weight: 600; color: var(--near); }
+.similarity { font-variant-numeric: tabular-nums; font-weight: 600; color: var(--blue); }
 .alarm { color: var(--alarm); }
 .images { display: flex; flex-wrap: wrap; gap: 8px; }
 img { width: 88px; height: 88px; object-fit: cover; border-radius: 4px; border: 3px solid transparent;
   image-rendering: pixelated; }
-img.near { border-color: var(--near); } img.query { width: 176px; height: 176px; }
+img.near { border-color: var(--blue); } img.query { width: 176px; height: 176px; }
 img.large { image-rendering: auto; }
 """
 
@@ -49,18 +43,13 @@ def draw_page(run: str, name: str, query: NDArray[np.uint8], found: "Sequence[Ne
         found: the nearest groups, in order.
         about: among how many they were found.
     """
-    title = html.escape(f"{name}: nearest training groups of {run}")
-    parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body><main><h1>{title}</h1>",
+    body = [
         f'<p class="muted">{html.escape(about)}. Similarity is the cosine between the image and the framed one, in the '
         "space of the trained encoder. Every image below was made again from its recipe.</p>",
         f"<section>{_picture(query, name, 'query')}</section>",
         *map(_section, found),
-        "</main></body></html>\n",
     ]
-    return "\n".join(parts)
+    return page(f"{name}: nearest training groups of {run}", _STYLE, body)
 
 
 def _section(each: "Neighbour") -> str:
@@ -88,13 +77,6 @@ def _section(each: "Neighbour") -> str:
 
 def _picture(image: NDArray[np.uint8], about: str, kind: str) -> str:
     """An image as a tag that holds its pixels."""
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    if (factor := max(picture.size) // _MAX_SIDE) > 1:
-        picture = picture.reduce(factor)
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    kind = f"{kind} large" if min(image.shape[:2]) > 88 else kind
-    data, told = base64.b64encode(file.getvalue()).decode(), html.escape(about)
-    return f'<img class="{kind.strip()}" src="data:image/png;base64,{data}" alt="{told}" title="{told}">'
+    kind = f"{kind} large" if min(image.shape[:2]) > _SHOWN_PX else kind
+    told = html.escape(about)
+    return f'<img class="{kind.strip()}" src="{picture_source(image, _MAX_SIDE)}" alt="{told}" title="{told}">'

@@ -1,7 +1,5 @@
 """`penstock audit`: what prompts asked for against what images show, and how the encoder does on each group."""
 
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from penstock.deploy.audit_page import draw_page
 from penstock.deploy.audit_report import TABLE_WIDTH, TRUSTED, AuditReport, draw_table
 from penstock.deploy.audit_shares import AttributeShares, compare
 from penstock.deploy.audit_worst import WorstGroups, evaluate_groups
+from penstock.deploy.progress import with_progress
 from penstock.deploy.recorded import OneLineParser, add_engine, add_run, counted, open_ledger, open_remaker
 from penstock.protocol.errors import ConfigError, PenstockError
 
@@ -45,7 +44,6 @@ example:
 TOYWORLD, NONE = "toyworld", "none"
 _CHECK_EVERY = 3
 """One of so many of the toy world's validation images checks the scorer."""
-_PROGRESS_S = 5.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -150,17 +148,9 @@ def _look(
     groups: "Sequence[LedgerGroup]",
     scorer: "ImageTextScorer",
 ) -> Seen:
-    started = shown_at = time.monotonic()
-
-    def advance(num_done: int) -> None:
-        nonlocal shown_at
-        if (now := time.monotonic()) - shown_at >= _PROGRESS_S:
-            shown_at = now
-            left_s = (now - started) * (len(groups) - num_done) / num_done
-            print(f"looked at {num_done} of {len(groups)} groups, {left_s:,.0f} s to go", file=sys.stderr, flush=True)
-
     with open_remaker(options) as remaker:
-        seen = look(remaker.remake(groups), attributes, counts.codes[places], scorer, advance)
+        remade = with_progress(remaker.remake(groups), len(groups), what="looked at ")
+        seen = look(remade, attributes, counts.codes[places], scorer)
         seen.notes += remaker.notes
     return seen
 

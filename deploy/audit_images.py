@@ -3,7 +3,7 @@
 That is zero-shot classification (Radford et al. 2021, section 3.1.4), with the errors of the scorer in it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.deploy.audit_attributes import Attribute
+from penstock.deploy.remaking import batches
 
 if TYPE_CHECKING:
     from penstock.deploy.remaking import Remade
 
 EXAMPLES = 8
 """Images that are kept of each value, of different groups."""
-_IMAGES_AT_A_TIME = 128
 
 
 class ZeroShot(Protocol):
@@ -76,7 +76,6 @@ def look(
     attributes: Sequence[Attribute],
     codes: NDArray[np.int16],
     scorer: ZeroShot,
-    advance: Callable[[int], None],
 ) -> Seen:
     """Look at the images of groups.
 
@@ -85,7 +84,6 @@ def look(
         attributes: what to look for.
         codes: int16 [n, A], what the groups' prompts name.
         scorer: loaded.
-        advance: told of each group that is done how many there are.
     """
     seen = Seen(
         shown=[np.zeros((len(codes), len(attribute.values))) for attribute in attributes],
@@ -93,7 +91,7 @@ def look(
     )
     judge = _Judge(attributes, scorer)
     place = 0
-    for batch in _batches(remade):
+    for batch in batches(remade):
         shown = judge.shown(np.concatenate([each.images for each in batch]))
         start = 0
         for each in batch:
@@ -106,21 +104,7 @@ def look(
             seen.matching += each.matches is True
             seen.differing += each.matches is False
             place += 1
-        advance(place)
     return seen
-
-
-def _batches(remade: "Iterator[Remade]") -> "Iterator[list[Remade]]":
-    """Groups of one size of image, about so many images at a time."""
-    batch: list[Remade] = []
-    for each in remade:
-        is_full = sum(len(other.images) for other in batch) >= _IMAGES_AT_A_TIME
-        if batch and (is_full or each.images.shape[1:] != batch[0].images.shape[1:]):
-            yield batch
-            batch = []
-        batch.append(each)
-    if batch:
-        yield batch
 
 
 def _keep(examples: list[list[Example]], attribute: Attribute, named: int, remade: "Remade", shown: int) -> None:

@@ -1,8 +1,6 @@
 """An audit as one HTML page: pictures in it, nothing from elsewhere, readable by day, by night and on a phone."""
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,11 +16,9 @@ from penstock.deploy.audit_report import (
     share,
 )
 from penstock.deploy.audit_shares import CONFIDENCE, FEW_GROUPS, AttributeShares, ValueShares
+from penstock.deploy.html_page import page, picture_source
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from penstock.deploy.audit_worst import PartAccuracy, WorstGroups
 
 Examples = Sequence[Sequence[Sequence[Example]]]
@@ -31,20 +27,13 @@ _PICTURE_PX = 96
 """Larger images are averaged down to about this, by whole factors."""
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1f2933; --muted: #66717d; --line: #e2e6ea;
-  --prompt: #2f6f9f; --image: #c2512f; --open: #8a949e; --over: #8a5a00; --under: #9b2335; --fine: #2d6a4f; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14181c; --card: #1c2227; --ink: #e6e9ec; --muted: #9aa5b0;
-  --line: #2f383f; --prompt: #6cb0e0; --image: #ee8a68; --open: #7d8892; --over: #e0b050; --under: #f08a98;
-  --fine: #7fc8a4; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
+:root { --image: #c2512f; --open: #8a949e; --over: #8a5a00; --fine: #2d6a4f; }
+@media (prefers-color-scheme: dark) { :root { --image: #ee8a68; --open: #7d8892; --over: #e0b050; --fine: #7fc8a4; } }
 h1 { font-size: 26px; margin: 8px 0 4px; } h2 { font-size: 19px; margin: 0; }
-p { margin: 6px 0; } .muted { color: var(--muted); } .small { font-size: 13px; }
+p { margin: 6px 0; } .small { font-size: 13px; }
 .facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 16px 0; padding: 0; }
 .facts div { min-width: 96px; } .facts dt { color: var(--muted); font-size: 13px; }
 .facts dd { margin: 0; font-size: 20px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px; margin: 20px 0; }
 ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 3px 0; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 10px 0 4px; font-size: 13px; color: var(--muted); }
 .legend i { display: inline-block; width: 12px; height: 10px; border-radius: 2px; margin-right: 6px; }
@@ -56,14 +45,14 @@ ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 3px 0; }
 .bar span { display: block; height: 10px; border-radius: 3px; min-width: 1px; }
 .bar b { font-weight: 400; text-align: right; }
 .figures { font-size: 13px; font-variant-numeric: tabular-nums; }
-.verdict { font-weight: 600; } .over { color: var(--over); } .under { color: var(--under); }
+.verdict { font-weight: 600; } .over { color: var(--over); } .under { color: var(--alarm); }
 .as { color: var(--fine); } .too, .misread { color: var(--muted); font-weight: 400; }
 .pictures { grid-column: 1 / -1; display: flex; flex-wrap: wrap; gap: 8px; }
 figure { margin: 0; width: 72px; } figure img { width: 72px; height: 72px; object-fit: cover; display: block;
   border-radius: 4px; border: 2px solid transparent; image-rendering: pixelated; }
 figure.large img { image-rendering: auto; }
-figure.other img { border-color: var(--under); }
-figcaption { font-size: 11px; line-height: 1.25; color: var(--under); overflow-wrap: anywhere; margin-top: 2px; }
+figure.other img { border-color: var(--alarm); }
+figcaption { font-size: 11px; line-height: 1.25; color: var(--alarm); overflow-wrap: anywhere; margin-top: 2px; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 14px; margin-top: 8px; }
 th { text-align: left; color: var(--muted); font-weight: 400; } td, th { padding: 4px 12px 4px 0; white-space: nowrap; }
 td { border-top: 1px solid var(--line); font-variant-numeric: tabular-nums; }
@@ -80,12 +69,7 @@ def draw_page(report: AuditReport, examples: Examples) -> str:
         report: what was found.
         examples: images of each attribute's values; empty where no image was looked at.
     """
-    title = f"Audit of {_text(report.run)}"
     parts = [
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body><main>",
-        f"<h1>{title}</h1>",
         '<p class="muted">What the prompts of this run asked for, and what its images show.</p>',
         _facts(report),
         _found(report),
@@ -93,8 +77,8 @@ def draw_page(report: AuditReport, examples: Examples) -> str:
     for number, attribute in enumerate(report.attributes):
         parts.append(_attribute(attribute, examples[number] if examples else [], report.num_images > 0))
     parts += [_worst(worst, report) for worst in report.worst_groups]
-    parts += [_method(report), "</main></body></html>\n"]
-    return "\n".join(parts)
+    parts.append(_method(report))
+    return page(f"Audit of {report.run}", _STYLE, parts)
 
 
 def _text(words: str) -> str:
@@ -192,21 +176,8 @@ def _picture(example: Example, asked: str) -> str:
     kind = " ".join(["other"] * is_other + ["large"] * (min(example.image.shape[:2]) > _PICTURE_PX))
     about = _text(f"{example.prompt} (group {example.index})")
     caption = f"<figcaption>seen as {_text(example.shown)}</figcaption>" if is_other else ""
-    data = base64.b64encode(_png(example.image)).decode()
-    image = f'<img src="data:image/png;base64,{data}" alt="{about}" title="{about}">'
+    image = f'<img src="{picture_source(example.image, _PICTURE_PX)}" alt="{about}" title="{about}">'
     return f'<figure class="{kind}">{image}{caption}</figure>'
-
-
-def _png(image: "NDArray[np.uint8]") -> bytes:
-    """A small PNG of an image, uint8 [H, W, 3]."""
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    if (factor := min(picture.size) // _PICTURE_PX) > 1:
-        picture = picture.reduce(factor)
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def _worst(worst: "WorstGroups", report: AuditReport) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.deploy.remaking import IMAGES_AT_A_TIME, batches
 from penstock.protocol.errors import RunError
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ EMBEDDINGS = "embeddings"
 """The folder, in the run's."""
 Embed = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
 """Images uint8 [H, W, 3] to vectors of length 1, float32 [N, D]."""
-_IMAGES_AT_A_TIME = 128
 _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 by the golden ratio: multiples of it, modulo 2**64, lie evenly however many there are (Knuth, 6.4)."""
 
@@ -127,23 +127,19 @@ def sample(indices: NDArray[np.int64], num: int) -> NDArray[np.int64]:
     return np.sort(indices[np.argsort(spread, kind="stable")[:num]])
 
 
-def embed_groups(
-    remade: "Iterable[Remade]", embed: Embed, store: EmbeddingStore, advance: Callable[[int], None]
-) -> None:
+def embed_groups(remade: "Iterable[Remade]", embed: Embed, store: EmbeddingStore) -> None:
     """Store the vectors of groups' images.
 
     Args:
         remade: groups that the store does not have.
         embed: the encoder.
         store: where they go, some groups at a time.
-        advance: told of each such time how many groups there were.
     """
-    for batch in _batches(remade):
+    for batch in batches(remade):
         vectors = embed([image for each in batch for image in each.images])
         counts = [(each.group.index, len(each.images)) for each in batch]
         images = [(index, number, num) for index, num in counts for number in range(num)]
         store.append(np.array(images, np.int64), vectors)
-        advance(len(batch))
 
 
 def image_embedder(encoder: "Encoder", device: str) -> Embed:
@@ -153,25 +149,14 @@ def image_embedder(encoder: "Encoder", device: str) -> Embed:
     @torch.no_grad()
     def embed(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         parts = []
-        for start in range(0, len(images), _IMAGES_AT_A_TIME):
-            pixels = encoder.preprocessing.pixel_values(images[start : start + _IMAGES_AT_A_TIME], torch.device(device))
+        for start in range(0, len(images), IMAGES_AT_A_TIME):
+            pixels = encoder.preprocessing.pixel_values(images[start : start + IMAGES_AT_A_TIME], torch.device(device))
             parts.append(encoder.embed_images(pixels).float().cpu().numpy())
         vectors = np.concatenate(parts)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
     return embed
-
-
-def _batches(remade: "Iterable[Remade]") -> "Iterator[list[Remade]]":
-    batch: list[Remade] = []
-    for each in remade:
-        batch.append(each)
-        if sum(len(other.images) for other in batch) >= _IMAGES_AT_A_TIME:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _read(path: Path) -> object:

@@ -1,7 +1,6 @@
 """`penstock export`: a run's images made again as an ordinary data set, for those who do want files."""
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from penstock.config.process import configure_logging
 from penstock.deploy.export_formats import FORMATS, Sample, SampleWriter
 from penstock.deploy.export_state import ExportState, begin_or_go_on
+from penstock.deploy.progress import with_progress
 from penstock.deploy.recorded import OneLineParser, add_engine, add_run, counted, open_ledger, open_remaker
 from penstock.deploy.replay import Tally
 from penstock.protocol.errors import ConfigError
@@ -39,7 +39,6 @@ The same command goes on with an export that was stopped. A folder that holds an
 where a group's checksum differs from the ledger's; its images are written all the same, with `"verified": false`.
 """
 STATE = ".penstock-export.json"
-_PROGRESS_S = 2.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
         writer = FORMATS[options.format](options.out, codec=options.codec, quality=options.quality, labelled=labelled)
         tally = Tally()
         with open_remaker(options) as remaker:
-            _write(options, state, writer, _counted(remaker.remake(groups), tally, _Progress(total, state.num_groups)))
+            remade = with_progress(remaker.remake(groups), total, done=state.num_groups)
+            _write(options, state, writer, _counted(remade, tally))
     what = f"{counted(state.num_samples, 'image')} of {counted(state.num_groups, 'group')}"
     earlier = _differing(state.num_differing - tally.differing)
     print(f"{tally.describe()}: {what} in {counted(state.num_shards, 'shard')}{earlier}")
@@ -193,47 +193,7 @@ def _samples(remade: "Remade") -> Iterator[Sample]:
         yield Sample(key=key, image=image, caption=recipe.prompt, about=about | own, label=group.concept)
 
 
-def _counted(remade: "Iterator[Remade]", tally: Tally, progress: "_Progress") -> "Iterator[Remade]":
+def _counted(remade: "Iterator[Remade]", tally: Tally) -> "Iterator[Remade]":
     for each in remade:
         tally.add(each)
-        progress.advance(len(each.images))
         yield each
-    progress.end()
-
-
-class _Progress:
-    """A line on how far it is, at most every two seconds. Rates count from the first group on: what loads is no work.
-
-    Args:
-        total: groups.
-        done: groups of them that an earlier try has written.
-    """
-
-    def __init__(self, total: int, done: int) -> None:
-        self._total, self._done = total, done
-        self._num_groups = self._num_images = 0
-        self._first = self._shown = 0.0
-
-    def advance(self, num_images: int) -> None:
-        """One more group is made."""
-        self._done += 1
-        now = time.monotonic()
-        if not self._first:
-            self._first = self._shown = now
-            return
-        self._num_groups += 1
-        self._num_images += num_images
-        if now - self._shown < _PROGRESS_S:
-            return
-        self._shown = now
-        seconds = now - self._first
-        left_s = (self._total - self._done) * seconds / self._num_groups
-        rate = self._num_images / seconds
-        line = f"{self._done:,} of {self._total:,} groups, {rate:,.0f} images/s, {left_s:,.0f} s to go"
-        is_terminal = sys.stderr.isatty()
-        print(f"\r{line:<70}" if is_terminal else line, end="" if is_terminal else "\n", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if sys.stderr.isatty():
-            print(file=sys.stderr)

@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 _WINDOW_GROUPS = 64
 _WINDOW_BYTES = 256 << 20
 """Groups are sorted into batches within a window of so many, or of so many bytes of pixels, and come out in order."""
+IMAGES_AT_A_TIME = 128
+"""That whoever looks at them takes together."""
 _MAX_ENGINES = 3
 """Engines that are kept open, those used last: a fleet of many kinds of GPU has as many manifests."""
 
@@ -176,6 +178,19 @@ class Remaker:
 
     def __exit__(self, *exc: object) -> None:
         self._engines.clear()
+
+
+def batches(remade: Iterable[Remade]) -> Iterator[list[Remade]]:
+    """Groups of one size of image, about `IMAGES_AT_A_TIME` images at a time, in their order."""
+    batch: list[Remade] = []
+    for each in remade:
+        is_full = sum(len(other.images) for other in batch) >= IMAGES_AT_A_TIME
+        if batch and (is_full or each.images.shape[1:] != batch[0].images.shape[1:]):
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
 
 
 def _ticket(group: "LedgerGroup") -> Ticket:

@@ -82,7 +82,7 @@ def store(run_dir: Path) -> EmbeddingStore:
 def _embedded(run_dir: Path, among: set[int] | None = None) -> EmbeddingStore:
     store = EmbeddingStore(run_dir / "embeddings", KEY, DIM)
     with LedgerReader(run_dir) as ledger:
-        embed_groups(PaintedRemaker().remake(ledger.groups(among=among)), embed, store, lambda num: None)
+        embed_groups(PaintedRemaker().remake(ledger.groups(among=among)), embed, store)
     return store
 
 
