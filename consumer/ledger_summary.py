@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.consumer.ledger_reader import LedgerReader, open_ledger_files
+from penstock.consumer.ledger_file import open_ledger_files
+from penstock.consumer.ledger_reader import LedgerReader
 from penstock.protocol.tickets import Manifest
 
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import argparse
 
     from penstock.consumer.evaluation.encoders import Encoder
-    from penstock.consumer.ledger_reader import LedgerGroup, LedgerReader
+    from penstock.consumer.ledger_file import LedgerGroup
+    from penstock.consumer.ledger_reader import LedgerReader
     from penstock.deploy.remaking import Remaker
 
 _log = logging.getLogger(__name__)

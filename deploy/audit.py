@@ -22,7 +22,7 @@ from penstock.protocol.errors import ConfigError, PenstockError
 if TYPE_CHECKING:
     import argparse
 
-    from penstock.consumer.ledger_reader import LedgerGroup
+    from penstock.consumer.ledger_file import LedgerGroup
     from penstock.producer.scorer import ImageTextScorer
 
 PROG = "penstock audit"

@@ -13,7 +13,8 @@ from penstock.deploy.audit_attributes import MAX_VALUES, Attribute, is_toy_capti
 from penstock.protocol.tickets import Kind
 
 if TYPE_CHECKING:
-    from penstock.consumer.ledger_reader import LedgerGroup, LedgerReader
+    from penstock.consumer.ledger_file import LedgerGroup
+    from penstock.consumer.ledger_reader import LedgerReader
 
 _LOOK_GROUPS = 200
 """Groups whose prompts say whether a run is on the toy world."""

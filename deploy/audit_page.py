@@ -123,7 +123,7 @@ def _attribute(attribute: AttributeShares, examples: Sequence[Sequence[Example]]
 
 
 def _legend(has_images: bool, has_free: bool) -> str:
-    keys = [("prompt", "prompts that name the value")]
+    keys = [("blue", "prompts that name the value")]
     keys += [("image", "images of prompts that name any")] if has_images else []
     keys += [("open", "images of prompts that leave it open")] if has_images and has_free else []
     return '<div class="legend">' + "".join(f"<span>{_key(*key)}</span>" for key in keys) + "</div>"
@@ -136,7 +136,7 @@ def _key(colour: str, words: str) -> str:
 def _bars(value: ValueShares) -> Iterator[tuple[str, float]]:
     """Colours and shares, those that are known."""
     for colour, known in (
-        ("prompt", value.prompt_share),
+        ("blue", value.prompt_share),
         ("image", value.image_share.value),
         ("open", value.free_share.value),
     ):

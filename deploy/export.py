@@ -18,7 +18,8 @@ from penstock.protocol.tickets import prompt_id
 if TYPE_CHECKING:
     import argparse
 
-    from penstock.consumer.ledger_reader import LedgerGroup, LedgerReader
+    from penstock.consumer.ledger_file import LedgerGroup
+    from penstock.consumer.ledger_reader import LedgerReader
     from penstock.deploy.remaking import Remade
 
 PROG = "penstock export"

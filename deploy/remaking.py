@@ -24,7 +24,7 @@ from penstock.protocol.image_codec import JPEG, decode_jpegs, encode_images
 from penstock.protocol.tickets import Manifest, Ticket
 
 if TYPE_CHECKING:
-    from penstock.consumer.ledger_reader import LedgerGroup
+    from penstock.consumer.ledger_file import LedgerGroup
     from penstock.producer.config import ProduceConfig
     from penstock.producer.engine import Engine, Images
 

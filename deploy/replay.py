@@ -12,7 +12,8 @@ from penstock.protocol.errors import ConfigError
 if TYPE_CHECKING:
     import argparse
 
-    from penstock.consumer.ledger_reader import LedgerGroup, LedgerReader
+    from penstock.consumer.ledger_file import LedgerGroup
+    from penstock.consumer.ledger_reader import LedgerReader
     from penstock.deploy.remaking import Remade, Remaker
     from penstock.telemetry.group_sheet import SheetGroup
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.consumer import ledger_reader, ledger_schema
+from penstock.consumer import ledger_file, ledger_schema
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.consumer.ledger_schema import marks_of, rewind
@@ -138,7 +138,7 @@ def test_groups_are_found_by_what_is_known_of_them(
 
 
 def test_steps_that_are_read_a_few_at_a_time_are_all_read_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_reader, "_STEPS_AT_ONCE", 1)
+    monkeypatch.setattr(ledger_file, "_STEPS_AT_ONCE", 1)
     with LedgerReader(run_dir) as ledger:
         assert ledger.steps_of([0, 3, 6]) == {0: [0, 1], 3: [0, 1, 2], 6: [2]}
         assert ledger.use_counts()[1].tolist() == [2, 1, 1, 3, 2, 1, 1]
