@@ -207,6 +207,7 @@ def test_a_toy_run_gives_a_table_a_json_and_a_page_without_anything_from_elsewhe
     assert black["free_share"]["value"] == 1.0
     assert told["skipped"] == {"evaluation": "the run has no encoder yet"}
     page = (run / "audit" / "audit.html").read_text()
+    assert set(re.findall(r"var\(--(\w+)\)", page)) <= set(re.findall(r"--(\w+):", page)), "a colour of no name"
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
