@@ -5,6 +5,7 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
+from penstock.config.address import parse_address
 from penstock.config.rules import require
 from penstock.consumer.learning_config import ModelConfig, ObjectiveConfig, OptimizerConfig, TextConfig
 from penstock.consumer.making_config import FilterConfig, GeneratorConfig, PromptsConfig, RealConfig
@@ -163,6 +164,17 @@ class TrainConfig:
     """Steps between two checkpoints; the last step always writes one."""
     mixed_precision: Literal["no", "auto", "bf16", "fp16"] = "no"
     """Arithmetic of the forward pass; `auto` is bf16 where the hardware multiplies it, else no."""
+    metrics: str = ""
+    """HOST:PORT, or a port of this machine, where rank 0 serves its metrics to Prometheus; rank r takes the port r
+    higher. Empty for none."""
+    dashboard: str = ""
+    """HOST:PORT, or a port of this machine, of the live page of rank 0; beyond this machine a token is asked for. Empty
+    for none."""
+    trace: str = ""
+    """File that gets the last minutes of all processes on one time line, for Perfetto. Empty for none."""
+    view: Literal["auto", "full", "line"] = "auto"
+    """What a terminal shows: `full` the pipeline, the fleet and the curves, `line` one line; `auto` is `full` where the
+    terminal is large enough. Without a terminal there are plain lines."""
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
@@ -184,6 +196,9 @@ class TrainConfig:
         require(
             self.groups_per_step >= 2, "groups_per_step must be >= 2: one prompt has no negatives", self.groups_per_step
         )
+        for name in ("metrics", "dashboard"):
+            if text := getattr(self, name):
+                parse_address(text, name)
         require(self.checkpoint_every_steps >= 1, "checkpoint_every_steps must be >= 1", self.checkpoint_every_steps)
         require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")
         self._check_reservoir()

@@ -138,6 +138,21 @@ class Feed:
             ),
         )
 
+    @property
+    def num_kept(self) -> int:
+        """Groups in the reservoir. This, and what follows, for any thread."""
+        return len(self._reservoir)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of them."""
+        return self._reservoir.nbytes
+
+    @property
+    def capacity_groups(self) -> int:
+        """Groups that the reservoir can keep."""
+        return self._reservoir.capacity_groups
+
     def newest(self, num_groups: int) -> list[Group]:
         """Groups of the last batch and the reservoir with different prompts, the newest first."""
         groups = sorted([*self._last_batch, *self._reservoir.groups], key=lambda group: group.ticket.index)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -24,6 +24,18 @@ from penstock.protocol.errors import RunError
 
 _JOIN_S = 5.0
 """How long `close` waits for the thread: it may be in the middle of a copy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchesLook:
+    """What waits for the steps to come, at one moment."""
+
+    reservoir_groups: int
+    reservoir_bytes: int
+    capacity_groups: int
+    """Groups that the reservoir can keep."""
+    is_ready: bool
+    """Whether the next step's batch is ready."""
 
 
 class Prefetcher:
@@ -104,6 +116,15 @@ class Prefetcher:
     def newest(self, num_groups: int) -> list[Group]:
         """As `Feed.newest`; after `close`."""
         return self._feed.newest(num_groups)
+
+    def look(self) -> BatchesLook:
+        """How much is in memory now. For any thread."""
+        return BatchesLook(
+            reservoir_groups=self._feed.num_kept,
+            reservoir_bytes=self._feed.kept_bytes,
+            capacity_groups=self._feed.capacity_groups,
+            is_ready=self._ready is not None,
+        )
 
     def close(self) -> None:
         """End the thread, waiting or not. Does nothing the second time."""

@@ -30,7 +30,8 @@ class Reservoir:
     """
 
     def __init__(self, *, capacity_groups: int, policy: ReusePolicy) -> None:
-        self._capacity_groups = capacity_groups
+        self.capacity_groups = capacity_groups
+        """Groups kept at most, but for those of an earlier life."""
         self._policy = policy
         self._groups: dict[int, Group] = {}
         self._usage: dict[int, Usage] = {}
@@ -53,11 +54,11 @@ class Reservoir:
     @property
     def room(self) -> int:
         """How many newcomers can be kept, spare groups leaving for them."""
-        return max(0, self._capacity_groups - len(self._groups)) + self._policy.num_spare(self._usage)
+        return max(0, self.capacity_groups - len(self._groups)) + self._policy.num_spare(self._usage)
 
     def make_room(self, num_newcomers: int) -> None:
         """Let spare groups leave, as far as newcomers need their places."""
-        lacking = len(self._groups) + num_newcomers - self._capacity_groups
+        lacking = len(self._groups) + num_newcomers - self.capacity_groups
         if lacking > 0:
             for index in self._policy.leaving(lacking, self._usage):
                 self._drop(index)

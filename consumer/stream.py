@@ -8,7 +8,7 @@ memory stays bounded.
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.host_memory import keep_freed_memory
 from penstock.consumer.starvation import Starvation
+from penstock.consumer.stream_look import StreamLook, StreamStats
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError
@@ -62,6 +63,8 @@ class Group:
     """Images of it that the filter had rejected, and that make up what lacked when all candidates were made."""
     crc32: int = 0
     """CRC-32 of the frame as it was sent: raw pixels, or JPEGs."""
+    arrived_ns: int = 0
+    """When it came, on the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +74,6 @@ class Quarantined:
     ticket: Ticket
     reason: str
     stand_in: Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStats:
-    """What has come so far. Counts since the stream's start."""
-
-    groups: int
-    images: int
-    image_bytes: int
-    """Bytes that travelled for them."""
-    producers: int
-    """Producers connected now."""
-    producers_seen: int
-    """Most producers connected at a time."""
-    rejected: int
-    """Messages dropped."""
-    expired: int
-    """Attempts that ran out of their lease or their deadline."""
-    hedged: int
-    """Tickets that were handed to a second producer."""
-    quarantined: int
-    """Tickets that got a stand-in."""
 
 
 class GroupStream:
@@ -205,17 +186,42 @@ class GroupStream:
     def stats(self) -> StreamStats:
         """Counts so far."""
         with self._changed:
-            return StreamStats(
-                groups=self._groups,
-                images=self._images,
-                image_bytes=self._image_bytes,
-                producers=len(self._machine.peers),
-                producers_seen=self._producers_seen,
-                rejected=self._machine.rejects.counts.total(),
-                expired=self._machine.expired,
-                hedged=self._machine.hedged,
-                quarantined=self._machine.quarantined,
+            return self._stats()
+
+    def look(self) -> StreamLook:
+        """Where everything is now. For any thread."""
+        now = time.monotonic()
+        with self._changed:
+            machine = self._machine
+            rejects: Counter[str] = Counter()
+            for (reason, _), count in machine.rejects.counts.items():
+                rejects[reason] += count
+            return StreamLook(
+                stats=self._stats(),
+                fleet=machine.fleet,
+                tickets=machine.count_tickets(),
+                peers=tuple(peer.look(now) for peer in machine.peers.values()),
+                arrived_groups=machine.num_untaken,
+                arrived_bytes=machine.untaken_bytes,
+                reserved_bytes=machine.reserved_bytes,
+                window_groups=machine.window_groups,
+                window_bytes=machine.window_bytes,
+                rejects=rejects,
+                waiting=None if self._waited_s is None else machine.describe_wait(now),
             )
+
+    def _stats(self) -> StreamStats:
+        return StreamStats(
+            groups=self._groups,
+            images=self._images,
+            image_bytes=self._image_bytes,
+            producers=len(self._machine.peers),
+            producers_seen=self._producers_seen,
+            rejected=self._machine.rejects.counts.total(),
+            expired=self._machine.expired,
+            hedged=self._machine.hedged,
+            quarantined=self._machine.quarantined,
+        )
 
     def close(self, reason: str) -> None:
         """Say BYE to every producer, wait a moment for theirs, and close the socket. Does nothing the second time."""
@@ -382,6 +388,7 @@ class GroupStream:
                 num_made=action.num_made,
                 num_unsatisfied=action.num_unsatisfied,
                 crc32=action.crc32,
+                arrived_ns=time.monotonic_ns(),
             )
         )
         self._groups += 1

@@ -25,6 +25,7 @@ from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
+from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
 from penstock.consumer.prefetch import Prefetcher
@@ -40,6 +41,7 @@ from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress
+from penstock.telemetry.recorder import RING, Recorder
 from penstock.telemetry.summary import BOX_WIDTH, box
 
 _REPORT_EVERY_STEPS = 10
@@ -137,6 +139,17 @@ class Trainer:
         self._record = self._resume.record if self._resume else Record()
         self._earlier_hardest = tuple(self._record.hardest_prompts)
         self._stream = self._open_stream()
+        self._observed = Observed(
+            config=config,
+            folder=self._folder,
+            rank=self._rank,
+            world_size=self._world_size,
+            recorder=Recorder(RING if config.trace else 0),
+            stream=self._stream,
+            record=self._record,
+            steps=self._resume.step if self._resume else 0,
+            first_step=self._resume.step if self._resume else 0,
+        )
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
         self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""
@@ -225,7 +238,7 @@ class Trainer:
             self._config, self._folder, self._rank, self._world_size, agreed.model_digest, agreed.real_digest
         )
         self._stack.enter_context(ledger)
-        batches = self._open_batches(ledger, agreed, first_step)
+        batches = self._observed.batches = self._open_batches(ledger, agreed, first_step)
         meter = Meter(
             self._accelerator,
             self._stream,
@@ -248,7 +261,7 @@ class Trainer:
             log = self._train_on(batch, step)
             meter.step()
             watch.done(step)
-            done = step + 1
+            done = self._observed.steps = step + 1
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
                 reporter.looked(done, self._evaluation.look(done, self._network.exported))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
+from penstock.config.address import parse_address
 from penstock.config.rules import require
 from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_NAME_LENGTH
 
@@ -80,6 +81,9 @@ class ProduceConfig:
     """Seconds to finish what is begun after SIGTERM. Stay below the grace that your scheduler gives."""
     trainer_timeout_s: float = 600.0
     """Seconds without any trainer before the producer gives up."""
+    metrics: str = ""
+    """HOST:PORT, or a port of this machine, where the producer serves its metrics to Prometheus; with `devices` each
+    takes the next port. Empty for none."""
 
     def __post_init__(self) -> None:
         require(self.batch_images >= 1, "batch_images must be >= 1", self.batch_images)
@@ -101,3 +105,5 @@ class ProduceConfig:
         require(0 <= self.drain_timeout_s < inf, "drain_timeout_s must be a finite number >= 0", self.drain_timeout_s)
         require(len(self.name) <= MAX_NAME_LENGTH, f"name must have at most {MAX_NAME_LENGTH} characters", self.name)
         require(self.trainer_timeout_s > 0, "trainer_timeout_s must be > 0", self.trainer_timeout_s)
+        if self.metrics:
+            parse_address(self.metrics, "metrics")

@@ -14,7 +14,7 @@ from penstock.protocol.durations import Durations
 from penstock.protocol.fleet import FleetState, Peer, PeerState, choose
 from penstock.protocol.limits import MAX_PER_IMAGE_VALUES, MAX_TICKETS_PER_MESSAGE
 from penstock.protocol.messages import Cancel, Tickets
-from penstock.protocol.ticket_table import Entry, Fault, Hold, TicketTable
+from penstock.protocol.ticket_table import Entry, Fault, Hold, TicketState, TicketTable
 from penstock.protocol.tickets import Attempt, Ticket
 
 
@@ -79,6 +79,20 @@ class Dispatcher:
     def num_waiting(self) -> int:
         """Tickets whose group has not been delivered: planned, issued, running, buffered or quarantined."""
         return len(self._table)
+
+    @property
+    def num_untaken(self) -> int:
+        """Groups that were delivered and that nobody has taken yet."""
+        return self._table.num_untaken
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Bytes of these groups."""
+        return self._table.untaken_bytes
+
+    def count_tickets(self) -> Counter[TicketState]:
+        """How many tickets are in each state, of those whose group has not been delivered."""
+        return self._table.count()
 
     @property
     def num_outstanding(self) -> int:

@@ -23,6 +23,11 @@ class Durations:
         self._last.append(seconds)
         self._sorted = None
 
+    @property
+    def last(self) -> tuple[float, ...]:
+        """Those that are remembered, the oldest first."""
+        return tuple(self._last)
+
     def quantile(self, share: float) -> float:
         """The smallest duration that at least `share` of them do not exceed (nearest rank). Seconds.
 

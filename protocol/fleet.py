@@ -38,6 +38,27 @@ class FleetState(Enum):
     SERVING = "producers are serving"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLook:
+    """A producer at one moment, as one rank sees it: for people and for metrics."""
+
+    name: str
+    state: PeerState
+    manifest: Manifest
+    credit_groups: int
+    held: int
+    """Tickets in its hands."""
+    groups: int
+    """Groups of it that have arrived here, whole."""
+    images: int
+    wire_bytes: int
+    """Bytes that travelled for them."""
+    silent_s: float
+    """Since it was last heard."""
+    service_s: tuple[float, ...]
+    """From STARTED to the group, of its last groups, the oldest first."""
+
+
 @dataclass(slots=True)
 class Peer:
     """A producer as one rank sees it."""
@@ -66,6 +87,10 @@ class Peer:
     """Garbled groups in a row."""
     refusals: int = 0
     """Tickets in a row that it could not make, or made black."""
+    groups: int = 0
+    """Groups of it that have arrived, whole."""
+    images: int = 0
+    wire_bytes: int = 0
 
     @property
     def is_doubtful(self) -> bool:
@@ -105,10 +130,28 @@ class Peer:
         groups, nbytes = 4 * len(self.arrived), 4 * self.arrived_bytes
         return not self.held or groups >= self.credit_groups or nbytes >= self.credit_bytes
 
-    def arrive(self, key: Attempt, ticket: Ticket) -> None:
-        """One of its groups is here, whole."""
+    def arrive(self, key: Attempt, ticket: Ticket, wire_bytes: int) -> None:
+        """One of its groups is here, whole; so many bytes travelled for it."""
         self.arrived.append(key)
         self.arrived_bytes += ticket.recipe.nbytes
+        self.groups += 1
+        self.images += ticket.recipe.num_images
+        self.wire_bytes += wire_bytes
+
+    def look(self, now: float) -> PeerLook:
+        """How it is now."""
+        return PeerLook(
+            name=self.name,
+            state=self.state,
+            manifest=self.manifest,
+            credit_groups=self.credit_groups,
+            held=len(self.held),
+            groups=self.groups,
+            images=self.images,
+            wire_bytes=self.wire_bytes,
+            silent_s=now - self.last_heard,
+            service_s=self.service.last,
+        )
 
     def acknowledge(self) -> Ack:
         """What says that all its groups so far are here."""

@@ -292,7 +292,7 @@ class RankMachine(Dispatcher):
                 actions.append(Send(other.holder, Cancel(attempts=(other.key,))))
                 if other.issued_at < hold.issued_at:
                     actions += self._stall(other.holder, f"was overtaken on ticket {key.index}", keeps_begun=True)
-        peer.arrive(key, entry.ticket)
+        peer.arrive(key, entry.ticket, outcome.wire_bytes)
         if peer.awaits_ack:
             actions.append(Send(identity, peer.acknowledge()))
         ticket = replace(entry.ticket, attempt=key.attempt)

@@ -6,6 +6,7 @@ hedged: the first group that comes counts.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -139,6 +140,15 @@ class TicketTable:
     def num_untaken(self) -> int:
         """Groups that were delivered and that nobody has taken yet."""
         return len(self._untaken)
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Bytes of these groups."""
+        return sum(self._untaken.values())
+
+    def count(self) -> Counter[TicketState]:
+        """How many tickets are in each state."""
+        return Counter(entry.state for entry in self._entries.values())
 
     @property
     def head(self) -> Entry | None:
