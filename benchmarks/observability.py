@@ -53,7 +53,7 @@ Row = dict[str, float]
 
 
 def run(way: str, steps: int, folder: Path) -> Row:
-    """One run, watched as `way` says. Raises BenchmarkError where a process fails, or where nothing could be watched."""
+    """One run, watched as `way` says. Raises BenchmarkError where a process fails or nothing could be watched."""
     folder.mkdir()
     processes, run_dir = harness.Processes(folder), folder / "run"
     base = _free_ports(6)
