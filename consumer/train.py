@@ -262,6 +262,7 @@ class Trainer:
             meter.step()
             watch.done(step)
             done = self._observed.steps = step + 1
+            self._observed.stepped_at = time.time()
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
                 reporter.looked(done, self._evaluation.look(done, self._network.exported))
