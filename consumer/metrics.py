@@ -3,8 +3,6 @@
 Nothing here runs unless somebody scrapes, and nothing on the way of the data knows of it.
 """
 
-from importlib.metadata import version
-
 from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.observed import Observed
 from penstock.consumer.prefetch import Prefetcher
@@ -12,7 +10,7 @@ from penstock.consumer.stream_look import StreamLook
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.ticket_table import TicketState
 from penstock.telemetry.metric_table import TRAINER
-from penstock.telemetry.metrics import AGES, Reading, RecentRate, Scrape
+from penstock.telemetry.metrics import AGES, Reading, RecentRate, Scrape, penstock_version
 
 
 class RankMetrics:
@@ -25,6 +23,7 @@ class RankMetrics:
     def __init__(self, observed: Observed) -> None:
         self._observed = observed
         self._skipped_before = observed.record.steps_skipped
+        self._version = penstock_version()
         self._flops = RecentRate()
 
     @property
@@ -54,7 +53,7 @@ class RankMetrics:
             "penstock_run_info",
             1,
             run_id=observed.folder.run_id,
-            version=version("penstock"),
+            version=self._version,
             objective=observed.config.objective.name,
         )
         scrape.say("penstock_max_steps", observed.config.max_steps)

@@ -25,6 +25,7 @@ from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
+from penstock.consumer.metrics import RankMetrics
 from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
@@ -150,6 +151,8 @@ class Trainer:
             steps=self._resume.step if self._resume else 0,
             first_step=self._resume.step if self._resume else 0,
         )
+        if opening.metrics:
+            opening.metrics.collect(RankMetrics(self._observed).reading)
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
         self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""

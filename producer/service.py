@@ -8,7 +8,7 @@ than one batch is ahead of it. All share the state machine under one lock.
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,12 +18,13 @@ from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
 from penstock.producer.noise import answer_probe
+from penstock.producer.work import Work
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
-from penstock.protocol.links import HeldTicket
+from penstock.protocol.links import HeldTicket, ProducerLook
 from penstock.protocol.messages import Ack, Choice, Header, Heartbeat, Hello, Message, Result
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
@@ -126,6 +127,27 @@ class ProducerService:
         """
         self._drain_asked = self._loaded
         return self._loaded
+
+    @property
+    def name(self) -> str:
+        """In logs and metrics."""
+        return self._machine.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it has said that it is."""
+        return self._machine.manifest
+
+    @property
+    def work(self) -> Work:
+        """What its engine has done so far."""
+        return self._engine.work
+
+    def look(self) -> ProducerLook:
+        """How it is now. For any thread."""
+        with self._changed:
+            look = self._machine.look()
+            return replace(look, rejects=self._garbled.by_kind + Counter(look.rejects))
 
     # --- main thread --------------------------------------------------------------------------------------------------
 
@@ -269,7 +291,9 @@ class ProducerService:
         try:
             header, message = decode(frames[0])
         except MessageError as error:
-            if self._garbled.counts_round(error.reason, peer.decode()):
+            with self._changed:
+                is_told = self._garbled.counts_round(error.reason, peer.decode())
+            if is_told:
                 _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
         with self._changed:

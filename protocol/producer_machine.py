@@ -6,7 +6,7 @@ earliest `need_by_step` first across all ranks, so no rank starves another. Time
 clock. States and messages: docs/protocol.md.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import fields
 from operator import attrgetter
@@ -14,7 +14,7 @@ from operator import attrgetter
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
-from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState
+from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState, ProducerLook
 from penstock.protocol.messages import (
     NO_CHOICE,
     Ack,
@@ -88,6 +88,20 @@ class ProducerMachine:
     def drained(self) -> bool:
         """Whether nothing is left of what a draining producer had begun: made, sent and acknowledged."""
         return not self._running and not any(link.sent or link.waiting for link in self.links.values())
+
+    def look(self) -> ProducerLook:
+        """How it is now."""
+        links = self.links.values()
+        return ProducerLook(
+            queued=len(self._queue),
+            running=len(self._running),
+            waiting=sum(len(link.waiting) for link in links),
+            sent=sum(len(link.sent) for link in links),
+            unacknowledged_bytes=sum(link.unacknowledged_bytes for link in links),
+            credit_groups=self.credit_groups,
+            links=Counter(link.state for link in links),
+            rejects=self._refused.by_kind,
+        )
 
     def header(self, peer: bytes) -> Header:
         """The fences of a message to `peer`, without its sequence number."""

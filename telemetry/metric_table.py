@@ -1,8 +1,8 @@
-"""Every metric that a trainer and a producer serve, as data: what serves them fills it in, and docs/metrics.md shows it.
+"""Every metric that a trainer and a producer serve, as data: whoever serves them fills it in, docs/metrics.md shows it.
 
 Names and units follow Prometheus: base units, `_total` for counters, a ratio from 0 to 1. Counters count one life of a
-process: they begin at 0 when it starts, also where a run goes on from a checkpoint. So a step that is done again after a
-resume was really done twice, and `rate` and `increase` see an ordinary reset.
+process: they begin at 0 when it starts, also where a run goes on from a checkpoint. So `rate` and `increase` see an
+ordinary reset, and a step that is done again after a resume, which was really done twice, counts twice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -96,7 +96,7 @@ TRAINER: Final = (
     ),
     Metric("penstock_leases_expired_total", "counter", "Attempts that ran out of their lease or their deadline."),
     Metric("penstock_tickets_hedged_total", "counter", "Tickets that were handed to a second producer."),
-    Metric("penstock_tickets_quarantined_total", "counter", "Tickets that no producer could make, and that got a stand-in."),
+    Metric("penstock_tickets_quarantined_total", "counter", "Tickets that nobody could make, and that got a stand-in."),
     Metric(
         "penstock_images_filtered_total",
         "counter",
@@ -132,7 +132,7 @@ PRODUCER: Final = (
     ),
     # --- work
     Metric("penstock_producer_images_total", "counter", "Images that have been made."),
-    Metric("penstock_producer_groups_total", "counter", "Groups that have been made and were ready to travel."),
+    Metric("penstock_producer_groups_total", "counter", "Groups that have been made."),
     Metric("penstock_producer_busy_seconds_total", "counter", "Time in which the engine was busy."),
     Metric("penstock_producer_stage_duration_seconds", "histogram", STAGES_HELP, ("stage",)),
     Metric(

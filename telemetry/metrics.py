@@ -8,19 +8,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
-from math import inf
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from penstock.telemetry.metric_table import Metric
 from penstock.telemetry.recorder import BUCKETS_S, Taken
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
-BOUNDS = tuple(floatToGoString(bound) for bound in (*BUCKETS_S, inf))
+BOUNDS = (*map(str, BUCKETS_S), "+Inf")
 """Upper bounds of a histogram's buckets, as Prometheus writes them."""
 
 _KEPT_LOOKS = 60
@@ -110,7 +109,7 @@ class RecentRate:
     """How fast a count has grown of late, from looks at it that come when they come. For one thread.
 
     Args:
-        window_s: what is of late: the rate is since the newest look that is at least so old, or else since the beginning.
+        window_s: what is of late: the rate is since the newest look that is at least so old, else since the beginning.
         now: the time, monotonic.
     """
 
@@ -127,6 +126,14 @@ class RecentRate:
             self._looks.append((now, count))
         since, before = self._looks[0]
         return (count - before) / (now - since) if now > since else 0.0
+
+
+def penstock_version() -> str:
+    """The version that is installed; `unknown` where none is. It reads the disk: once is enough."""
+    try:
+        return version("penstock")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _family(metric: Metric, own: tuple[str, ...]) -> Family:

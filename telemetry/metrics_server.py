@@ -5,6 +5,7 @@ long as its client likes, and asks the name service who it is. Here a client tha
 """
 
 import contextlib
+import itertools
 import logging
 import socket
 import sys
@@ -82,6 +83,40 @@ class MetricsServer:
         self.close()
 
 
+def free_addresses(first: Address, count: int) -> list[Address]:
+    """So many addresses, each at the next port from `first` on where nobody listens now; port 0 is always free.
+
+    Raises ConfigError where the ports end before.
+    """
+    found: list[Address] = []
+    for place in itertools.count():
+        if len(found) == count:
+            break
+        address = first.shifted(place)
+        if address.port == 0 or _is_free(address):
+            found.append(address)
+    return found
+
+
+def _is_free(address: Address) -> bool:
+    family, where = _resolve(address)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As who will listen there; without it a port counts as taken for minutes after its last connection.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(where)
+        except OSError:
+            return False
+    return True
+
+
+def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Family and place of a socket that listens there. Raises OSError or UnicodeError where there is no such host."""
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, where = found[0]
+    return family, (str(where[0]), int(where[1]))
+
+
 class _Server(ThreadingMixIn, TCPServer):
     """Bound and listening; a thread a connection, none of which outlives the process."""
 
@@ -94,9 +129,8 @@ class _Server(ThreadingMixIn, TCPServer):
         """One look at the run at a time."""
         self._begun: dict[Any, float] = {}
         """Connections that are open, and since when; monotonic."""
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family, _, _, _, where = found[0]
-        super().__init__((str(where[0]), int(where[1])), _Handler)
+        self.address_family, where = _resolve(address)
+        super().__init__(where, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if len(self._begun) >= _MAX_CONNECTIONS:
@@ -128,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "penstock", ""
     timeout = _PATIENCE_S
 
-    def do_GET(self) -> None:  # noqa: N802 - the standard library's name
+    def do_GET(self) -> None:
         """The metrics, in the format that the client asks for."""
         if self.path.partition("?")[0] != PATH:
             self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"the metrics are at {PATH}\n".encode())
