@@ -136,7 +136,7 @@ def test_promtool_finds_nothing_to_say_of_them(table: tuple[Metric, ...], own: t
 
     def fill(scrape: Scrape) -> None:
         for metric in table:
-            labels = {label: "x" for label in metric.labels}
+            labels = dict.fromkeys(metric.labels, "x")
             if metric.type == "histogram":
                 scrape.durations(metric.name, recorder.taken()["step"], **labels)
             else:

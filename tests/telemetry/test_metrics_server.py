@@ -102,7 +102,9 @@ def test_a_look_that_fails_is_a_line_and_a_500_and_the_next_one_works(
 def test_an_address_in_use_is_one_line(server: MetricsServer) -> None:
     with pytest.raises(EndpointError) as caught:
         MetricsServer(server.address)
-    expected = f"metrics: cannot listen at 127.0.0.1, port {server.address.port}: Address already in use; choose another"
+    expected = (
+        f"metrics: cannot listen at 127.0.0.1, port {server.address.port}: Address already in use; choose another"
+    )
     assert str(caught.value) == f"{expected} address"
 
 
