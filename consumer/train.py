@@ -21,6 +21,7 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.engines import Engines
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.figures import Figures
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
@@ -204,7 +205,8 @@ class Trainer:
         config = self._config
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
         progress = Progress() if self._accelerator.is_main_process else None
-        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
+        figures = Figures(self._observed)
+        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, figures, progress)
 
     def _open_batches(self, ledger: Ledger, agreed: Engines, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
