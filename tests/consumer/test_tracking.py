@@ -185,8 +185,9 @@ def test_other_ranks_than_the_first_tell_nothing(folder: RunFolder) -> None:
 
 
 def test_without_trackers_nothing_is_written(folder: RunFolder) -> None:
-    accelerator = Accelerator(cpu=True, **accelerator_arguments(TrackingConfig(), folder.path))
-    with Tracking(accelerator, TrackingConfig(), folder, {}) as tracking:
+    nobody = TrackingConfig(trackers=())
+    accelerator = Accelerator(cpu=True, **accelerator_arguments(nobody, folder.path))
+    with Tracking(accelerator, nobody, folder, {}) as tracking:
         tracking.scalars({"train/loss": 1.0}, 1)
         tracking.groups(GROUPS, 500)
         assert not tracking.wants_groups(500)
