@@ -128,13 +128,17 @@ def test_a_wait_is_seen_while_it_lasts_and_counted_once(tmp_path: Path) -> None:
     tap = _Tap()
     with _batches(tap, tmp_path) as batches:
         assert batches.look().wait_s == 0
-        taker = threading.Thread(target=batches.take, args=[0])
+
+        def see_it_and_end_it() -> None:
+            until(lambda: batches.look().wait_s > 0.05)
+            tap.let_through.release(2)
+
+        looker = threading.Thread(target=see_it_and_end_it)
         begun = time.monotonic()
-        taker.start()
-        until(lambda: batches.look().wait_s > 0.05)
-        tap.let_through.release(2)
-        taker.join(WAIT_S)
+        looker.start()
+        batches.take(0)
         took_s = time.monotonic() - begun
+        looker.join(WAIT_S)
         assert 0.05 < batches.look().wait_s <= took_s
         assert batches.look().wait_s == batches.wait_s, "the wait is over"
 
