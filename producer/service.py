@@ -26,7 +26,7 @@ from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.limits import MAX_TRACE_EVENTS
 from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets
+from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets, Welcome
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
@@ -297,7 +297,6 @@ class ProducerService:
         if (traced := self._machine.traced) is None:
             return
         peer, clock = traced
-        self.recorder.trace()
         if clock.best is None:
             return
         for _ in range(_TRACES_AT_ONCE):
@@ -313,7 +312,9 @@ class ProducerService:
             if self._garbled.counts_round(error.reason, peer.decode()):
                 _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
-        if isinstance(message, Tickets):
+        if isinstance(message, Welcome) and message.trace:
+            self.recorder.trace()
+        elif isinstance(message, Tickets):
             for ticket in message.tickets:
                 self.recorder.mark("held", ticket.index, ticket.attempt, Flow.STEP)
         elif isinstance(message, Ack):
