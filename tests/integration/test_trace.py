@@ -1,5 +1,6 @@
 """A trace of real processes: clocks that are hours apart on one line, and a run of two ranks that Ctrl-C ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -105,11 +106,11 @@ def test_ctrl_c_leaves_a_trace_of_all_ranks_and_producers(tmp_path: Path) -> Non
     try:
         _until(lambda: len(read_steps(run_dir)) >= 6 or program.poll() is not None)
         os.killpg(program.pid, signal.SIGINT)
-        program.wait(WAIT_S)
+        _until(path.exists)  # the launcher does not wait for the ranks
     finally:
-        if program.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
-    assert path.exists(), log.read_text()
+        program.wait()
     trace = trace_rules.read(path)
     assert trace_rules.violations(trace) == []
     numbers = trace_rules.processes(trace)
