@@ -1,6 +1,6 @@
 """The ranks as one producer sees them: where the talk with each stands, and what is on its way to it."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -166,6 +166,22 @@ class ProducerLook:
     """Ranks that it knows, by where the talk with them stands."""
     rejects: Mapping[str, int]
     """Messages that a rank refused, or that came garbled, by reason."""
+
+
+def look_at(
+    links: Sequence[Link], queued: int, running: int, credit_groups: int, rejects: Mapping[str, int]
+) -> ProducerLook:
+    """How a producer with these links is now; the other arguments are as in `ProducerLook`."""
+    return ProducerLook(
+        queued=queued,
+        running=running,
+        waiting=sum(len(link.waiting) for link in links),
+        sent=sum(len(link.sent) for link in links),
+        unacknowledged_bytes=sum(link.unacknowledged_bytes for link in links),
+        credit_groups=credit_groups,
+        links=Counter(link.state for link in links),
+        rejects=rejects,
+    )
 
 
 @dataclass(frozen=True, slots=True)
