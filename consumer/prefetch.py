@@ -36,6 +36,8 @@ class BatchesLook:
     """Groups that the reservoir can keep."""
     is_ready: bool
     """Whether the next step's batch is ready."""
+    wait_s: float
+    """Seconds that the training thread has waited for batches, the wait that goes on included."""
 
 
 class Prefetcher:
@@ -77,6 +79,8 @@ class Prefetcher:
         self._state: FeedState | None = None
         self.wait_s = 0.0
         """Seconds that `take` has waited."""
+        self._waits_since: float | None = None
+        """When the `take` that goes on began."""
         self.groups_by_uses: list[int] = [0]
         """How many groups have been used u times, at place u: what this life adds to those before it."""
         self.groups_by_concept: Counter[int] = Counter()
@@ -92,6 +96,7 @@ class Prefetcher:
             raise ValueError(f"steps {self._steps.start} to {self._steps.stop - 1} are prepared, got {step}")
         start = time.perf_counter()
         with self._changed:
+            self._waits_since = start
             self._changed.wait_for(lambda: self._ready or self._error or self._closed)
             prepared, copied = self._ready, self._copied
             if prepared is None or self._closed:
@@ -100,7 +105,7 @@ class Prefetcher:
                 raise ValueError(f"steps must be taken in their order: {prepared.step} is next, got {step}")
             self._ready, self._wants_next = None, True
             self._changed.notify_all()
-        self.wait_s += time.perf_counter() - start
+            self.wait_s, self._waits_since = self.wait_s + time.perf_counter() - start, None
         if copied is not None:
             _hand_over(prepared.batch, copied)
         self._account(prepared)
@@ -119,11 +124,15 @@ class Prefetcher:
 
     def look(self) -> BatchesLook:
         """How much is in memory now. For any thread."""
+        with self._changed:
+            since = self._waits_since
+            wait_s = self.wait_s + (0.0 if since is None else time.perf_counter() - since)
         return BatchesLook(
             reservoir_groups=self._feed.num_kept,
             reservoir_bytes=self._feed.kept_bytes,
             capacity_groups=self._feed.capacity_groups,
             is_ready=self._ready is not None,
+            wait_s=wait_s,
         )
 
     def close(self) -> None:
