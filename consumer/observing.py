@@ -11,12 +11,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
 from penstock.config.process import printable
-from penstock.consumer.event_log import EventLog
 from penstock.consumer.fleet_views import FleetViews
 from penstock.consumer.observed import Observed
 from penstock.consumer.prefetch import BatchesLook
 from penstock.consumer.stream import Group
 from penstock.consumer.stream_look import StreamLook
+from penstock.protocol.fleet import FleetState
 from penstock.protocol.ticket_table import TicketState
 from penstock.telemetry.live_verdict import Pace, judge_now
 from penstock.telemetry.rates import Rates
@@ -35,6 +35,8 @@ _STALL_S = 5.0
 """Without a step and waiting for groups for so long, and for several steps' time, a run stalls."""
 _STALL_STEPS = 8
 _CURVE_POINTS = 256
+_GROUP_EVERY_S = 0.5
+"""Between two groups that are shown, at least, so that each can be seen and copying costs little."""
 _THUMBNAIL_SIZE = 128
 _THUMBNAILS = 16
 """Images of a group that are shown."""
@@ -42,7 +44,7 @@ _JOIN_S = 2.0
 
 
 class Observer:
-    """Views of a rank that runs, each from a moment ago. A context manager: within, it looks and listens to the log.
+    """Views of a rank that runs, each from a moment ago. A context manager: within, it looks.
 
     Args:
         observed: the rank.
@@ -50,8 +52,6 @@ class Observer:
     """
 
     def __init__(self, observed: Observed, num_groups: int = 0) -> None:
-        self._observed = observed
-        self._events = EventLog()
         self._looker = Looker(observed, num_groups)
         self._closed = threading.Event()
         self._view = self._look()
@@ -70,10 +70,9 @@ class Observer:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(timeout=_JOIN_S)
-        self._events.__exit__()
 
     def _look(self) -> RunView:
-        return self._looker.look(time.monotonic(), time.time(), self._events)
+        return self._looker.look(time.monotonic(), time.time())
 
     def _watch(self) -> None:
         pause_s = LOOK_EVERY_S
@@ -87,7 +86,6 @@ class Observer:
             pause_s = max(LOOK_EVERY_S, _PAUSE_PER_LOOK * (time.perf_counter() - began))
 
     def __enter__(self) -> Self:
-        self._events.__enter__()
         self._thread.start()
         return self
 
@@ -125,14 +123,14 @@ class Looker:
         """Groups that will be shown."""
         self._shown: list[tuple[int, GroupView]] = []
         """When each came, and what is shown of it; the newest first."""
+        self._added_at = float("-inf")
 
-    def look(self, now: float, at: float, events: EventLog) -> RunView:
+    def look(self, now: float, at: float) -> RunView:
         """The run now.
 
         Args:
             now: seconds on the monotonic clock, later than at the look before.
             at: seconds since the epoch.
-            events: what has been logged.
         """
         observed, config, record = self._observed, self._observed.config, self._observed.record
         steps, stream = observed.steps, observed.stream.look()
@@ -158,6 +156,7 @@ class Looker:
             images_trained=trained,
             made_per_s=rates.seldom_per_s("made"),
             trained_per_s=step_rate * observed.images_per_step,
+            steps_per_s=step_rate,
             reuse=pace.reuse,
             data_wait=min(1.0, rates.per_s("data_wait")),
             bytes_per_s=rates.seldom_per_s("bytes"),
@@ -173,8 +172,8 @@ class Looker:
             hedged=stream.stats.hedged,
             quarantined=stream.stats.quarantined,
             rejects=stream.rejects,
-            events=events.last,
-            groups=self._newest_groups(),
+            events=observed.events.last,
+            groups=self._newest_groups(now),
         )
 
     def _count(self, now: float, steps: int, stream: StreamLook, batches: BatchesLook | None) -> None:
@@ -240,17 +239,20 @@ class Looker:
     def _waiting_for(self, state: str, steps: int, stream: StreamLook) -> str | None:
         if state == "ended" or (state == "running" and steps > self._observed.first_step):
             return None  # a group now and then is no news
+        if stream.fleet is FleetState.WAITING:
+            return f"{stream.fleet.value}; start one: penstock produce --connect {self._observed.stream.endpoint}"
         waiting = printable(stream.waiting) if stream.waiting else None
         if state == "stalled":
             return waiting or "no group, but for the other ranks or its device"
         return waiting or (stream.fleet.value if state == "waiting" else None)
 
-    def _newest_groups(self) -> tuple[GroupView, ...]:
-        """The groups that are shown; one look adds one at most, so that copying costs little."""
+    def _newest_groups(self, now: float) -> tuple[GroupView, ...]:
+        """The groups that are shown; one look adds one at most."""
         if not self._num_groups:
             return ()
         self._coming = (self._observed.stream.newest() + self._coming)[: self._num_groups]
-        if self._coming:
+        if self._coming and now - self._added_at >= _GROUP_EVERY_S:
+            self._added_at = now
             group = self._coming.pop(0)
             view = GroupView(
                 group.ticket.index,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
+from penstock.consumer.event_log import EventLog
 from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts.asking.answers import AskedPrompt
 from penstock.consumer.prompts.asking.ask import ask
@@ -45,6 +46,8 @@ class Opening:
     """Bound; producers that dial it wait until the stream starts."""
     fleet: LocalFleet | None
     """The producers that this rank started."""
+    events: EventLog
+    """What the rank has logged since it was started."""
 
 
 def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) -> Opening:
@@ -56,6 +59,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         EndpointError: the address is taken or not allowed, or whoever is asked for prompts is down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
     """
+    events = stack.enter_context(EventLog())
     if config.groups_per_step % world_size:
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
@@ -75,7 +79,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     )
     stack.callback(socket.close)
     if rank != 0:
-        return Opening(prompts, real, socket, None)
+        return Opening(prompts, real, socket, None, events)
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     # Before the asking: one that another trainer holds is refused, too, before anybody is paid.
@@ -88,9 +92,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
-        return Opening(prompts, real, socket, None)
+        return Opening(prompts, real, socket, None, events)
     fleet = LocalFleet(local, socket.endpoint, folder, config.real)
-    return Opening(prompts, real, socket, stack.enter_context(fleet))
+    return Opening(prompts, real, socket, stack.enter_context(fleet), events)
 
 
 def open_prompts(

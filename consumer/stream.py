@@ -184,6 +184,11 @@ class GroupStream:
         with self._changed:
             return None if self._waited_s is None else self._machine.describe_wait(time.monotonic())
 
+    @property
+    def endpoint(self) -> str:
+        """The rank's address, for producers of this machine."""
+        return self._socket.endpoint
+
     def show_newest(self, num_groups: int) -> None:
         """Keep the groups that come last for `newest`, at most so many, whoever takes them. For any thread."""
         self._newest = deque(self._newest, maxlen=num_groups)

@@ -38,9 +38,9 @@ def judge_now(pace: Pace) -> Verdict:
     share = f"The trainer waits {waited:.0%} of its time for images"
     if waited >= STARVED_FRACTION:
         if pace.group_wait is not None and pace.group_wait < waited / 2:
-            evidence = f"{share}, though groups are here: batches are prepared too slowly."
-            return Verdict("host", evidence, "Give the trainer's host more or faster cores; smaller images also help.")
-        step = "Add producers, or let images be used more often (--reservoir.policy adaptive)"
+            evidence = f"{share}, though they are here: batches are slow."
+            return Verdict("host", evidence, "Give the trainer's host more or faster cores, or make smaller images.")
+        step = "Add producers, or try --reservoir.policy adaptive"
         if waited < 1:
             step += f": at most {1 / (1 - waited):.1f} times as fast"
         return Verdict("producers", f"{share}; {_rate(pace.made_per_s)} come.", f"{step}.")

@@ -107,6 +107,7 @@ class RunView:
     """On this rank."""
     made_per_s: float
     trained_per_s: float
+    steps_per_s: float = 0.0
     reuse: float
     """Uses per image, since the beginning."""
     data_wait: float

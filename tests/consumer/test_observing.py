@@ -59,7 +59,7 @@ class Watched:
 
     def look(self, after_s: float = 1.0) -> RunView:
         self.now += after_s
-        return self.looker.look(self.now, 1000.0 + self.now, EventLog())
+        return self.looker.look(self.now, 1000.0 + self.now)
 
     def go(self, seconds: int, *, steps_per_s: int, data_wait: float = 0.0) -> RunView:
         view = self.look()
@@ -133,7 +133,10 @@ def test_a_run_waits_then_goes_then_stalls_then_goes_again_then_ends(bench: Stre
     stream = bench.start(window=2)
     watched = Watched(stream)
     view = watched.look()
-    assert (view.state, view.waiting_for) == ("waiting", "waiting for the first producer")
+    assert view.state == "waiting"
+    assert view.waiting_for == (
+        f"waiting for the first producer; start one: penstock produce --connect {stream._socket.endpoint}"
+    )
     producer = bench.join(stream)
     producer.make()
     stream.get()
