@@ -69,7 +69,7 @@ def header(view: RunView, width: int) -> Block:
     share = min(1.0, view.step / view.max_steps) if view.max_steps else 0.0
     before = line("step ", (f"{view.step}", STRONG), f"/{view.max_steps}  ")
     left_s = (view.max_steps - view.step) / view.steps_per_s if view.steps_per_s else None
-    times = f"{clock(view.seconds)} gone" + (f", {clock(left_s)} left" if left_s and view.state == "running" else "")
+    times = f"{clock(view.seconds)} so far" + (f", {clock(left_s)} left" if left_s and view.state == "running" else "")
     after = line(f"  {share:.0%}", ("  " + times, DIM))
     progress = bar(max(4, width - before.cell_len - after.cell_len), (share, FULL, "cyan"))
     return [ends(left, right, width), fit(before.append_text(progress).append_text(after), width)]
@@ -80,6 +80,7 @@ def pipeline(view: RunView, width: int, rows: int) -> Block:
     wide = (width - 3 * 3) // 4
     widths = [wide, wide, wide, width - 3 * (wide + 3)]
     bound = _BOUND.get(view.verdict.side) if view.state == "running" else None
+    bound_style = f"bold {_HEADLINES.get(view.verdict.side, ('', CAREFUL))[1]}"
     contents = {
         "producers": _producers(view),
         "stream": _stream(view, wide - 4),
@@ -90,7 +91,7 @@ def pipeline(view: RunView, width: int, rows: int) -> Block:
     block: Block = []
     done = 0
     for (name, lines), box_width in zip(contents.items(), widths, strict=True):
-        framed = box(name, lines[:rows], box_width, f"bold {CAREFUL}" if name == bound else DIM)
+        framed = box(name, lines[:rows], box_width, bound_style if name == bound else DIM)
         if not block:
             block, done = framed, box_width
             continue
