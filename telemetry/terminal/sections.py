@@ -103,13 +103,13 @@ def pipeline(view: RunView, width: int, rows: int) -> Block:
 def _producers(view: RunView) -> Block:
     here = [producer for producer in view.producers if producer.state != "gone"]
     ready = sum(producer.state == "ready" for producer in here)
-    style = GOOD if here and ready == len(here) else CAREFUL
     busy = [producer.busy_share for producer in here if producer.busy_share is not None]
+    made = f"{human(view.images_made)} images"
     return [
         line((human(view.made_per_s), STRONG), " images/s"),
-        line((f"{ready}", style), f" of {len(here)} ready"),
-        line(f"busy {sum(busy) / len(busy):.0%}") if busy else line(f"{human(view.images_made)} made"),
-        line((f"{human(view.images_made)} images", DIM)) if busy else line(),
+        line((f"{ready}", GOOD if here and ready == len(here) else CAREFUL), f" of {len(here)} ready"),
+        line(f"busy {sum(busy) / len(busy):.0%}" if busy else "busy -"),
+        line((made if view.filtered is None else f"rejects {view.filtered:.0%}", DIM)),
     ]
 
 

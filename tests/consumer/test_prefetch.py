@@ -124,6 +124,19 @@ def test_the_next_batch_is_prepared_while_the_step_runs_and_only_that(tmp_path: 
         assert tap.given == 6, "one batch ahead, no more"
 
 
+def test_a_wait_that_goes_on_counts_already_for_whoever_looks(tmp_path: Path) -> None:
+    tap = _Tap()
+    with _batches(tap, tmp_path) as batches:
+        taker = threading.Thread(target=batches.take, args=(0,), daemon=True)
+        taker.start()
+        until(lambda: batches.look().wait_s > 0.05)
+        assert batches.wait_s == 0
+        tap.let_through.release(100)
+        taker.join(WAIT_S)
+        waited = batches.look().wait_s
+        assert waited == batches.wait_s > 0.05
+
+
 def test_only_what_was_taken_counts(tmp_path: Path) -> None:
     tap = _Tap()
     tap.let_through.release(100)

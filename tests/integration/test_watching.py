@@ -1,13 +1,16 @@
 """A real run in a real terminal: what somebody sees who watches it, in good times and bad."""
 
+import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tests.telemetry.terminal.pseudo_terminal import PseudoTerminal
+from tests.telemetry.terminal.pseudo_terminal import PseudoTerminal, save_svg
 
 RUN = [
     sys.executable,
@@ -61,6 +64,16 @@ def test_a_terminal_shows_a_run_its_lost_producer_and_its_stall_and_is_given_bac
         # What was logged meanwhile stands there now, and last the line of the last report.
         assert "producer local-1 ended" in terminal.text
         assert terminal.text.strip().splitlines()[-1].startswith("step ")
+
+
+@pytest.mark.skipif("PENSTOCK_SCREENSHOTS" not in os.environ, reason="set PENSTOCK_SCREENSHOTS=docs to draw it anew")
+@pytest.mark.timeout(600)
+def test_a_screenshot_of_the_demo_for_the_documentation(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "penstock.consumer", "--config", "demo", "--run-dir", str(tmp_path / "demo")]
+    env = {"OMP_NUM_THREADS": "1", "COLORTERM": "truecolor"}
+    with PseudoTerminal(120, 40, command, wait_s=500, **env) as terminal:
+        terminal.until(lambda: bool(re.search(r"kNN .*step 2\d\d", terminal.text)) and "NEWEST" in terminal.text)
+        save_svg(terminal, Path(os.environ["PENSTOCK_SCREENSHOTS"]) / "watching.svg", "penstock demo")
 
 
 def _rows(terminal: PseudoTerminal, *words: str) -> list[int]:

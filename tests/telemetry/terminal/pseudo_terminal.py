@@ -2,17 +2,23 @@
 
 import copy
 import fcntl
+import io
 import os
 import pty
+import re
 import select
 import struct
 import termios
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyte
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 
 WAIT_S = 20.0
 _SECOND_SCREEN = 1049
@@ -132,3 +138,26 @@ class PseudoTerminal:
         if not self.pid:
             self.stream.close()
         os.close(self._master)
+
+
+def save_svg(terminal: PseudoTerminal, path: Path, title: str) -> None:
+    """Write what stands on the screen as a picture that loads nothing from elsewhere."""
+    screen = terminal.screen
+    console = Console(
+        width=screen.columns, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
+    for row in range(screen.lines):
+        text = Text(no_wrap=True)
+        for column in range(screen.columns):
+            cell = screen.buffer[row][column]
+            text.append(cell.data or " ", Style(color=_colour(cell.fg), bgcolor=_colour(cell.bg), bold=cell.bold))
+        console.print(text)
+    svg = console.export_svg(title=title)
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))
+
+
+def _colour(name: str) -> str | None:
+    """rich's name of a colour of pyte."""
+    if name == "default":
+        return None
+    return f"#{name}" if re.fullmatch("[0-9a-f]{6}", name) else {"brown": "yellow"}.get(name, name)

@@ -123,6 +123,11 @@ def test_the_newest_events_are_shown_whole_and_warnings_are_marked() -> None:
     assert "event 0 " not in text
 
 
+def test_what_a_filter_rejects_stands_by_the_producers() -> None:
+    assert "rejects 12%" in text_of(picture(run_view(filtered=0.125), 80, 24))
+    assert "12.3k images" in text_of(picture(run_view(), 80, 24))
+
+
 def test_faults_are_counted_above_the_events() -> None:
     view = run_view(expired=2, hedged=1, rejects={"bad_crc": 3, "late": 1})
     assert "2 asked for again, 1 asked for twice, 4 messages refused" in text_of(picture(view, 80, 24))
