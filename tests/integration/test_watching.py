@@ -32,7 +32,7 @@ def test_a_terminal_shows_a_run_its_lost_producer_and_its_stall_and_is_given_bac
     env = {"OMP_NUM_THREADS": "1", "COLORTERM": "truecolor"}
     with PseudoTerminal(120, 40, [*RUN, "--run-dir", str(tmp_path / "run")], wait_s=WAIT_S, **env) as terminal:
         terminal.shows("joined")  # on the first screen, or among the events
-        terminal.shows("2 of 2 ready")
+        terminal.shows("2/2 ready")
         assert terminal.is_second_screen
         terminal.shows("BOUND")  # a verdict
         terminal.shows("LOSS")

@@ -85,7 +85,7 @@ def test_what_an_operator_looks_for_is_there(width: int, height: int) -> None:
             "20%",
             "1:23 so far, 2:00 left",
             "412 images/s",
-            "2 of 2 ready",
+            "2/2 ready",
             "1872 images/s",
         ),
         *("4 here", "52 asked", "480/512", "used 2.5×", "waits 31%", "PRODUCER-BOUND", "Add producers.", "local-1"),
@@ -126,6 +126,16 @@ def test_the_newest_events_are_shown_whole_and_warnings_are_marked() -> None:
 def test_what_a_filter_rejects_stands_by_the_producers() -> None:
     assert "rejects 12%" in text_of(picture(run_view(filtered=0.125), 80, 24))
     assert "12.3k images" in text_of(picture(run_view(), 80, 24))
+
+
+def test_an_event_that_has_room_in_part_is_cut_and_the_newer_ones_are_whole() -> None:
+    events = (
+        EventView(at=0.0, is_warning=False, text="word " * 50),
+        EventView(at=0.0, is_warning=False, text="newest"),
+    )
+    lines = [line.plain.rstrip() for line in picture(run_view(events=events), 80, 24)]
+    assert lines[-1].endswith("newest")
+    assert lines[-2].endswith("…")
 
 
 def test_faults_are_counted_above_the_events() -> None:
