@@ -68,12 +68,13 @@ def test_a_terminal_shows_a_run_its_lost_producer_and_its_stall_and_is_given_bac
 
 @pytest.mark.skipif("PENSTOCK_SCREENSHOTS" not in os.environ, reason="set PENSTOCK_SCREENSHOTS=docs to draw it anew")
 @pytest.mark.timeout(600)
-def test_a_screenshot_of_the_demo_for_the_documentation(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "penstock.consumer", "--config", "demo", "--run-dir", str(tmp_path / "demo")]
-    env = {"OMP_NUM_THREADS": "1", "COLORTERM": "truecolor"}
-    with PseudoTerminal(120, 40, command, wait_s=500, **env) as terminal:
-        terminal.until(lambda: bool(re.search(r"kNN .*step 2\d\d", terminal.text)) and "NEWEST" in terminal.text)
-        save_svg(terminal, Path(os.environ["PENSTOCK_SCREENSHOTS"]) / "watching.svg", "penstock demo")
+def test_a_screenshot_for_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(os.environ["PENSTOCK_SCREENSHOTS"]).resolve()
+    monkeypatch.chdir(tmp_path)
+    command = [*RUN, "--run-dir", "runs/train", "--evaluation.data", "toyworld", "--evaluation.every-steps", "50"]
+    with PseudoTerminal(120, 40, command, wait_s=500, OMP_NUM_THREADS="1", COLORTERM="truecolor") as terminal:
+        terminal.until(lambda: bool(re.search(r"kNN .*step [34]\d\d", terminal.text)) and "NEWEST" in terminal.text)
+        save_svg(terminal, folder / "watching.svg", "penstock train")
 
 
 def _rows(terminal: PseudoTerminal, *words: str) -> list[int]:

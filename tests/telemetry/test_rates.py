@@ -18,7 +18,7 @@ def test_looks_that_follow_closely_change_no_rate() -> None:
     for look in range(160):
         rates.add(look / 4, {"images": 5 * look / 4})
     assert rates.per_s("images") == pytest.approx(5)
-    assert len(rates._samples) <= 81  # four in three seconds, of a minute
+    assert len(rates._times) <= 81  # four in three seconds, of a minute
 
 
 def test_what_comes_in_lumps_has_a_rate_in_between() -> None:
