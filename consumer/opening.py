@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from penstock.config.address import Address, parse_address
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
+from penstock.consumer.event_log import EventLog
 from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts.asking.answers import AskedPrompt
 from penstock.consumer.prompts.asking.ask import ask
@@ -52,6 +53,8 @@ class Opening:
     """The producers that this rank started."""
     metrics: "MetricsServer | None"
     """Listening; None where nobody asked for metrics."""
+    events: EventLog
+    """What the rank has logged since it was started."""
 
 
 def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) -> Opening:
@@ -64,6 +67,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
             down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
     """
+    events = stack.enter_context(EventLog())
     if config.groups_per_step % world_size:
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
@@ -85,7 +89,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     stack.callback(socket.close)
     metrics = stack.enter_context(_open_metrics(config, rank)) if config.metrics else None
     if rank != 0:
-        return Opening(prompts, real, socket, None, metrics)
+        return Opening(prompts, real, socket, None, metrics, events)
     addresses = _producers_metrics(config, world_size)
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
@@ -99,9 +103,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
-        return Opening(prompts, real, socket, None, metrics)
+        return Opening(prompts, real, socket, None, metrics, events)
     fleet = LocalFleet(local, socket.endpoint, folder, config.real, addresses)
-    return Opening(prompts, real, socket, stack.enter_context(fleet), metrics)
+    return Opening(prompts, real, socket, stack.enter_context(fleet), metrics, events)
 
 
 def open_prompts(

@@ -21,6 +21,7 @@ from penstock.consumer.tracking import Tracking
 from penstock.consumer.training_step import StepLog, TrainingStep
 from penstock.protocol.errors import RunError
 from penstock.telemetry.progress import Progress, Snapshot
+from penstock.telemetry.terminal.view import TerminalView
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Reporter:
         record: of the run; written here.
         tracking: the trackers.
         figures: what they hear of this rank alone.
-        progress: the line on the terminal; None on other ranks than 0.
+        progress: what shows the run on the terminal; None on other ranks than 0.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Reporter:
         record: Record,
         tracking: Tracking,
         figures: Figures,
-        progress: Progress | None,
+        progress: Progress | TerminalView | None,
     ) -> None:
         self._config = config
         self._accelerator = accelerator

@@ -111,6 +111,8 @@ class GroupStream:
         self._stand_in: Callable[[Ticket], Ticket] = _no_stand_in
         self._quarantined: list[Quarantined] = []
         self._buffered: deque[Group] = deque()
+        self._newest: deque[Group] = deque(maxlen=0)
+        """What came last, for whoever shows it; nothing until `show_newest`."""
         self._changed = threading.Condition()
         """Guards the buffer, the counts and the machine; notified when a group or a producer comes."""
         self._seq = 0
@@ -190,6 +192,20 @@ class GroupStream:
         """Which ticket `get` waits for, and who holds it; None where it does not wait. For any thread."""
         with self._changed:
             return None if self._waited_s is None else self._machine.describe_wait(time.monotonic())
+
+    @property
+    def endpoint(self) -> str:
+        """The rank's address, for producers of this machine."""
+        return self._socket.endpoint
+
+    def show_newest(self, num_groups: int) -> None:
+        """Keep the groups that come last for `newest`, at most so many, whoever takes them. For any thread."""
+        self._newest = deque(self._newest, maxlen=num_groups)
+
+    def newest(self) -> list[Group]:
+        """The groups that have come last since the last call, the newest first. For any thread; waits for none."""
+        newest, self._newest = self._newest, deque(maxlen=self._newest.maxlen)
+        return list(newest)[::-1]
 
     @property
     def stats(self) -> StreamStats:
@@ -400,19 +416,19 @@ class GroupStream:
 
     def _deliver(self, action: Deliver) -> None:
         pixels = np.frombuffer(action.payload, dtype=np.uint8).reshape(action.ticket.recipe.shape)
-        self._buffered.append(
-            Group(
-                action.ticket,
-                pixels,
-                action.producer,
-                action.manifest,
-                candidates=action.candidates,
-                num_made=action.num_made,
-                num_unsatisfied=action.num_unsatisfied,
-                crc32=action.crc32,
-                arrived_ns=time.monotonic_ns(),
-            )
+        group = Group(
+            action.ticket,
+            pixels,
+            action.producer,
+            action.manifest,
+            candidates=action.candidates,
+            num_made=action.num_made,
+            num_unsatisfied=action.num_unsatisfied,
+            crc32=action.crc32,
+            arrived_ns=time.monotonic_ns(),
         )
+        self._buffered.append(group)
+        self._newest.append(group)
         self._groups += 1
         self._images += len(pixels)
         self._image_bytes += action.wire_bytes

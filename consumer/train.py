@@ -40,10 +40,10 @@ from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
+from penstock.consumer.views import Views
 from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
-from penstock.telemetry.progress import Progress
 from penstock.telemetry.summary import BOX_WIDTH, box
 
 _REPORT_EVERY_STEPS = 10
@@ -156,9 +156,11 @@ class Trainer:
             record=self._record,
             steps=self._resume.step if self._resume else 0,
             first_step=self._resume.step if self._resume else 0,
+            events=opening.events,
         )
         if opening.metrics:
             opening.metrics.collect(RankMetrics(self._observed).reading)
+        self._views = Views(self._observed, stack) if accelerator.is_main_process else None
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
         self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""
@@ -218,7 +220,7 @@ class Trainer:
     def _open_reporter(self, first_step: int) -> Reporter:
         config = self._config
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
-        progress = Progress() if self._accelerator.is_main_process else None
+        progress = self._views.terminal if self._views else None
         figures = Figures(self._observed)
         return Reporter(config, self._accelerator, self._train_on, self._record, tracking, figures, progress)
 
@@ -303,6 +305,8 @@ class Trainer:
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()
         self._stream.close("the run is over")
+        if self._views:
+            self._views.end()
         reporter.close()
         if self._accelerator.is_main_process:
             seconds = earlier_s + time.perf_counter() - self._started
