@@ -21,7 +21,7 @@ from tests.integration.test_run import SHORT, Program
 from tests.integration.test_run import TRAINER as COMMAND
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
-IMAGES, GROUPS, STEPS = 4, 8, 40
+IMAGES, GROUPS, STEPS = 4, 8, 20
 GROUP_BYTES = IMAGES * 32 * 32 * 3
 
 SIDES = {"trainer": (TRAINER, TRAINER_LABELS), "producer": (PRODUCER, PRODUCER_LABELS)}
@@ -70,7 +70,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         last = Scraped(run_dir, program)
         # The trainer answers until its process ends, which is after its last step.
         while program.process.poll() is None:
-            time.sleep(0.05)
+            time.sleep(0.2)
             with contextlib.suppress(OSError, http.client.HTTPException):
                 trainer, producer = (_scrape(url) for url in urls)
                 if "penstock_step" not in trainer or "penstock_producer_info" not in producer:
