@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation.online import Look
+from penstock.consumer.figures import Figures, of_stream
 from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.meter import Totals
 from penstock.consumer.ranks import sum_over_ranks
@@ -20,6 +21,7 @@ from penstock.consumer.tracking import Tracking
 from penstock.consumer.training_step import StepLog, TrainingStep
 from penstock.protocol.errors import RunError
 from penstock.telemetry.progress import Progress, Snapshot
+from penstock.telemetry.terminal.view import TerminalView
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ class Reporter:
         train_on: makes the steps, and counts those that were skipped.
         record: of the run; written here.
         tracking: the trackers.
-        progress: the line on the terminal; None on other ranks than 0.
+        figures: what they hear of this rank alone.
+        progress: what shows the run on the terminal; None on other ranks than 0.
     """
 
     def __init__(
@@ -45,13 +48,15 @@ class Reporter:
         train_on: TrainingStep,
         record: Record,
         tracking: Tracking,
-        progress: Progress | None,
+        figures: Figures,
+        progress: Progress | TerminalView | None,
     ) -> None:
         self._config = config
         self._accelerator = accelerator
         self._train_on = train_on
         self._record = record
         self._tracking = tracking
+        self._figures = figures
         self._progress = progress
         self._skipped = 0
         self.last_step_counted = True
@@ -83,23 +88,18 @@ class Reporter:
         if math.isfinite(losses["loss"]):
             self._record.loss.append((done, losses["loss"]))
         self._record.totals = totals
-        filtered = FilterTotals.of(totals.filter_counts)
-        self._tracking.scalars(
-            {
-                **{f"train/{name}": loss for name, loss in losses.items()},
-                "train/lr": log.lr,
-                "train/grad_norm": float(log.grad_norm),
-                "train/steps_skipped": self._record.steps_skipped,
-                "stream/images_made": totals.images_made,
-                "stream/images_made_per_s": totals.made_per_s,
-                "stream/images_trained_per_s": totals.trained_per_s,
-                "stream/reuse": totals.reuse,
-                "stream/data_wait": totals.data_wait,
-                "stream/producers": totals.producers,
-                **({"stream/rejected": filtered.rejected_fraction} if filtered else {}),
-            },
-            done,
-        )
+        if self._tracking.is_on:
+            self._tracking.scalars(
+                {
+                    **{f"train/{name}": loss for name, loss in losses.items()},
+                    "train/lr": log.lr,
+                    "train/grad_norm": float(log.grad_norm),
+                    "train/steps_skipped": self._record.steps_skipped,
+                    **of_stream(totals),
+                    **self._figures.since_last(),
+                },
+                done,
+            )
         if self._progress:
             self._progress.update(self._snapshot(done, losses["loss"], totals))
 
