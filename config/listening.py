@@ -1,6 +1,6 @@
 """Sockets that listen for people and tools: taken before anything is started, so that a taken port costs nothing."""
 
-import errno
+import os
 import socket
 
 from penstock.config.address import Address
@@ -17,14 +17,13 @@ def listen(address: Address, name: str) -> socket.socket:
     Raises EndpointError where the host is unknown, or the port is taken or not allowed.
     """
     try:
-        family, *_, place = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(place[:2], family=family)
-    except OSError as error:
-        what = f"{name} {address.host}:{address.port}"
-        if error.errno == errno.EADDRINUSE:
-            raise EndpointError(
-                f"{what} is in use by another program; choose another port (port 0 takes a free one)"
-            ) from error
-        raise EndpointError(f"cannot listen at {what}: {error.strerror or error}; choose another address") from error
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, place = found[0]
+        return socket.create_server((str(place[0]), int(place[1])), family=family)
+    except (OSError, UnicodeError) as error:
+        is_system_error = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
+        why = os.strerror(error.errno) if is_system_error else getattr(error, "strerror", None) or error
+        raise EndpointError(
+            f"{name}: cannot listen at {address.host}, port {address.port}: {why}; choose another address "
+            "(port 0 takes a free one)"
+        ) from error

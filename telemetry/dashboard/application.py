@@ -26,14 +26,14 @@ def make_application(board: Board) -> Starlette:
     """Answers GET and nothing else: nothing here changes anything."""
 
     async def events(request: Request) -> Response:
-        if request.method == "HEAD":
-            return Response(media_type="text/event-stream")
         if board.num_listeners >= MAX_LISTENERS:
             return PlainTextResponse(f"{MAX_LISTENERS} pages are open already; close one.\n", 503)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         return StreamingResponse(board.listen(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     async def now(request: Request) -> Response:
-        return Response(board.now(), media_type="application/json")
+        return Response(board.now() or "null", media_type="application/json")
 
     routes = [Route("/events", events, methods=["GET"]), Route("/view.json", now, methods=["GET"])]
     for path, (content, media_type) in static_files().items():

@@ -5,9 +5,10 @@ nothing is written down but the rates, which a page that is opened later shows f
 """
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from penstock.telemetry.dashboard import messages
 from penstock.telemetry.dashboard.rate_history import RateHistory, RatePoint
@@ -32,15 +33,14 @@ class Board:
     """Looks at a run at equal distances, and tells whoever listens. For one event loop.
 
     Args:
-        source: what the run is like now; called in the loop's thread.
         every_s: between two looks.
         group_every_s: between two new groups, so that people can read their prompts; the newest is told, and those in
             between are passed over.
         hello: the first message of all, so that a page knows whom it has reached.
     """
 
-    def __init__(self, source: Callable[[], RunView], every_s: float, group_every_s: float, hello: str) -> None:
-        self._source = source
+    def __init__(self, every_s: float, group_every_s: float, hello: str) -> None:
+        self._source: Callable[[], RunView] | None = None
         self._every_s = every_s
         self._group_every_s = group_every_s
         self._hello = hello
@@ -52,7 +52,7 @@ class Board:
         self._groups: dict[int, str] = {}
         self._changed = asyncio.Event()
         self.num_listeners = 0
-        self._ended_because: str | None = None
+        self._over_because = ""
         self.is_over = False
 
     # --- the run ------------------------------------------------------------------------------------------------------
@@ -63,11 +63,19 @@ class Board:
             self.look()
             await asyncio.sleep(self._every_s)
 
+    def show(self, source: Callable[[], RunView]) -> None:
+        """Look at `source` from now on, in the loop's thread. For any thread."""
+        self._source = source
+
     def look(self) -> None:
-        """Look once."""
+        """Look once, if there is something to look at."""
+        if self._source is None:
+            return
         view = self._source()
         self._history.add(RatePoint(view.seconds, view.made_per_s, view.trained_per_s, view.data_wait))
-        self._show(view)
+        self._view = view
+        self._version += 1
+        self._wake()
 
     def end(self, because: str) -> None:
         """The run is over; say so, and let all listeners end.
@@ -75,13 +83,13 @@ class Board:
         Args:
             because: why, where it did not end as it should; else empty.
         """
+        self._over_because = because
         self.is_over = True
-        self._ended_because = because
-        self._show(replace(self._view or self._source(), state="ended", waiting_for=because or None))
+        self.look()
+        self._wake()
 
-    def _show(self, view: RunView) -> None:
-        self._view = view
-        self._version += 1
+    def _wake(self) -> None:
+        """Let all listeners look for news."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -99,6 +107,7 @@ class Board:
                 if told:
                     yield told
                 if is_over:
+                    yield _event("over", json.dumps(self._over_because))
                     return
                 if changed is self._changed:
                     await changed.wait()
@@ -106,9 +115,7 @@ class Board:
             self.num_listeners -= 1
 
     def now(self) -> str:
-        """The figures as they are, for whoever asks once."""
-        if self._view is None:
-            self.look()
+        """The figures as they are, for whoever asks once; empty before the run has begun."""
         return self._told_figures()
 
     def _news(self, seen: _Seen) -> Iterator[str]:

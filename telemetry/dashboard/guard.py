@@ -7,6 +7,7 @@ this machine, or where the user sets one, a token is asked for: once in the addr
 """
 
 import secrets
+import string
 from collections.abc import Mapping
 from urllib.parse import parse_qs
 
@@ -14,6 +15,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from penstock.config.address import Address
+from penstock.protocol.errors import ConfigError
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -27,7 +31,23 @@ HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
 }
 """Of every answer."""
+TOKEN = "PENSTOCK_DASHBOARD_TOKEN"
+"""Of the environment, for who wants to choose the token."""
+_MIN_TOKEN = 16
+_TOKEN_CHARACTERS = {*string.ascii_letters, *string.digits, "-", "_"}
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+
+
+def choose_token(address: Address, environ: Mapping[str, str]) -> str | None:
+    """The token that readers must bring: the one that the environment names, else a new one beyond this machine.
+
+    Raises ConfigError where the environment's is too short to keep anybody out, or no address can carry it.
+    """
+    if token := environ.get(TOKEN, ""):
+        if len(token) < _MIN_TOKEN or not set(token) <= _TOKEN_CHARACTERS:
+            raise ConfigError(f"{TOKEN} must have at least {_MIN_TOKEN} characters, of A-Z a-z 0-9 - _ alone")
+        return token
+    return None if address.is_loopback else secrets.token_urlsafe(24)
 
 
 class Guard:
@@ -37,14 +57,14 @@ class Guard:
         app: what answers.
         token: that is asked for; None where everyone on this machine may read.
         cookie: name of the cookie that keeps it.
-        own_name: how this machine is called beside `LOOPBACK_NAMES`.
+        url: of this server; its host may be named beside `LOOPBACK_NAMES`.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, cookie: str, own_name: str) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, cookie: str, url: str) -> None:
         self._app = app
         self._token = token
         self._cookie = cookie
-        self._names = {*LOOPBACK_NAMES, own_name.lower()}
+        self._names = {*LOOPBACK_NAMES, _host(url.removeprefix("http://"))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or let `app` do so."""

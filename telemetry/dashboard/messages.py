@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from penstock.telemetry.dashboard.image_sources import image_sources
 from penstock.telemetry.dashboard.rate_history import RatePoint
-from penstock.telemetry.dashboard.thumbnails import image_sources
 from penstock.telemetry.run_view import GroupView, ProducerView, RunView
 
 MAX_PRODUCERS = 200

@@ -13,6 +13,8 @@ from typing import Self
 
 import uvicorn
 
+from penstock.config.address import Address
+from penstock.config.listening import listen
 from penstock.telemetry.dashboard.application import make_application, static_files
 from penstock.telemetry.dashboard.board import MAX_LISTENERS, Board
 from penstock.telemetry.dashboard.guard import Guard
@@ -34,50 +36,38 @@ class Dashboard:
     """Serves the page from its making to its closing. A context manager; an error that leaves it is told the pages.
 
     Args:
-        listener: a socket that listens; closed with the server.
-        source: what the run is like now; called every second in the server's thread.
-        token: that readers must bring; None lets everyone who reaches the socket read, as on loopback.
+        address: where to listen.
+        token: that readers must bring; None lets everyone who reaches the address read, as on loopback.
         every_s, group_every_s: as in `Board`.
+
+    Raises EndpointError where the address is taken or not allowed.
     """
 
     def __init__(
         self,
-        listener: socket.socket,
-        source: Callable[[], RunView],
+        address: Address,
         token: str | None = None,
         every_s: float = EVERY_S,
         group_every_s: float = GROUP_EVERY_S,
     ) -> None:
-        host, port = listener.getsockname()[:2]
-        # Another life of the run, or another version of the page: the browser must not go on with what it has.
-        digest = 0
-        for path, (content, _) in sorted(static_files().items()):
-            digest = zlib.crc32(path.encode() + content, digest)
-        hello = json.dumps({"life": secrets.token_hex(8), "page": f"{digest:08x}"})
-        self._board = Board(source, every_s, group_every_s, hello)
-        guard = Guard(
-            make_application(self._board), token, f"penstock-{port}", f"[{host}]" if ":" in host else str(host)
-        )
-        config = uvicorn.Config(
-            guard,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_graceful_shutdown=int(2 * _FAREWELL_S),
-        )
-        self._listener = listener
-        self._server = uvicorn.Server(config)
+        self._listener = listen(address, "dashboard")
+        self.address = Address(address.host, self._listener.getsockname()[1])
+        """Where it really listens."""
+        self._board = Board(every_s, group_every_s, _hello())
+        guard = Guard(make_application(self._board), token, f"penstock-{self.address.port}", self.address.url)
+        self._server = uvicorn.Server(_config(guard))
+        self.url = _shown(self.address) + (f"/?token={token}" if token else "/")
+        """What opens the page."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._work, name="penstock-dashboard", daemon=True)
         self._thread.start()
         self._started.wait(_JOIN_S)
+        _log.info("the run's page is at %s", self.url)
+
+    def show(self, source: Callable[[], RunView]) -> None:
+        """Show what `source` says, which is asked again and again in the server's thread."""
+        self._board.show(source)
 
     def close(self, because: str = "") -> None:
         """Tell all pages that the run is over, and end. Does nothing the second time.
@@ -86,10 +76,8 @@ class Dashboard:
             because: why the run is over, where it did not end as it should.
         """
         if self._loop is not None and self._thread.is_alive():
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop has just closed by itself
                 self._loop.call_soon_threadsafe(self._end, because)
-            except RuntimeError:  # the loop has just closed by itself
-                _log.debug("the live page had ended already")
         self._thread.join(_JOIN_S)
         self._listener.close()
 
@@ -108,7 +96,7 @@ class Dashboard:
         try:
             asyncio.run(self._serve())
         except Exception:  # noqa: BLE001 - a thread's edge: the run goes on without its page
-            _log.exception("the live page has ended by a defect; the run goes on")
+            _log.exception("the run's page has ended by a defect; the run goes on")
         finally:
             self._started.set()
 
@@ -137,3 +125,33 @@ class Dashboard:
         """Who has not read its last news by now never will."""
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
+
+
+def _config(guard: Guard) -> uvicorn.Config:
+    return uvicorn.Config(
+        guard,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_MAX_CONNECTIONS,
+        timeout_graceful_shutdown=int(2 * _FAREWELL_S),
+    )
+
+
+def _hello() -> str:
+    """Who serves, and which page: a browser must not go on with another life's groups, or another version's page."""
+    digest = 0
+    for path, (content, _) in sorted(static_files().items()):
+        digest = zlib.crc32(path.encode() + content, digest)
+    return json.dumps({"life": secrets.token_hex(8), "page": f"{digest:08x}"})
+
+
+def _shown(address: Address) -> str:
+    """The address as a browser reaches it: every address of this machine has no name of its own."""
+    is_every = address.host in ("0.0.0.0", "::")
+    return Address(socket.gethostname(), address.port).url if is_every else address.url

@@ -53,7 +53,7 @@ export class Chart {
       scales[series.scale] = { range: series.range ?? ((_, low, high) => padded(low, high, series.fromZero)) };
       axes.push({
         scale: series.scale, side: isRight ? 1 : 3, stroke: isRight || this.isPaired() ? color(series.color) : color("muted"),
-        font: FONT, size: 44, gap: 4, space: 34, ticks: { show: false },
+        font: FONT, size: 44, gap: 4, space: 26, ticks: { show: false },
         grid: { show: !isRight, stroke: color("line"), width: 1 }, values: (_, values) => values.map(series.tick ?? series.format),
       });
     }
@@ -97,8 +97,9 @@ function padded(low, high, fromZero) {
   return [low - margin, high + margin];
 }
 
-// A running mean that follows the newest values; what is missing is passed over.
-export function smoothed(values, weight = 0.15) {
+// A running mean over about a fifteenth of the values; what is missing is passed over.
+export function smoothed(values) {
+  const weight = 2 / (Math.max(1, values.length / 15) + 1);
   let mean = null;
   return values.map((value) => {
     if (value !== null) mean = mean === null ? value : mean + weight * (value - mean);

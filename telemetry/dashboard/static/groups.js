@@ -54,7 +54,9 @@ function draw() {
   if (!shown) newest.replaceChildren(make("p", { class: "empty" }, "Waiting for the first group."));
   else if (newest.dataset.index !== String(shown.index)) newest.replaceChildren(...large(shown));
   newest.dataset.index = shown ? shown.index : "";
-  byId("earlier").replaceChildren(...groups.filter((group) => group !== shown).map(card));
+  // As many as are about as high as the newest.
+  const room = [4, 5].includes(shown?.images.length) ? 6 : KEPT - 1;
+  byId("earlier").replaceChildren(...groups.filter((group) => group !== shown).slice(0, room).map(card));
   for (const index of cards.keys()) {
     if (!groups.some((group) => group.index === index)) cards.delete(index);
   }
@@ -66,7 +68,9 @@ function draw() {
 
 function large(group) {
   const images = make("div", { class: "images" }, ...pictures(group));
-  images.style.setProperty("--columns", COLUMNS[group.images.length] ?? 6);
+  const columns = COLUMNS[group.images.length] ?? 6;
+  images.style.setProperty("--columns", columns);
+  images.style.setProperty("--most", group.images.length > columns ? "190px" : "340px");
   const left = group.num_images - group.images.length;
   const facts = [
     `group ${whole(group.index)}`,
@@ -84,7 +88,9 @@ function large(group) {
 function card(group) {
   if (!cards.has(group.index)) {
     const button = make("button", { type: "button", title: `${group.prompt}\nClick to hold it large` });
-    button.append(make("span", { class: "prompt" }, group.prompt), make("span", { class: "images" }, ...pictures(group, 8)));
+    const images = make("span", { class: "images" }, ...pictures(group, 8));
+    images.style.setProperty("--columns", Math.max(4, Math.min(8, group.images.length)));
+    button.append(make("span", { class: "prompt" }, group.prompt), images);
     button.addEventListener("click", () => hold(group));
     cards.set(group.index, make("li", {}, button));
   }

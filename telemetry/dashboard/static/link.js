@@ -1,7 +1,7 @@
 // The line to the run: server-sent events, taken up again whenever they break off.
 
 const RETRY_MS = [1000, 2000, 3000, 5000];
-const EVENTS = ["hello", "figures", "learning", "rates", "groups"];
+const EVENTS = ["hello", "figures", "learning", "rates", "groups", "over"];
 
 // Calls `on[event](data)` for every message, and `on.lost(why)` while there is no line.
 export function listen(on) {

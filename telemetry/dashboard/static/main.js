@@ -10,7 +10,6 @@ import { showEvents, showFaults, showStages, showVerdict } from "./panels.js";
 import * as pipeline from "./pipeline.js";
 import { startTheme } from "./theme.js";
 
-const PACE_S = 30; // over which the steps' pace is measured
 const atStep = (step) => `at step ${whole(step)}`;
 const afterTime = (seconds) => `after ${span(seconds)}`;
 
@@ -47,7 +46,7 @@ const charts = {
 
 let hello = null;
 let view = null;
-let pace = [];
+let isOver = false;
 
 listen({
   hello(news) {
@@ -55,9 +54,14 @@ listen({
     if (hello && hello.page !== news.page) location.reload();
     if (hello && hello.life !== news.life) {
       groups.clear();
-      pace = [];
+      view = null;
     }
     hello = news;
+    isOver = false;
+    if (!view) {
+      setState("starting", "starting");
+      notify("");
+    }
   },
   figures(news) {
     view = news;
@@ -79,8 +83,13 @@ listen({
     charts.wait.show([news.seconds, news.data_wait]);
   },
   groups: groups.add,
+  over(why) {
+    setState("ended", "ended");
+    notify(why ? `The run is over: ${why}` : "The run is over.", Boolean(why));
+    isOver = true;
+  },
   lost(why) {
-    if (view?.state === "ended") return; // it has said goodbye
+    if (isOver) return; // it has said goodbye
     setState("lost", "no contact");
     notify(why, true);
   },
@@ -106,18 +115,13 @@ function showRun() {
   setText(byId("elapsed"), span(view.seconds));
   const share = view.max_steps ? Math.min(1, view.step / view.max_steps) : 0;
   setVariable(byId("progress"), "--share", share.toFixed(4));
-  setText(byId("left"), view.state === "ended" ? "–" : span(secondsLeft()));
+  const secondsLeft = view.state !== "ended" && view.steps_per_s ? (view.max_steps - view.step) / view.steps_per_s : NaN;
+  setText(byId("left"), span(secondsLeft));
   setState(view.state, view.state);
-  const words = { ended: "The run is over", waiting: "Waiting", stalled: "Nothing goes on" };
+  const words = { ended: "The last step is done", waiting: "Waiting", stalled: "Nothing goes on" };
   const why = view.waiting_for ? `: ${view.waiting_for}` : "";
   notify(words[view.state] ? words[view.state] + (why || ".") : "", view.state === "stalled");
   document.title = `${percent(share, 0)} ${view.state === "running" ? "" : `${view.state} `}· penstock`;
-}
-
-function secondsLeft() {
-  pace = [...pace.filter(([at, step]) => view.at - at < PACE_S && step <= view.step), [view.at, view.step]];
-  const [at, step] = pace[0];
-  return view.step > step ? ((view.max_steps - view.step) * (view.at - at)) / (view.step - step) : NaN;
 }
 
 function setState(state, text) {

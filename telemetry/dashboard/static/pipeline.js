@@ -34,7 +34,7 @@ function build(order) {
     const isMachine = name === "producers" || name === "trainer";
     const station = {
       node: make("li", { class: isMachine ? `station machine ${name}` : "station tank", "data-name": name }),
-      pipe: make("li", { class: "pipe", "aria-hidden": "true" }, make("i"), make("span")),
+      pipe: make("li", { class: "pipe", "aria-hidden": "true" }, make("i")),
       figure: make("b"),
       note: make("p"),
     };
@@ -51,15 +51,15 @@ function build(order) {
 function showTank(station, queue, view) {
   setFigure(station, whole(queue.filled), ` / ${whole(queue.capacity)}`);
   const notes = {
-    tickets: view.hedged ? `${whole(view.hedged)} late, asked twice` : "asked for",
-    arrived: "not yet taken",
-    reservoir: `each used ${view.reuse.toFixed(1)} ×`,
+    tickets: "asked for",
+    arrived: `at ${bytes(view.bytes_per_s)}/s`,
+    reservoir: `used ${view.reuse.toFixed(1)} ×`,
     batches: "ready",
   };
   setText(station.note, [notes[queue.name], queue.nbytes ? bytes(queue.nbytes) : ""].filter(Boolean).join(" · "));
   setVariable(station.node, "--level", queue.capacity ? Math.min(1, queue.filled / queue.capacity).toFixed(3) : 0);
   const rate = { arrived: view.made_per_s, reservoir: view.made_per_s, batches: view.trained_per_s }[queue.name] ?? 0;
-  setPipe(station, rate, queue.name === "arrived" ? `${bytes(view.bytes_per_s)}/s` : "");
+  setPipe(station, rate);
 }
 
 function showProducers(station, view) {
@@ -71,7 +71,7 @@ function showProducers(station, view) {
   station.node.classList.toggle("hurt", lost > 0);
   const busy = view.producers.map((producer) => producer.busy_share).filter((share) => share !== null);
   setVariable(station.node, "--level", busy.length ? busy.reduce((a, b) => a + b) / busy.length : working ? 1 : 0);
-  setPipe(station, view.made_per_s, "");
+  setPipe(station, view.made_per_s);
 }
 
 function showTrainer(station, view) {
@@ -79,7 +79,7 @@ function showTrainer(station, view) {
   const share = view.flop_share === null ? "" : ` · ${percent(view.flop_share)} of FLOPs`;
   setText(station.note, `waits ${percent(view.data_wait)}${share}`);
   setVariable(station.node, "--level", view.state === "running" ? 1 - view.data_wait : 0);
-  setPipe(station, view.trained_per_s, "");
+  setPipe(station, view.trained_per_s);
 }
 
 function setFigure(station, figure, unit) {
@@ -88,8 +88,7 @@ function setFigure(station, figure, unit) {
 }
 
 // Few speeds, so that the flow does not jump whenever a rate moves a little.
-function setPipe(station, rate, label) {
+function setPipe(station, rate) {
   const speed = rate <= 0 ? "still" : rate < 10 ? "slow" : rate < 300 ? "even" : "fast";
   station.pipe.dataset.speed = speed;
-  setText(station.pipe.lastChild, label);
 }

@@ -43,7 +43,7 @@ def group(index: int, num_images: int = 8, side: int = 32, prompt: str | None = 
     rows, columns = np.mgrid[0:side, 0:side] / side
     images = []
     for _ in range(num_images):
-        y, x, size = random.uniform(0.25, 0.75, 2).tolist() + [random.uniform(0.1, 0.35)]
+        y, x, size = random.uniform([0.25, 0.25, 0.1], [0.75, 0.75, 0.35])
         blob = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * size**2))[..., None]
         paper = np.linspace(random.uniform(20, 230, 3), random.uniform(20, 230, 3), side)[:, None]
         images.append(paper * (1 - blob) + random.uniform(0, 255, 3) * blob)
@@ -108,7 +108,7 @@ def view(step: int = 340, **changes: object) -> RunView:
             EventView(at=1_794_000_000.0, is_warning=False, text="producer-0 is ready: 16 groups of credit"),
             EventView(at=1_794_000_100.0, is_warning=True, text="producer-1 was silent for 4.1 s"),
         ),
-        groups=tuple(group(step - n) for n in range(4)),
+        groups=tuple(group(step - n) for n in range(min(4, step + 1))),
     )
     return replace(usual, **changes)  # type: ignore[arg-type]
 
