@@ -21,8 +21,9 @@ def listen(address: Address, name: str) -> socket.socket:
         family, *_, place = found[0]
         return socket.create_server((str(place[0]), int(place[1])), family=family)
     except (OSError, UnicodeError) as error:
-        is_system_error = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
-        why = os.strerror(error.errno) if is_system_error else getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None)
+        # That of a place which cannot be bound repeats the place; that of an unknown host is no system error.
+        why = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or error
         raise EndpointError(
             f"{name}: cannot listen at {address.host}, port {address.port}: {why}; choose another address "
             "(port 0 takes a free one)"
