@@ -21,10 +21,12 @@ from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.schedule import Share, open_order
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Kind
+from penstock.telemetry.recorder import Recorder
 
 
 def open_stream(
@@ -36,6 +38,9 @@ def open_stream(
     expects: Expectation | None,
     watch: Callable[[Kind], str | None] = lambda kind: None,
     real: Expectation | None = None,
+    *,
+    traces: bool = False,
+    recorder: Recorder | None = None,
 ) -> GroupStream:
     """The stream of `rank`, not yet started.
 
@@ -46,7 +51,8 @@ def open_stream(
         rank: whose.
         endpoints: addresses of all ranks, by rank.
         expects, real: as in `RankMachine`.
-        watch: as in `GroupStream`.
+        watch, recorder: as in `GroupStream`.
+        traces: whether producers are asked for their events.
     """
     stream = config.stream
     machine = RankMachine(
@@ -64,8 +70,9 @@ def open_stream(
             lease_s=stream.lease_s,
             max_attempts=stream.max_attempts,
         ),
+        traces=traces,
     )
-    return GroupStream(socket, machine, stream, watch)
+    return GroupStream(socket, machine, stream, watch, recorder)
 
 
 def open_ledger(
@@ -114,7 +121,7 @@ def open_batches(
     Args:
         config: the run's settings.
         prompts: what they name as the source of captions.
-        stream: started.
+        stream: started; its recorder takes note of the batches too.
         ledger: this rank's.
         model_digest: of the generator that the run uses.
         state: where the rank stands.
@@ -142,6 +149,7 @@ def open_batches(
         images_per_use=config.images_per_use,
         pin_memory=device.type == "cuda",
         reader=Reader(writer.concept, tokenize),
+        recorder=stream.recorder,
     )
     counts = FilterCounts(len(prompts.concepts), writer.concept) if config.filter.is_on else None
-    return Prefetcher(feed, ledger, device, steps, keeps_state, counts)
+    return Prefetcher(feed, ledger, device, steps, keeps_state, counts, stream.recorder)

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from penstock.consumer.config import TrainConfig
+from penstock.consumer.event_log import EventLog
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
@@ -32,6 +33,8 @@ class Observed:
     """Floating point operations of this rank's step; None where that is not known."""
     matrix_flops_per_s: float | None = None
     """What large matrix products reach on this rank's device."""
+    events: EventLog = field(default_factory=EventLog)
+    """What the rank logs."""
     started_at: float = field(default_factory=time.time)
     """Seconds since the epoch."""
 

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from penstock.config.address import parse_address
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
+from penstock.consumer.event_log import EventLog
 from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts.asking.answers import AskedPrompt
 from penstock.consumer.prompts.asking.ask import ask
@@ -28,6 +31,9 @@ from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.sockets import RankSocket, next_endpoint
+
+if TYPE_CHECKING:
+    from penstock.telemetry.dashboard.server import Dashboard
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +51,10 @@ class Opening:
     """Bound; producers that dial it wait until the stream starts."""
     fleet: LocalFleet | None
     """The producers that this rank started."""
+    events: EventLog
+    """What the rank has logged since it was started."""
+    dashboard: "Dashboard | None" = None
+    """The live page of rank 0, which waits for what it is to show; None where nobody asked for it."""
 
 
 def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) -> Opening:
@@ -53,9 +63,11 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     Raises:
         ConfigError: a package is missing, the prompts or the set of real images cannot be read, or have no concepts
             where they are learnt, or the batch cannot be divided among the ranks.
-        EndpointError: the address is taken or not allowed, or whoever is asked for prompts is down or refuses.
+        EndpointError: the address, or that of the live page, is taken or not allowed, or whoever is asked for prompts
+            is down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
     """
+    events = stack.enter_context(EventLog())
     if config.groups_per_step % world_size:
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
@@ -75,7 +87,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     )
     stack.callback(socket.close)
     if rank != 0:
-        return Opening(prompts, real, socket, None)
+        return Opening(prompts, real, socket, None, events)
+    dashboard = stack.enter_context(_open_dashboard(config)) if config.dashboard else None
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     # Before the asking: one that another trainer holds is refused, too, before anybody is paid.
@@ -88,9 +101,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
-        return Opening(prompts, real, socket, None)
+        return Opening(prompts, real, socket, None, events, dashboard)
     fleet = LocalFleet(local, socket.endpoint, folder, config.real)
-    return Opening(prompts, real, socket, stack.enter_context(fleet))
+    return Opening(prompts, real, socket, stack.enter_context(fleet), events, dashboard)
 
 
 def open_prompts(
@@ -119,6 +132,15 @@ def open_prompts(
         prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
     check_concepts(prompts, config)
     return prompts
+
+
+def _open_dashboard(config: TrainConfig) -> "Dashboard":
+    """The live page, which listens already. Raises ConfigError, EndpointError."""
+    from penstock.telemetry.dashboard.guard import choose_token  # not loaded where nobody asks for it
+    from penstock.telemetry.dashboard.server import Dashboard
+
+    address = parse_address(config.dashboard, "dashboard")
+    return Dashboard(address, choose_token(address, os.environ))
 
 
 def _check_kept(config: TrainConfig) -> None:

@@ -20,6 +20,7 @@ from penstock.consumer.tracking import Tracking
 from penstock.consumer.training_step import StepLog, TrainingStep
 from penstock.protocol.errors import RunError
 from penstock.telemetry.progress import Progress, Snapshot
+from penstock.telemetry.terminal.view import TerminalView
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Reporter:
         train_on: makes the steps, and counts those that were skipped.
         record: of the run; written here.
         tracking: the trackers.
-        progress: the line on the terminal; None on other ranks than 0.
+        progress: what shows the run on the terminal; None on other ranks than 0.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Reporter:
         train_on: TrainingStep,
         record: Record,
         tracking: Tracking,
-        progress: Progress | None,
+        progress: Progress | TerminalView | None,
     ) -> None:
         self._config = config
         self._accelerator = accelerator

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TypeVar
 
@@ -19,17 +19,21 @@ from numpy.typing import NDArray
 
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.host_memory import keep_freed_memory
+from penstock.consumer.producer_traces import ProducerTraces
 from penstock.consumer.starvation import Starvation
 from penstock.consumer.stream_look import StreamLook, StreamStats
-from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
+from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send, Traced
+from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError
 from penstock.protocol.fleet import FleetState
 from penstock.protocol.inspection import Flaw, Pixels, inspect
-from penstock.protocol.messages import Header, Message, Result
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.messages import Header, Message, Result, Tickets
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import MESSAGES_PER_TURN, RankSocket, Sent
 from penstock.protocol.tickets import Kind, Manifest, Ticket
+from penstock.protocol.watching import Clock
+from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class GroupStream:
         machine: the rank's state machine; owned by the stream from `start` on.
         config: how long to wait.
         watch: called every second of a wait; says why no producer of a kind can be hoped for, or None.
+        recorder: takes note of what comes and goes; without one the stream has its own.
     """
 
     def __init__(
@@ -92,7 +97,11 @@ class GroupStream:
         machine: RankMachine,
         config: StreamConfig,
         watch: Callable[[Kind], str | None] = lambda kind: None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self.recorder = recorder or Recorder()
+        self.traces = ProducerTraces()
+        """What producers have told of their events, where the machine asks them to."""
         self._socket = socket
         self._machine = machine
         self._config = config
@@ -102,6 +111,8 @@ class GroupStream:
         self._stand_in: Callable[[Ticket], Ticket] = _no_stand_in
         self._quarantined: list[Quarantined] = []
         self._buffered: deque[Group] = deque()
+        self._newest: deque[Group] = deque(maxlen=0)
+        """What came last, for whoever shows it; nothing until `show_newest`."""
         self._changed = threading.Condition()
         """Guards the buffer, the counts and the machine; notified when a group or a producer comes."""
         self._seq = 0
@@ -183,6 +194,20 @@ class GroupStream:
             return None if self._waited_s is None else self._machine.describe_wait(time.monotonic())
 
     @property
+    def endpoint(self) -> str:
+        """The rank's address, for producers of this machine."""
+        return self._socket.endpoint
+
+    def show_newest(self, num_groups: int) -> None:
+        """Keep the groups that come last for `newest`, at most so many, whoever takes them. For any thread."""
+        self._newest = deque(self._newest, maxlen=num_groups)
+
+    def newest(self) -> list[Group]:
+        """The groups that have come last since the last call, the newest first. For any thread; waits for none."""
+        newest, self._newest = self._newest, deque(maxlen=self._newest.maxlen)
+        return list(newest)[::-1]
+
+    @property
     def stats(self) -> StreamStats:
         """Counts so far."""
         with self._changed:
@@ -242,7 +267,9 @@ class GroupStream:
         while self._machine.num_listening and time.monotonic() < deadline:
             self._socket.wait(_POLL_MS)
             for identity, frames in self._socket.received():
-                self._hear(identity, self._read(identity, frames), time.monotonic())
+                for action in self._hear(identity, self._read(identity, frames), time.monotonic()):
+                    if isinstance(action, Traced):
+                        self.traces.add(action)
                 if time.monotonic() > deadline:
                     break
         self._socket.close()
@@ -282,9 +309,10 @@ class GroupStream:
                 # What has come is heard before time passes: after a pause the heartbeats lie in the queue.
                 num_heard = 0
                 for identity, frames in self._socket.received():
+                    came_at = time.monotonic()  # before it is read, which takes time of its own
                     heard = self._read(identity, frames)
                     with self._changed:
-                        self._perform(self._hear(identity, heard, now))
+                        self._perform(self._hear(identity, heard, came_at))
                     num_heard += 1
                 with self._changed:
                     if num_heard < MESSAGES_PER_TURN:
@@ -325,6 +353,7 @@ class GroupStream:
 
     def _read(self, identity: bytes, frames: Sequence[memoryview]) -> _Heard:
         """Decode a message and inspect its pixels; without the lock, for which the training thread would wait."""
+        begun_ns = time.monotonic_ns()
         payload = frames[1] if len(frames) == 2 else None
         try:
             if len(frames) not in (1, 2):
@@ -338,7 +367,11 @@ class GroupStream:
             return header, message, None
         with self._changed:
             wanted = self._machine.wanted(identity, header, message)
-        return header, message, inspect(*wanted, message, payload) if wanted else None
+        if wanted is None:
+            return header, message, None
+        outcome = inspect(*wanted, message, payload)
+        self.recorder.add("receive", begun_ns, time.monotonic_ns(), message.index, message.attempt, Flow.STEP)
+        return header, message, outcome
 
     def _hear(self, identity: bytes, heard: _Heard, now: float) -> Sequence[Action]:
         """What the machine makes of it; under the lock."""
@@ -355,6 +388,8 @@ class GroupStream:
                     self._deliver(action)
                 case Quarantine():
                     self._replace(action)
+                case Traced():
+                    self.traces.add(action)
                 case Note():
                     _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
                     self._producers_seen = max(self._producers_seen, len(self._machine.peers))
@@ -368,7 +403,13 @@ class GroupStream:
         """Send, or drop where the peer has no room: leases and heartbeats mend what is lost."""
         header = Header(run=self._machine.run_id, incarnation=self._machine.incarnation, seq=self._seq)
         self._seq += 1
-        if self._socket.send(action.peer, encode(action.message, header)) is Sent.UNREACHABLE:
+        message = action.message
+        if isinstance(message, Tickets):
+            for ticket in message.tickets:
+                self.recorder.mark("issue", ticket.index, ticket.attempt, Flow.BEGIN)
+        elif isinstance(message, Clock):
+            message = replace(message, sent_ns=time.monotonic_ns())
+        if self._socket.send(action.peer, encode(message, header)) is Sent.UNREACHABLE:
             self._unreachable.add(action.peer)
 
     def _replace(self, action: Quarantine) -> None:
@@ -378,19 +419,19 @@ class GroupStream:
 
     def _deliver(self, action: Deliver) -> None:
         pixels = np.frombuffer(action.payload, dtype=np.uint8).reshape(action.ticket.recipe.shape)
-        self._buffered.append(
-            Group(
-                action.ticket,
-                pixels,
-                action.producer,
-                action.manifest,
-                candidates=action.candidates,
-                num_made=action.num_made,
-                num_unsatisfied=action.num_unsatisfied,
-                crc32=action.crc32,
-                arrived_ns=time.monotonic_ns(),
-            )
+        group = Group(
+            action.ticket,
+            pixels,
+            action.producer,
+            action.manifest,
+            candidates=action.candidates,
+            num_made=action.num_made,
+            num_unsatisfied=action.num_unsatisfied,
+            crc32=action.crc32,
+            arrived_ns=time.monotonic_ns(),
         )
+        self._buffered.append(group)
+        self._newest.append(group)
         self._groups += 1
         self._images += len(pixels)
         self._image_bytes += action.wire_bytes

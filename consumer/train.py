@@ -37,10 +37,10 @@ from penstock.consumer.reporter import Reporter
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
+from penstock.consumer.views import Views
 from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
-from penstock.telemetry.progress import Progress
 from penstock.telemetry.recorder import RING, Recorder
 from penstock.telemetry.summary import BOX_WIDTH, box
 
@@ -138,18 +138,21 @@ class Trainer:
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
         self._earlier_hardest = tuple(self._record.hardest_prompts)
+        self._recorder = Recorder(RING if config.trace else 0)
         self._stream = self._open_stream()
         self._observed = Observed(
             config=config,
             folder=self._folder,
             rank=self._rank,
             world_size=self._world_size,
-            recorder=Recorder(RING if config.trace else 0),
+            recorder=self._recorder,
             stream=self._stream,
             record=self._record,
             steps=self._resume.step if self._resume else 0,
             first_step=self._resume.step if self._resume else 0,
+            events=opening.events,
         )
+        self._views = Views(self._observed, stack, opening.dashboard) if accelerator.is_main_process else None
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
         self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""
@@ -180,7 +183,8 @@ class Trainer:
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
         expects, real = engines.expected(config, self._real, self._resume)
         watch = self._fleet.check if self._fleet else lambda kind: None
-        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real)
+        recorder = self._recorder
+        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real, recorder)
 
         def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
             stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
@@ -198,7 +202,7 @@ class Trainer:
     def _open_reporter(self, first_step: int) -> Reporter:
         config = self._config
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
-        progress = Progress() if self._accelerator.is_main_process else None
+        progress = self._views.terminal if self._views else None
         return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
 
     def _open_batches(self, ledger: Ledger, agreed: Engines, first_step: int) -> Prefetcher:
@@ -258,25 +262,31 @@ class Trainer:
             if self._fleet:
                 self._fleet.check()
             batch = batches.take(step)
-            log = self._train_on(batch, step)
+            with self._recorder.span("step"):
+                log = self._train_on(batch, step)
             meter.step()
             watch.done(step)
             done = self._observed.steps = step + 1
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                reporter.looked(done, self._evaluation.look(done, self._network.exported))
+                with self._recorder.span("evaluate"):
+                    reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
-                reporter.report(done, log, meter.totals())
+                with self._recorder.span("report"):
+                    reporter.report(done, log, meter.totals())
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
-                self._gather_hardest(batches)
-                ledger.sync()
-                self._save(done, agreed, batches.state, ledger.marks)
+                with self._recorder.span("checkpoint"):
+                    self._gather_hardest(batches)
+                    ledger.sync()
+                    self._save(done, agreed, batches.state, ledger.marks)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()
         self._stream.close("the run is over")
+        if self._views:
+            self._views.end()
         reporter.close()
         if self._accelerator.is_main_process:
             seconds = earlier_s + time.perf_counter() - self._started

@@ -17,21 +17,30 @@ from math import ceil
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
+from penstock.producer.noise import answer_probe
+from penstock.producer.tracing import trace_of
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
+from penstock.protocol.limits import MAX_TRACE_EVENTS
 from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Ack, Choice, Header, Heartbeat, Hello, Message, Result
+from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
+from penstock.protocol.watching import Status
+from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
+_TRACE_S = 0.5
+"""How often events are told of, where a rank traces."""
+_TRACES_AT_ONCE = 128
+"""Messages that tell of events, at most: as many as a full ring."""
 
 
 @dataclass(slots=True)
@@ -50,9 +59,11 @@ class ProducerService:
     Args:
         config: the producer's settings.
         engine: what makes the groups.
+        recorder: takes note of what is done to them; without one the service has its own.
     """
 
-    def __init__(self, config: ProduceConfig, engine: Engine) -> None:
+    def __init__(self, config: ProduceConfig, engine: Engine, recorder: Recorder | None = None) -> None:
+        self.recorder = recorder or Recorder()
         self._config = config
         self._engine = engine
         self._machine = ProducerMachine(
@@ -77,7 +88,7 @@ class ProducerService:
         self._incomplete_since: float | None = None
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
-        self._connected_at = time.monotonic()
+        self._connected_at = self._traced_at = time.monotonic()
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
@@ -111,6 +122,7 @@ class ProducerService:
             raise
         finally:
             with self._changed:
+                self._trace()
                 self._act(self._machine.leave(why))
                 self._stopping = True
             self._sockets.waker.wake()
@@ -127,6 +139,10 @@ class ProducerService:
         return self._loaded
 
     # --- main thread --------------------------------------------------------------------------------------------------
+
+    def _wait_for_batch(self) -> Sequence[HeldTicket]:
+        with self.recorder.span("wait_tickets"):
+            return self._next_batch()
 
     def _next_batch(self) -> Sequence[HeldTicket]:
         """Wait for tickets and begin them; empty when the run is over."""
@@ -172,7 +188,7 @@ class ProducerService:
     def _patience(self) -> float:
         """Seconds that the tickets at hand may still wait for company; a batch costs the same full or padded."""
         num_images = self._machine.num_queued_images
-        if not 0 < num_images < self._config.batch_images:
+        if not 0 < num_images < self._config.batch_images or self._machine.has_queued_probe:
             self._incomplete_since = None
             return 0.0
         now = time.monotonic()
@@ -183,11 +199,14 @@ class ProducerService:
     def _make_all(self) -> None:
         """Make batches until the run is over; one is made ready to travel while the next is begun."""
         quality = self._config.jpeg_quality if self._config.codec == JPEG else None
-        finisher = Finisher(self._engine.work, quality, self._deliver, self._refuse, self._break)
+        finisher = Finisher(self._engine.work, quality, self._deliver, self._refuse, self._break, self.recorder)
         try:
-            while batch := self._next_batch():
+            while batch := self._wait_for_batch():
                 begun_at = time.perf_counter()
-                pending = self._begin(batch)
+                with self.recorder.span("generate"):
+                    for held in batch:
+                        self.recorder.mark("begin", held.ticket.index, held.ticket.attempt, Flow.STEP)
+                    pending = self._begin(batch)
                 if pending is not None:
                     finisher.put(Begun(batch, pending, begun_at), lambda: self._drain_is_late(time.monotonic()))
         finally:
@@ -202,7 +221,9 @@ class ProducerService:
         return max(1.0, left)
 
     def _begin(self, batch: Sequence[HeldTicket]) -> Pending | None:
-        """Let the engine begin a batch; None where it cannot make any of it."""
+        """Let the engine begin a batch; None where it can make none of it. Probes are not the engine's business."""
+        if batch[0].ticket.probe:
+            return lambda: [answer_probe(held.ticket) for held in batch]
         try:
             return self._engine.generate([held.ticket for held in batch])
         except ModelError as error:
@@ -260,17 +281,48 @@ class ProducerService:
             # Said here, because the engine may hold the main thread for long.
             self._act(self._machine.leave("what it had begun was not done in time"))
         if not self._stopping:
-            self._act(self._machine.tick(now))
+            self._act(self._machine.tick(now, self._status()))
+            if now - self._traced_at >= _TRACE_S:
+                self._traced_at = now
+                self._trace()
+
+    def _status(self) -> Status:
+        """What is to be told of the engine's work; its clock is that of the moment at which it is sent."""
+        work = self._engine.work
+        flops, rate = work.flops or 0.0, work.matrix_flops_per_s or 0.0
+        return Status(images=work.images, busy_s=work.seconds, flops=flops, matrix_flops_per_s=rate)
+
+    def _trace(self) -> None:
+        """Tell of events, where a rank wants to hear of them and the clocks are known."""
+        if (traced := self._machine.traced) is None:
+            return
+        peer, clock = traced
+        self.recorder.trace()
+        if clock.best is None:
+            return
+        for _ in range(_TRACES_AT_ONCE):
+            if not (events := self.recorder.drain(MAX_TRACE_EVENTS)):
+                return
+            self._act([Send(peer, trace_of(events, *clock.best))])
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
+        came_at = time.monotonic()
         try:
             header, message = decode(frames[0])
         except MessageError as error:
             if self._garbled.counts_round(error.reason, peer.decode()):
                 _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
+        if isinstance(message, Tickets):
+            for ticket in message.tickets:
+                self.recorder.mark("held", ticket.index, ticket.attempt, Flow.STEP)
+        elif isinstance(message, Ack):
+            for key in message.attempts:
+                self.recorder.mark("acknowledged", key.index, key.attempt)
         with self._changed:
-            self._act(self._machine.on_message(peer, header, message, time.monotonic()))
+            if isinstance(message, Bye):
+                self._trace()  # the last, before the answer ends all talk
+            self._act(self._machine.on_message(peer, header, message, came_at))
             if self._drain_asked or self._is_held_back or not isinstance(message, Ack | Heartbeat):
                 # Else what is none of the engine's business would wake its thread.
                 self._changed.notify_all()
@@ -281,7 +333,13 @@ class ProducerService:
             waiting, self._outbox = self._outbox, deque()
         for out in waiting:
             self._seq += 1
-            if self._sockets.send(out.peer, encode(out.message, replace(out.header, seq=self._seq)), out.payload):
+            message, begun_ns = out.message, time.monotonic_ns()
+            if isinstance(message, Status):
+                message = replace(message, clock_ns=begun_ns)
+            if self._sockets.send(out.peer, encode(message, replace(out.header, seq=self._seq)), out.payload):
+                if isinstance(out.message, Result):
+                    key = out.message.key
+                    self.recorder.add("send", begun_ns, time.monotonic_ns(), key.index, key.attempt, Flow.STEP)
                 continue
             if isinstance(out.message, Result) and self._still_wanted(out):
                 with self._changed:

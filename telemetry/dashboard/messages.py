@@ -58,7 +58,7 @@ def rates(points: Sequence[RatePoint]) -> str:
 
 def group(shown: GroupView) -> str:
     """A group with its images."""
-    count, height, width, _ = shown.images.shape
+    count, height, width, _ = shown.shape or shown.images.shape
     return _dumps(
         {
             "index": shown.index,

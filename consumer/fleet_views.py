@@ -1,0 +1,111 @@
+"""The producers of a rank as people see them: how fast each is; one that has left stays in view for a while."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from penstock.config.process import printable
+from penstock.protocol.fleet import PeerLook
+from penstock.telemetry.rates import Rates
+from penstock.telemetry.run_view import ProducerView
+
+GONE = "gone"
+_SHOWN_GONE_S = 300.0
+"""How long a producer that has left stays in view."""
+_MOST_GONE = 16
+"""Producers that have left and are in view, at most: a fleet on pre-emptible machines loses many."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a producer by its name, through all its connections."""
+
+    peer: PeerLook
+    seen_at: float
+    earlier_images: int = 0
+    """Of connections before this one."""
+    is_gone: bool = False
+
+    @property
+    def images(self) -> int:
+        return self.earlier_images + self.peer.images
+
+
+class FleetViews:
+    """Follows a rank's producers from look to look. Times are seconds on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+
+    def look(self, peers: Sequence[PeerLook], now: float) -> None:
+        """These are connected now."""
+        named = _by_name(peers)
+        for name, peer in named.items():
+            known = self._known.setdefault(name, _Known(peer, now))
+            if known.is_gone or peer.images < known.peer.images:  # it has come again, and counts anew
+                known.earlier_images += known.peer.images
+            known.peer, known.seen_at, known.is_gone = peer, now, False
+        for name in self._known.keys() - named.keys():
+            self._known[name].is_gone = True
+        gone = sorted((known.seen_at, name) for name, known in self._known.items() if known.is_gone)
+        for place, (seen_at, name) in enumerate(reversed(gone)):
+            if place >= _MOST_GONE or now - seen_at > _SHOWN_GONE_S:
+                del self._known[name]
+
+    @property
+    def counters(self) -> Mapping[Hashable, float]:
+        """What each producer has done, for `Rates`."""
+        return {("images", name): known.images for name, known in self._known.items()}
+
+    def views(self, rates: Rates, now: float) -> tuple[ProducerView, ...]:
+        """All of them, by name; `rates` has been given the counters."""
+        return tuple(self._view(name, self._known[name], rates, now) for name in sorted(self._known, key=_natural))
+
+    def _view(self, name: str, known: _Known, rates: Rates, now: float) -> ProducerView:
+        peer = known.peer
+        took = sorted(peer.service_s)
+        view = ProducerView(
+            name=name,
+            state=peer.state.value,
+            device=printable(peer.manifest.device),
+            backend=printable(peer.manifest.backend),
+            images=known.images,
+            images_per_s=rates.seldom_per_s(("images", name)),
+            held=peer.held,
+            credit_groups=peer.credit_groups,
+            silent_s=peer.silent_s + now - known.seen_at,
+            p50_s=_quantile(took, 0.5),
+            p95_s=_quantile(took, 0.95),
+        )
+        return replace(view, state=GONE, images_per_s=0.0, held=0, credit_groups=0) if known.is_gone else view
+
+
+def _by_name(peers: Sequence[PeerLook]) -> dict[str, PeerLook]:
+    """By a name of its own each: two machines may have given their producers the same one."""
+    named: dict[str, PeerLook] = {}
+    for peer in peers:
+        name = unique = printable(peer.name)
+        number = 1
+        while unique in named:
+            number += 1
+            unique = f"{name} ({number})"
+        named[unique] = peer
+    return named
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """For sorting: `gpu-9` before `gpu-10`."""
+    parts: list[tuple[int, str]] = []
+    digits = ""
+    for char in f"{name}\0":
+        if char.isascii() and char.isdigit():
+            digits += char
+            continue
+        if digits:
+            parts.append((int(digits), ""))
+            digits = ""
+        parts.append((-1, char))
+    return tuple(parts)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
