@@ -1,7 +1,7 @@
 """The producers of a rank as people see them: how fast each is; one that has left stays in view for a while."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from penstock.config.process import printable
 from penstock.protocol.fleet import PeerLook
@@ -15,19 +15,31 @@ _MOST_GONE = 16
 """Producers that have left and are in view, at most: a fleet on pre-emptible machines loses many."""
 
 
+class _Total:
+    """A count that goes on where its producer, or its connection, began anew."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._before = 0.0
+        self._last = 0.0
+
+    def update(self, count: float, *, anew: bool = False) -> None:
+        """It is `count` now; `anew` where it has begun again, which a count that has fallen shows by itself."""
+        if anew or count < self._last:
+            self._before += self._last
+        self._last, self.value = count, self._before + count
+
+
 @dataclass(slots=True)
 class _Known:
     """What is known of a producer by its name, through all its connections."""
 
     peer: PeerLook
     seen_at: float
-    earlier_images: int = 0
-    """Of connections before this one."""
     is_gone: bool = False
-
-    @property
-    def images(self) -> int:
-        return self.earlier_images + self.peer.images
+    images: _Total = field(default_factory=_Total)
+    busy_s: _Total = field(default_factory=_Total)
+    flops: _Total = field(default_factory=_Total)
 
 
 class FleetViews:
@@ -41,8 +53,10 @@ class FleetViews:
         named = _by_name(peers)
         for name, peer in named.items():
             known = self._known.setdefault(name, _Known(peer, now))
-            if known.is_gone or peer.images < known.peer.images:  # it has come again, and counts anew
-                known.earlier_images += known.peer.images
+            known.images.update(peer.images, anew=known.is_gone)
+            if peer.status:
+                known.busy_s.update(peer.status.busy_s)
+                known.flops.update(peer.status.flops)
             known.peer, known.seen_at, known.is_gone = peer, now, False
         for name in self._known.keys() - named.keys():
             self._known[name].is_gone = True
@@ -54,7 +68,12 @@ class FleetViews:
     @property
     def counters(self) -> Mapping[Hashable, float]:
         """What each producer has done, for `Rates`."""
-        return {("images", name): known.images for name, known in self._known.items()}
+        counters: dict[Hashable, float] = {}
+        for name, known in self._known.items():
+            counters["images", name] = known.images.value
+            if known.peer.status:
+                counters["busy", name], counters["flops", name] = known.busy_s.value, known.flops.value
+        return counters
 
     def views(self, rates: Rates, now: float) -> tuple[ProducerView, ...]:
         """All of them, by name; `rates` has been given the counters."""
@@ -62,21 +81,28 @@ class FleetViews:
 
     def _view(self, name: str, known: _Known, rates: Rates, now: float) -> ProducerView:
         peer = known.peer
-        took = sorted(peer.service_s)
+        took, status = sorted(peer.service_s), peer.status
+        flops_per_s = rates.seldom_per_s(("flops", name))
         view = ProducerView(
             name=name,
             state=peer.state.value,
             device=printable(peer.manifest.device),
             backend=printable(peer.manifest.backend),
-            images=known.images,
+            images=round(known.images.value),
             images_per_s=rates.seldom_per_s(("images", name)),
             held=peer.held,
             credit_groups=peer.credit_groups,
             silent_s=peer.silent_s + now - known.seen_at,
             p50_s=_quantile(took, 0.5),
             p95_s=_quantile(took, 0.95),
+            busy_share=min(1.0, rates.seldom_per_s(("busy", name))) if status else None,
+            flop_share=flops_per_s / status.matrix_flops_per_s if status and status.matrix_flops_per_s else None,
         )
-        return replace(view, state=GONE, images_per_s=0.0, held=0, credit_groups=0) if known.is_gone else view
+        return (
+            replace(view, state=GONE, images_per_s=0.0, held=0, credit_groups=0, busy_share=None, flop_share=None)
+            if known.is_gone
+            else view
+        )
 
 
 def _by_name(peers: Sequence[PeerLook]) -> dict[str, PeerLook]:
