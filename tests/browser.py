@@ -57,9 +57,9 @@ class Opened:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(url)
 
-    def wait(self, condition: str) -> None:
+    def wait(self, condition: str, within_s: float = WAIT_S) -> None:
         """Wait until a JavaScript expression is true. `wait_for_function` would need a page that allows `eval`."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + within_s
         while not self.page.evaluate(condition):
             assert time.monotonic() < deadline, condition
             self.page.wait_for_timeout(20)

@@ -18,6 +18,9 @@ export function percent(share, digits = share < 0.1 ? 1 : 0) {
   return isKnown(share) ? `${(100 * share).toFixed(digits)}%` : DASH;
 }
 
+// As an axis wants it: no more digits than there are.
+export const tick = (share) => `${Number((100 * share).toFixed(1))}%`;
+
 export function bytes(value) {
   if (!isKnown(value)) return DASH;
   for (const [size, unit] of [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {

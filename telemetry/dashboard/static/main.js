@@ -3,7 +3,7 @@
 import { Chart, smoothed } from "./charts.js";
 import { byId, setText, setVariable } from "./dom.js";
 import * as fleet from "./fleet.js";
-import { human, loss, percent, span, whole } from "./format.js";
+import { human, loss, percent, span, tick, whole } from "./format.js";
 import * as groups from "./groups.js";
 import { listen } from "./link.js";
 import { showEvents, showFaults, showStages, showVerdict } from "./panels.js";
@@ -24,7 +24,7 @@ const charts = {
   knn: new Chart(byId("chart-knn"), {
     title: "kNN on real images", x: human, at: atStep, empty: "Not measured yet.",
     series: [
-      { name: "accuracy", color: "copper", scale: "knn", format: (value) => percent(value, 1), tick: (value) => percent(value, 0), points: true },
+      { name: "accuracy", color: "copper", scale: "knn", format: (value) => percent(value, 1), tick, points: true },
       { name: "RankMe", color: "moss", scale: "rankme", format: human, fromZero: true },
     ],
   }),
@@ -38,7 +38,7 @@ const charts = {
   wait: new Chart(byId("chart-wait"), {
     title: "Trainer waits for data", x: span, at: afterTime, empty: "Nothing has moved yet.",
     series: [{
-      name: "of its time", color: "alarm", scale: "wait", format: (value) => percent(value, 1), tick: (value) => percent(value, 0),
+      name: "of its time", color: "alarm", scale: "wait", format: (value) => percent(value, 1), tick,
       range: (_, low, high) => [0, Math.min(1, Math.max(0.1, 1.15 * high))], filled: true,
     }],
   }),

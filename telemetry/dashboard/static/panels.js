@@ -21,7 +21,10 @@ export function showVerdict(verdict) {
 }
 
 export function showStages(stages) {
-  const shown = Object.entries(stages).sort(([, a], [, b]) => b.share - a.share).slice(0, 12);
+  const { sample_age: age, ...works } = stages; // an age is no work
+  const note = age ? `; images are ${brief(age.p50_s)} old when they are used` : "";
+  setText(byId("stages-note"), `of this process, p50 / p95${note}`);
+  const shown = Object.entries(works).sort(([, a], [, b]) => b.share - a.share).slice(0, 12);
   const largest = Math.max(1e-9, ...shown.map(([, stage]) => stage.share));
   byId("stages").replaceChildren(...shown.map(([name, stage]) => {
     const item = make("li", {}, make("span", { class: "name" }, name.replaceAll("_", " ")),
