@@ -22,13 +22,12 @@ from tests.faults.scene import free_port
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
-
 SCREENSHOTS = os.environ.get("PENSTOCK_SCREENSHOTS", "")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if SCREENSHOTS else 280)]
 SMALL = ["--groups-per-step", "8", "--reservoir.capacity-groups", "16", "--stream.window-groups", "16"]
 SMALL += ["--evaluation.data", "none"]
-RICH = ["--evaluation.every-steps", "25", "--max-steps", "2000"]
-SHOWN_STEP = 240
+RICH = ["--evaluation.every-steps", "20", "--max-steps", "2000"]
+SHOWN_STEP = 260
 """Of the run that is long enough for curves."""
 END_S = 15.0
 """From a signal to the end of a trainer whose page is open, on a busy machine."""
@@ -100,7 +99,7 @@ def test_a_run_is_watched_from_its_beginning_to_its_end(browser: "Browser", stac
     opened.wait("['loss', 'rates', 'wait'].every((name) => document.querySelector(`#chart-${name}.drawn canvas`))", 120)
     assert page.locator("#fleet tr").count() == 2
     if SCREENSHOTS:
-        opened.wait(f"Number(document.querySelector('#step').textContent) >= {SHOWN_STEP}", 230)
+        opened.wait(f"Number(document.querySelector('#step').textContent) >= {SHOWN_STEP}", 700)
         _shoot(browser, url, Path(SCREENSHOTS))
 
     # A producer is killed: its row goes red, and up.

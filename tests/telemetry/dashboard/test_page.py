@@ -206,14 +206,14 @@ def test_a_lost_producers_row_goes_red_and_to_the_top(scene: Scene) -> None:
     rows = opened.page.locator("#fleet tr")
     opened.wait("document.querySelectorAll('#fleet tr').length === 2")
     assert rows.locator("th").all_inner_texts() == ["producer-0", "producer-1"]
-    calm = rows.nth(1).evaluate("row => getComputedStyle(row.children[1]).color")
+    calm = rows.nth(1).evaluate("row => getComputedStyle(row.children[0]).color")
     scene.come(341, producers=[producer("producer-0"), producer("producer-1", "gone", images_per_s=0.0, silent_s=12.0)])
     opened.wait("document.querySelector('#fleet tr').dataset.state === 'gone'")
     assert rows.locator("th").all_inner_texts() == ["producer-1", "producer-0"]
-    red, green, blue = channels(rows.first.evaluate("row => getComputedStyle(row.children[1]).color"))
+    red, green, blue = channels(rows.first.evaluate("row => getComputedStyle(row.children[0]).color"))
     assert red > green + 60
     assert red > blue + 60
-    assert rows.nth(1).evaluate("row => getComputedStyle(row.children[1]).color") == calm
+    assert rows.nth(1).evaluate("row => getComputedStyle(row.children[0]).color") == calm
     assert opened.page.locator("#fleet-note").inner_text() == "1 gone · 1 ready"
     assert "1 lost" in opened.page.locator("[data-name=producers]").inner_text()
 

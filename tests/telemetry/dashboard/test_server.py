@@ -3,6 +3,7 @@
 import logging
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -119,7 +120,9 @@ def test_images_are_made_small_only_while_somebody_looks(serve: Serve, monkeypat
     assert made == [1]
 
 
-def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(serve: Serve) -> None:
+def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)  # 200 kB as text
 
     def step(number: int) -> RunView:
@@ -133,12 +136,17 @@ def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(serve: Se
         deaf.connect(("127.0.0.1", port))
         deaf.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         page.until("groups")
-        for number in range(2, 60):  # together far more than all buffers on the way hold
+        tracemalloc.start()
+        for number in range(2, 60):  # 12 MB together, far more than all buffers on the way hold
             run.now = step(number)
             assert page.until("groups")[0]["index"] == number
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 4e6
         began = time.monotonic()
         server.close()
         assert time.monotonic() - began < CLOSED_S
+    assert caplog.records == []  # that a reader is cut off is no event
 
 
 # --- whom -------------------------------------------------------------------------------------------------------------
@@ -193,7 +201,7 @@ def test_on_this_machine_only_its_own_names_are_answered(serve: Serve) -> None:
 def test_other_sites_get_nothing_and_cannot_take_the_listeners_places(serve: Serve) -> None:
     port = serve(FakeRun()).address.port
     for site in ("cross-site", "same-site"):
-        for path in ("/events", "/view.json", "/main.js"):
+        for path in ("/view.json", "/main.js", "/events"):
             assert get(port, path, Sec_Fetch_Site=site, Sec_Fetch_Mode="cors").status == 403
         # A link to the page is a link.
         assert get(port, "/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 200
