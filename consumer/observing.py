@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
 from penstock.config.process import printable
+from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.fleet_views import FleetViews
 from penstock.consumer.observed import Observed
 from penstock.consumer.prefetch import BatchesLook
@@ -175,6 +176,7 @@ class Looker:
             hedged=stream.stats.hedged,
             quarantined=stream.stats.quarantined,
             rejects=stream.rejects,
+            filtered=_filtered(observed),
             events=observed.events.last,
             groups=self._newest_groups(now),
         )
@@ -301,6 +303,13 @@ def _queues(stream: StreamLook, batches: BatchesLook | None) -> tuple[QueueView,
         ),
         QueueView(name="batches", filled=int(batches.is_ready), capacity=1),
     )
+
+
+def _filtered(observed: Observed) -> float | None:
+    """Share of this rank's images that the filter has rejected."""
+    counts = observed.batches.filter_counts if observed.batches else None
+    totals = FilterTotals.of(counts.values) if counts else None
+    return totals.rejected_fraction if totals else None
 
 
 def _flop_share(observed: Observed, step_rate: float) -> float | None:

@@ -110,6 +110,7 @@ class RunView:
     made_per_s: float
     trained_per_s: float
     steps_per_s: float = 0.0
+    """Optimizer steps."""
     reuse: float
     """Uses per image, since the beginning."""
     data_wait: float
@@ -132,6 +133,8 @@ class RunView:
     quarantined: int
     rejects: Mapping[str, int]
     """Messages dropped, by reason."""
+    filtered: float | None = None
+    """Share of the images made that the mismatch filter has rejected, 0 to 1; None where nothing filters."""
     events: Sequence[EventView] = ()
     """The newest last."""
     groups: Sequence[GroupView] = field(default=())

@@ -80,7 +80,7 @@ def _wide(view: RunView, width: int, height: int, sheet: Sequence[Text]) -> Bloc
     lower = sheet_rows if sheet else max(5, height // 4)
     middle = height - lower - 1
     left = _fleet_and_stages(view, left_width, middle)
-    upper = (middle - 3) // 2
+    upper = (middle - 3) // 2 if view.knn else middle - 3
     right = [*_loss(view, right_width, upper), Text(), *_knn(view, right_width, middle - 3 - upper)]
     log = sections.events(view, left_width if sheet else width, lower - 1)
     return [

@@ -69,7 +69,7 @@ def header(view: RunView, width: int) -> Block:
     share = min(1.0, view.step / view.max_steps) if view.max_steps else 0.0
     before = line("step ", (f"{view.step}", STRONG), f"/{view.max_steps}  ")
     left_s = (view.max_steps - view.step) / view.steps_per_s if view.steps_per_s else None
-    times = f"{clock(view.seconds)} gone" + (f", {clock(left_s)} left" if left_s and view.state == "running" else "")
+    times = f"{clock(view.seconds)} so far" + (f", {clock(left_s)} left" if left_s and view.state == "running" else "")
     after = line(f"  {share:.0%}", ("  " + times, DIM))
     progress = bar(max(4, width - before.cell_len - after.cell_len), (share, FULL, "cyan"))
     return [ends(left, right, width), fit(before.append_text(progress).append_text(after), width)]
@@ -80,17 +80,18 @@ def pipeline(view: RunView, width: int, rows: int) -> Block:
     wide = (width - 3 * 3) // 4
     widths = [wide, wide, wide, width - 3 * (wide + 3)]
     bound = _BOUND.get(view.verdict.side) if view.state == "running" else None
+    bound_style = f"bold {_HEADLINES.get(view.verdict.side, ('', CAREFUL))[1]}"
     contents = {
-        "producers": _producers(view),
+        "producers": _producers(view, wide - 4),
         "stream": _stream(view, wide - 4),
         "reservoir": _reservoir(view, wide - 4),
-        "trainer": _trainer(view),
+        "trainer": _trainer(view, wide - 4),
     }
     arrow = [line(("━━▶" if row == (rows + 1) // 2 else "   ", "cyan")) for row in range(rows + 2)]
     block: Block = []
     done = 0
     for (name, lines), box_width in zip(contents.items(), widths, strict=True):
-        framed = box(name, lines[:rows], box_width, f"bold {CAREFUL}" if name == bound else DIM)
+        framed = box(name, lines[:rows], box_width, bound_style if name == bound else DIM)
         if not block:
             block, done = framed, box_width
             continue
@@ -99,17 +100,22 @@ def pipeline(view: RunView, width: int, rows: int) -> Block:
     return block
 
 
-def _producers(view: RunView) -> Block:
+def _producers(view: RunView, width: int) -> Block:
     here = [producer for producer in view.producers if producer.state != "gone"]
     ready = sum(producer.state == "ready" for producer in here)
-    style = GOOD if here and ready == len(here) else CAREFUL
     busy = [producer.busy_share for producer in here if producer.busy_share is not None]
+    made = f"{human(view.images_made)} images"
     return [
-        line((human(view.made_per_s), STRONG), " images/s"),
-        line((f"{ready}", style), f" of {len(here)} ready"),
-        line(f"busy {sum(busy) / len(busy):.0%}") if busy else line(f"{human(view.images_made)} made"),
-        line((f"{human(view.images_made)} images", DIM)) if busy else line(),
+        _rate(view.made_per_s, width),
+        line((f"{ready}", GOOD if here and ready == len(here) else CAREFUL), f"/{len(here)} ready"),
+        line(f"busy {sum(busy) / len(busy):.0%}" if busy else "busy -"),
+        line((made if view.filtered is None else f"rejects {view.filtered:.0%}", DIM)),
     ]
+
+
+def _rate(images_per_s: float, width: int) -> Text:
+    number = human(images_per_s)
+    return line((number, STRONG), " images/s" if len(number) + len(" images/s") <= width else "/s")
 
 
 def _stream(view: RunView, width: int) -> Block:
@@ -132,7 +138,7 @@ def _reservoir(view: RunView, width: int) -> Block:
     ]
 
 
-def _trainer(view: RunView) -> Block:
+def _trainer(view: RunView, width: int) -> Block:
     waits = view.data_wait
     style = BAD if waits >= STARVED_FRACTION else CAREFUL if waits > FED_FRACTION else GOOD
     step = view.stages.get("step")
@@ -142,7 +148,7 @@ def _trainer(view: RunView) -> Block:
     else:
         last = "batch ready" if _queue(view, "batches").filled else "no batch ready"
     return [
-        line((human(view.trained_per_s), STRONG), " images/s"),
+        _rate(view.trained_per_s, width),
         line("waits ", (f"{waits:.0%}", style)),
         line(took),
         line((last, DIM)),
@@ -282,10 +288,13 @@ def events(view: RunView, width: int, rows: int) -> Block:
     title = line(("EVENTS", TITLE), (f"  {told}", CAREFUL))
     lines: Block = []
     for event in reversed(view.events):
-        above = _event(event, width)
-        if lines and len(lines) + len(above) > rows:
+        room = rows - len(lines)
+        if room <= 0:
             break
-        lines = (above + lines)[:rows]
+        above = _event(event, width)
+        if len(above) > room:
+            above = [*above[: room - 1], fit(above[room - 1].append(" " * width), width)]
+        lines = above + lines
     return [fit(title, width), *(fit(text, width) for text in lines)]
 
 

@@ -222,6 +222,7 @@ def snapshot_of(view: RunView) -> Snapshot:
         knn=view.knn[-1][1] if view.knn else None,
         producers=sum(producer.state != "gone" for producer in view.producers),
         data_wait=view.data_wait,
+        rejected=view.filtered,
     )
 
 

@@ -15,13 +15,16 @@ import pytest
 from penstock.consumer import observing
 from penstock.consumer import stream as stream_module
 from penstock.consumer.event_log import KEPT, EventLog
+from penstock.consumer.filter_counts import FilterCounts
 from penstock.consumer.observed import Observed
 from penstock.consumer.observing import Looker, Observer, thinned
 from penstock.consumer.prefetch import BatchesLook, Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.stream import GroupStream
+from penstock.consumer.stream import Group, GroupStream
 from penstock.protocol.messages import Bye
+from penstock.protocol.tickets import Ticket
+from penstock.protocol.watching import Status
 from penstock.telemetry.recorder import Recorder
 from penstock.telemetry.run_view import RunView
 from tests.consumer.stream_bench import RECIPE, StreamBench, colour_of, until
@@ -51,7 +54,7 @@ class Watched:
             recorder=Recorder(),
             stream=stream,
             record=Record(),
-            batches=cast(Prefetcher, SimpleNamespace(look=lambda: self.batches)),
+            batches=cast(Prefetcher, SimpleNamespace(look=lambda: self.batches, filter_counts=None)),
             started_at=1000.0,
         )
         self.looker = Looker(self.observed, num_groups)
@@ -206,6 +209,35 @@ def test_stages_and_arithmetic_are_shares_of_the_last_seconds(bench: StreamBench
     assert (collate.p50_s, collate.p95_s) == pytest.approx((0.1, 0.3))
     assert collate.share == pytest.approx(0.5)
     assert view.flop_share == pytest.approx(0.4)
+
+
+def test_what_a_filter_rejects_is_a_share_of_what_was_made(bench: StreamBench) -> None:
+    watched = Watched(bench.start())
+    assert watched.look().filtered is None
+    counts = FilterCounts(1, lambda ticket: 0)
+    counts.add(
+        cast(
+            Group,
+            SimpleNamespace(
+                num_made=8, images=[1] * 6, num_unsatisfied=0, ticket=Ticket(index=0, rank=0, recipe=RECIPE)
+            ),
+        )
+    )
+    cast(Any, watched.observed.batches).filter_counts = counts
+    assert watched.look().filtered == 0.25
+
+
+def test_how_busy_a_producer_is_follows_from_what_it_tells(bench: StreamBench) -> None:
+    stream = bench.start()
+    watched = Watched(stream)
+    producer = bench.join(stream)
+    assert watched.look().producers[0].busy_share is None
+    for second in range(1, 9):
+        status = Status(busy_s=0.5 * second, flops=2e9 * second, matrix_flops_per_s=1e10)
+        producer.say(status)
+        until(lambda status=status: stream.look().peers[0].status == status)
+        [ann] = watched.look().producers
+    assert (ann.busy_share, ann.flop_share) == pytest.approx((0.5, 0.2))
 
 
 def test_the_newest_groups_are_small_copies_and_one_look_adds_one(bench: StreamBench) -> None:

@@ -124,6 +124,22 @@ def test_the_next_batch_is_prepared_while_the_step_runs_and_only_that(tmp_path: 
         assert tap.given == 6, "one batch ahead, no more"
 
 
+def test_a_wait_that_goes_on_counts_already_for_whoever_looks(tmp_path: Path) -> None:
+    tap = _Tap()
+    with _batches(tap, tmp_path) as batches:
+        assert batches.look().wait_s == 0
+
+        def watch() -> None:
+            until(lambda: batches.look().wait_s > 0.05)
+            assert batches.wait_s == 0
+            tap.let_through.release(100)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        batches.take(0)
+        assert batches.look().wait_s == batches.wait_s > 0.05
+
+
 def test_only_what_was_taken_counts(tmp_path: Path) -> None:
     tap = _Tap()
     tap.let_through.release(100)

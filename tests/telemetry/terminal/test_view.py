@@ -1,0 +1,276 @@
+"""The full view in real terminals: what stands on the screen, and that the terminal is given back in every case."""
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.telemetry.progress import Snapshot
+from penstock.telemetry.run_view import RunView
+from penstock.telemetry.terminal import view as view_module
+from penstock.telemetry.terminal.view import TerminalView, is_wanted
+from tests.telemetry.terminal.pseudo_terminal import PseudoTerminal
+from tests.telemetry.views import group, producer, run_view
+
+PROGRAM = [sys.executable, "-m", "tests.telemetry.terminal.view_program"]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    for name in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(view_module, "DRAW_EVERY_S", 0.02)
+    monkeypatch.chdir(ROOT)
+
+
+class Run:
+    """A run that the test changes."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.view = run_view(**changes)
+
+    def change(self, **changes: Any) -> None:
+        self.view = replace(self.view, **changes)
+
+    def look(self) -> RunView:
+        return self.view
+
+
+@pytest.fixture
+def terminal() -> Iterator[PseudoTerminal]:
+    with PseudoTerminal(80, 24) as made:
+        yield made
+
+
+def test_the_screen_shows_the_run_and_follows_it(terminal: PseudoTerminal) -> None:
+    run = Run()
+    with TerminalView(run.look, terminal.stream):
+        terminal.shows("step 120/600")
+        terminal.shows("PRODUCER-BOUND")
+        run.change(step=121, producers=(producer("local-0"), producer("local-1", "gone")))
+        terminal.shows("step 121/600")
+        terminal.shows("gone")
+        gone = next(row for row, line in enumerate(terminal.screen.display) if "local-1" in line)
+        assert terminal.screen.buffer[gone][0].fg == "red"
+
+
+def test_the_picture_lives_while_the_run_stalls(terminal: PseudoTerminal) -> None:
+    """The thread that opened the view does nothing here; whoever looks sees the stall and its clock."""
+    run = Run(state="stalled", waiting_for="ticket 9, held by local-1 for 1.0 s")
+    with TerminalView(run.look, terminal.stream):
+        terminal.shows("STALLED  ticket 9, held by local-1 for 1.0 s")
+        run.change(waiting_for="ticket 9, held by local-1 for 2.0 s", seconds=84.0)
+        terminal.shows("for 2.0 s")
+        terminal.shows("1:24 so far")
+
+
+def test_a_window_that_changes_its_size_gets_a_picture_of_it(terminal: PseudoTerminal) -> None:
+    run = Run(groups=(group(),))
+    with TerminalView(run.look, terminal.stream):
+        terminal.shows("FLEET")
+        terminal.resize(140, 44)
+        terminal.shows("STAGES")
+        terminal.shows("NEWEST  a handwritten seven")
+        terminal.resize(60, 10)  # too small for the picture: the line
+        terminal.until(lambda: terminal.text.startswith("step 120/600") and "FLEET" not in terminal.text)
+        assert len(terminal.text.split()) > 3
+        terminal.resize(80, 24)
+        terminal.shows("FLEET")
+        assert all(len(line) <= 80 for line in terminal.text.splitlines())
+
+
+def test_what_others_write_over_the_picture_disappears(terminal: PseudoTerminal) -> None:
+    with TerminalView(Run().look, terminal.stream):
+        terminal.shows("FLEET")
+        terminal.stream.write("\x1b[5;1HNCCL WARN something\r\n")
+        terminal.stream.flush()
+        terminal.until(lambda: "NCCL" not in terminal.text and "FLEET" in terminal.text)
+
+
+def test_output_waits_and_comes_out_in_its_order_when_the_picture_goes(
+    terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    stdout = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with TerminalView(Run().look) as view:
+        terminal.shows("FLEET")
+        sys.stderr.write("first\n")
+        sys.stdout.write("to a pipe\n")  # what is no terminal waits for nothing
+        sys.stderr.write("second\n")
+        view.update(_snapshot())
+        assert stdout.getvalue() == "to a pipe\n"
+        terminal.read()
+        assert "first" not in terminal.text
+    terminal.shows("loss 1.000")
+    lines = terminal.text.split("\n")
+    assert lines[:2] == ["first", "second"]
+    assert lines[2].startswith("step 120/600")
+    assert sys.stderr is terminal.stream
+    assert not terminal.is_second_screen
+    assert not terminal.screen.cursor.hidden
+
+
+def test_threads_that_write_much_lose_nothing_but_the_oldest(
+    terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = threading.Thread(target=lambda: [terminal.read(1) for _ in range(2000)], daemon=True)
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    with TerminalView(Run().look):
+        terminal.shows("FLEET")
+        for number in range(3000):
+            sys.stderr.write(f"line {number}\n")
+        reader.start()
+    terminal.until(lambda: "line 2999" in terminal.text)
+
+
+def test_without_colours_the_picture_has_none(terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    with TerminalView(Run(groups=(group(),)).look, terminal.stream):
+        terminal.resize(140, 44)
+        terminal.shows("STAGES")
+        cells = [cell for row in terminal.screen.buffer.values() for cell in row.values()]
+        assert {(cell.fg, cell.bg) for cell in cells} == {("default", "default")}
+        assert "NEWEST" not in terminal.text
+
+
+def test_a_terminal_that_takes_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after Ctrl-S: the pipe behind the terminal fills, and whoever draws hangs; closing takes a bounded time."""
+    monkeypatch.setattr(view_module, "_JOIN_S", 0.2)
+    with PseudoTerminal(200, 50) as terminal:
+        hung, go_on = threading.Event(), threading.Event()
+
+        class Stopped(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+            def write(self, text: str) -> int:
+                if threading.current_thread() is not threading.main_thread():
+                    hung.set()
+                    go_on.wait(20)
+                return len(text)
+
+        view = TerminalView(Run().look, Stopped())
+        view.__enter__()
+        assert hung.wait(20)
+        began = time.monotonic()
+        view.close()
+        assert time.monotonic() - began < 5
+        go_on.set()
+        terminal.read()
+
+
+def test_a_defect_in_the_picture_ends_the_view_and_not_the_run(
+    terminal: PseudoTerminal, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run()
+    with TerminalView(run.look, terminal.stream):
+        terminal.shows("FLEET")
+        run.change(queues=None)
+        terminal.until(lambda: not terminal.is_second_screen)
+        terminal.until(lambda: "the view has a defect" in caplog.text)
+
+
+# --- when it is shown -------------------------------------------------------------------------------------------------
+
+
+def test_a_large_terminal_gets_the_picture_and_a_small_one_the_line(terminal: PseudoTerminal) -> None:
+    assert is_wanted("auto", is_shared=False, stream=terminal.stream)
+    assert not is_wanted("line", is_shared=False, stream=terminal.stream)
+    assert not is_wanted("auto", is_shared=True, stream=terminal.stream)  # other ranks would write over it
+    assert is_wanted("full", is_shared=True, stream=terminal.stream)
+    terminal.resize(71, 24)
+    assert not is_wanted("auto", is_shared=False, stream=terminal.stream)
+    assert is_wanted("full", is_shared=False, stream=terminal.stream)
+
+
+@pytest.mark.parametrize("view", ["auto", "full", "line"])
+def test_what_is_no_terminal_gets_plain_lines(view: Any, terminal: PseudoTerminal, monkeypatch: Any) -> None:
+    assert not is_wanted(view, is_shared=False, stream=io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    assert not is_wanted(view, is_shared=False, stream=terminal.stream)
+
+
+# --- real processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "ends", "status", "last"),
+    [
+        ("wait", lambda terminal: terminal.press("\x03"), 130, "a printed line"),  # Ctrl-C
+        ("wait", lambda terminal: _kill(terminal, signal.SIGTERM), 143, "a printed line"),
+        ("error", lambda terminal: None, 1, "error: the run cannot go on"),
+        ("defect", lambda terminal: None, 70, "ZeroDivisionError: a defect"),
+        ("end", lambda terminal: None, 0, "after the view"),
+    ],
+    ids=["ctrl-c", "sigterm", "error", "defect", "end"],
+)
+def test_the_terminal_is_given_back_however_the_run_ends(what: str, ends: Any, status: int, last: str) -> None:
+    with PseudoTerminal(80, 24, [*PROGRAM, what]) as terminal:
+        terminal.shows("FLEET")
+        assert terminal.is_second_screen
+        assert terminal.screen.cursor.hidden
+        ends(terminal)
+        assert terminal.ended() == status
+        assert not terminal.is_second_screen
+        assert not terminal.screen.cursor.hidden
+        lines = [line for line in terminal.text.split("\n") if line]
+        assert lines[0] == "before the view"
+        assert lines[1].endswith("rank 0 WARNING: a line of the log")
+        assert lines[2] == "a printed line"
+        assert lines[-1].removeprefix("^C") == last
+
+
+def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_brings_the_picture_back() -> None:
+    with PseudoTerminal(80, 24, ["bash", "--norc", "-i"], PS1="shell> ") as terminal:
+        terminal.shows("shell>")
+        terminal.press(f"{sys.executable} -m tests.telemetry.terminal.view_program wait\n")
+        terminal.shows("FLEET")
+        terminal.press("\x1a")
+        terminal.shows("Stopped")
+        assert not terminal.is_second_screen
+        assert "a printed line" in terminal.text
+        terminal.press("fg\n")
+        terminal.shows("FLEET")
+        assert terminal.is_second_screen
+        terminal.press("\x03")
+        terminal.until(lambda: not terminal.is_second_screen)
+
+
+def test_a_run_in_a_shells_background_leaves_the_terminal_alone() -> None:
+    with PseudoTerminal(80, 24, ["bash", "--norc", "-i"], PS1="shell> ") as terminal:
+        terminal.shows("shell>")
+        terminal.press(f"{sys.executable} -m tests.telemetry.terminal.view_program wait &\n")
+        terminal.shows("plain lines")
+        assert not terminal.is_second_screen
+
+
+def _kill(terminal: PseudoTerminal, number: signal.Signals) -> None:
+    os.kill(terminal.pid, number)
+
+
+def _snapshot() -> Snapshot:
+    return Snapshot(
+        step=120,
+        max_steps=600,
+        images_made=10,
+        images_trained=20,
+        made_per_s=1,
+        trained_per_s=2,
+        reuse=2,
+        loss=1.0,
+        knn=None,
+        producers=1,
+        data_wait=0.1,
+    )
