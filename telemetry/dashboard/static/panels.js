@@ -6,6 +6,8 @@ import { brief, percent, timeOfDay, whole } from "./format.js";
 const SIDES = {
   producers: "Producer-bound",
   trainer: "Trainer-bound",
+  host: "Host-bound",
+  wire: "Wire-bound",
   balanced: "Balanced",
   "not enough data": "Not enough data yet",
 };

@@ -66,8 +66,9 @@ function showProducers(station, view) {
   const states = view.producers_by_state;
   const working = states.ready ?? 0;
   const lost = (states.gone ?? 0) + (states.stalled ?? 0);
+  const rejects = view.filtered === null ? "" : ` · ${percent(view.filtered)} rejected`;
   setFigure(station, human(view.made_per_s), " images/s");
-  setText(station.note, `${plural(working, "producer")}${lost ? `, ${lost} lost` : ""}`);
+  setText(station.note, `${plural(working, "producer")}${lost ? `, ${lost} lost` : ""}${rejects}`);
   station.node.classList.toggle("hurt", lost > 0);
   const busy = view.producers.map((producer) => producer.busy_share).filter((share) => share !== null);
   setVariable(station.node, "--level", busy.length ? busy.reduce((a, b) => a + b) / busy.length : working ? 1 : 0);
