@@ -26,8 +26,8 @@ SCREENSHOTS = os.environ.get("PENSTOCK_SCREENSHOTS", "")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if SCREENSHOTS else 280)]
 SMALL = ["--groups-per-step", "8", "--reservoir.capacity-groups", "16", "--stream.window-groups", "16"]
 SMALL += ["--evaluation.data", "none"]
-RICH = ["--evaluation.every-steps", "20", "--max-steps", "2000"]
-SHOWN_STEP = 260
+RICH = ["--evaluation.every-steps", "20", "--max-steps", "400"]
+SHOWN_STEP = 160
 """Of the run that is long enough for curves."""
 END_S = 15.0
 """From a signal to the end of a trainer whose page is open, on a busy machine."""
@@ -50,11 +50,12 @@ class Run:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder, self._stack = folder, stack
+        self._run_dir = "runs/page" if SCREENSHOTS else str(folder / "demo")  # the pictures show it
         self.endpoint = f"tcp://127.0.0.1:{free_port()}"
 
     def trainer(self, dashboard: str = "127.0.0.1:0") -> Program:
         command = ["-m", "penstock.consumer", "--config", "demo", "--fleet.local-producers", "0"]
-        command += [*(RICH if SCREENSHOTS else SMALL), "--run-dir", str(self._folder / "demo"), "--overwrite"]
+        command += [*(RICH if SCREENSHOTS else SMALL), "--run-dir", self._run_dir, "--overwrite"]
         command += ["--stream.endpoint", self.endpoint, "--dashboard", dashboard]
         return self._keep(Program(command, self._folder / "trainer.log"))
 

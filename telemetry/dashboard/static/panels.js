@@ -12,6 +12,7 @@ const SIDES = {
   "not enough data": "Not enough data yet",
 };
 const FAULTS = { expired: "asked for again", hedged: "late, asked twice", quarantined: "replaced by a stand-in" };
+const stageRows = new Map(); // by the stage's name
 let lastEvents = "";
 
 export function showVerdict(verdict) {
@@ -24,18 +25,28 @@ export function showVerdict(verdict) {
 
 export function showStages(stages) {
   const { sample_age: age, ...works } = stages; // an age is no work
-  const note = age ? `; images are ${brief(age.p50_s)} old when they are used` : "";
-  setText(byId("stages-note"), `of this process, p50 / p95${note}`);
   const shown = Object.entries(works).sort(([, a], [, b]) => b.share - a.share).slice(0, 12);
   const largest = Math.max(1e-9, ...shown.map(([, stage]) => stage.share));
-  byId("stages").replaceChildren(...shown.map(([name, stage]) => {
-    const item = make("li", {}, make("span", { class: "name" }, name.replaceAll("_", " ")),
-      make("span", { class: "bar", "aria-hidden": "true" }), make("b", {}, percent(stage.share)),
-      make("span", { class: "muted" }, `${brief(stage.p50_s)} / ${brief(stage.p95_s)}`));
-    setVariable(item, "--share", Math.min(1, stage.share / largest).toFixed(3));
-    return item;
-  }));
-  if (!shown.length) byId("stages").replaceChildren(make("li", { class: "empty" }, "No stage has been timed yet."));
+  const items = shown.map(([name, stage]) => showStage(name, name.replaceAll("_", " "), stage, largest));
+  if (age) items.push(showStage("sample_age", "images' age when used", age, null));
+  const list = byId("stages");
+  const isOther = items.length !== list.children.length || items.some((item, i) => item !== list.children[i]);
+  if (isOther || !items.length) {
+    list.replaceChildren(...(items.length ? items : [make("li", { class: "empty" }, "No stage has been timed yet.")]));
+  }
+}
+
+// `largest`: the share that fills a bar; null for what has no share.
+function showStage(key, name, stage, largest) {
+  if (!stageRows.has(key)) {
+    stageRows.set(key, make("li", largest === null ? { class: "age" } : {}, make("span", { class: "name" }, name),
+      make("span", { class: "bar", "aria-hidden": "true" }), make("b"), make("span", { class: "muted" })));
+  }
+  const row = stageRows.get(key);
+  setText(row.children[2], largest === null ? "" : percent(stage.share));
+  setText(row.children[3], `${brief(stage.p50_s)} / ${brief(stage.p95_s)}`);
+  setVariable(row, "--share", largest === null ? 0 : Math.min(1, stage.share / largest).toFixed(3));
+  return row;
 }
 
 export function showFaults(view) {

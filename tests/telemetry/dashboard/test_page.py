@@ -201,6 +201,23 @@ def test_the_pipeline_shows_how_full_every_place_is_and_what_bounds_the_run(scen
     assert "Add producers." in page.locator("#verdict").inner_text()
 
 
+def test_stages_stand_by_their_share_and_an_age_is_no_work(scene: Scene) -> None:
+    stage = type(scene.run.now.stages["step"])
+    stages = {
+        "forward": stage(share=0.3, p50_s=0.052, p95_s=0.06, p99_s=0.07),
+        "sample_age": stage(share=1.0, p50_s=163.0, p95_s=240.0, p99_s=250.0),
+        "step": stage(share=0.6, p50_s=0.167, p95_s=1.21, p99_s=2.0),
+    }
+    scene.come(341, stages=stages)
+    opened = scene.open()
+    opened.wait("document.querySelectorAll('#stages li').length === 3")
+    rows = opened.page.locator("#stages li")
+    shown = [" ".join(text.split()) for text in rows.all_inner_texts()]
+    assert shown == ["step 60% 167 ms / 1.2 s", "forward 30% 52 ms / 60 ms", "images' age when used 2:43 / 4:00"]
+    bars = [rows.nth(place).locator(".bar").evaluate("bar => getComputedStyle(bar).backgroundSize") for place in (0, 1)]
+    assert bars == ["100% 100%", "50% 100%"]
+
+
 def test_a_lost_producers_row_goes_red_and_to_the_top(scene: Scene) -> None:
     opened = scene.open()
     rows = opened.page.locator("#fleet tr")
