@@ -75,6 +75,8 @@ def configure_logging(role: str, level: str = "INFO") -> None:
 
 def printable(text: str, keep: str = "") -> str:
     """`text` with every control character, but those in `keep`, as its escape: none reaches the terminal."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
 
 

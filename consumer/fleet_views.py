@@ -36,6 +36,8 @@ class _Known:
 
     peer: PeerLook
     seen_at: float
+    place: tuple[tuple[int, str], ...]
+    """Where its name stands among others."""
     is_gone: bool = False
     images: _Total = field(default_factory=_Total)
     busy_s: _Total = field(default_factory=_Total)
@@ -52,7 +54,9 @@ class FleetViews:
         """These are connected now."""
         named = _by_name(peers)
         for name, peer in named.items():
-            known = self._known.setdefault(name, _Known(peer, now))
+            known = self._known.get(name)
+            if known is None:
+                known = self._known[name] = _Known(peer, now, _natural(name))
             known.images.update(peer.images, anew=known.is_gone)
             if peer.status:
                 known.busy_s.update(peer.status.busy_s)
@@ -77,7 +81,8 @@ class FleetViews:
 
     def views(self, rates: Rates, now: float) -> tuple[ProducerView, ...]:
         """All of them, by name; `rates` has been given the counters."""
-        return tuple(self._view(name, self._known[name], rates, now) for name in sorted(self._known, key=_natural))
+        ordered = sorted(self._known.items(), key=lambda item: item[1].place)
+        return tuple(self._view(name, known, rates, now) for name, known in ordered)
 
     def _view(self, name: str, known: _Known, rates: Rates, now: float) -> ProducerView:
         peer = known.peer

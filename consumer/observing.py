@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.25
 _PAUSE_PER_LOOK = 20
-"""A look of a millisecond is followed by a pause of so many, at least."""
+"""A look that takes a millisecond of a core is followed by a pause of so many, at least."""
 _STAGES_EVERY_S = 1.0
 _VERDICT_S = 60.0
 """What a verdict is of: longer than a rate, so that it does not change from one moment to the next."""
@@ -80,13 +80,13 @@ class Observer:
     def _watch(self) -> None:
         pause_s = LOOK_EVERY_S
         while not self._closed.wait(pause_s):
-            began = time.perf_counter()
+            began = time.thread_time()  # of this thread alone, however many share the cores
             try:
                 self._view = self._look()
             except Exception:  # noqa: BLE001 - a thread's edge: who only looks must not end a run
                 _log.exception("looking at the run has a defect, and has ended; the run goes on")
                 return
-            pause_s = max(LOOK_EVERY_S, _PAUSE_PER_LOOK * (time.perf_counter() - began))
+            pause_s = max(LOOK_EVERY_S, _PAUSE_PER_LOOK * (time.thread_time() - began))
 
     def __enter__(self) -> Self:
         self._thread.start()

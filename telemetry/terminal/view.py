@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 DRAW_EVERY_S = 0.25
 _PAUSE_PER_DRAWING = 30
-"""A picture that took a millisecond to draw is followed by a pause of so many, at least."""
+"""A picture that took a millisecond of a core is followed by a pause of so many, at least."""
 _SHEET_S = 2.0
 """How long a group of images is shown: long enough to read its prompt."""
 _JOIN_S = 1.0
@@ -114,7 +114,7 @@ class TerminalView:
     def _draw_on(self) -> None:
         pause_s = 0.0
         while not self._closed.wait(pause_s):
-            began = time.perf_counter()
+            began = time.thread_time()
             try:
                 self._draw()
             except OSError:  # the terminal has gone
@@ -123,7 +123,7 @@ class TerminalView:
                 self._hide()
                 _log.exception("the view has a defect, and has ended; the run goes on")
                 return
-            pause_s = max(DRAW_EVERY_S, _PAUSE_PER_DRAWING * (time.perf_counter() - began))
+            pause_s = max(DRAW_EVERY_S, _PAUSE_PER_DRAWING * (time.thread_time() - began))
 
     def _draw(self) -> None:
         if not _is_in_front(self._file):  # `bg`: the terminal is somebody else's
