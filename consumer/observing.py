@@ -38,7 +38,8 @@ _STALL_STEPS = 8
 _CURVE_POINTS = 256
 _GROUP_EVERY_S = 0.5
 """Between two groups that are shown, at least, so that each can be seen and copying costs little."""
-_THUMBNAIL_SIZE = 128
+THUMBNAIL_SIDE = 128
+"""Pixels of a shown image, at most, where nothing else is asked for."""
 _THUMBNAILS = 16
 """Images of a group that are shown."""
 _JOIN_S = 2.0
@@ -50,10 +51,11 @@ class Observer:
     Args:
         observed: the rank.
         num_groups: newest groups that a view shows; 0 copies no pixel.
+        side: pixels of their images, at most.
     """
 
-    def __init__(self, observed: Observed, num_groups: int = 0) -> None:
-        self._looker = Looker(observed, num_groups)
+    def __init__(self, observed: Observed, num_groups: int = 0, side: int = THUMBNAIL_SIDE) -> None:
+        self._looker = Looker(observed, num_groups, side)
         self._closed = threading.Event()
         self._view = self._look()
         self._thread = threading.Thread(target=self._watch, name="penstock-observer", daemon=True)
@@ -98,11 +100,12 @@ class Looker:
     """Makes views of a rank from one look to the next; without thread and clock.
 
     Args:
-        observed, num_groups: as in `Observer`.
+        observed, num_groups, side: as in `Observer`.
     """
 
-    def __init__(self, observed: Observed, num_groups: int = 0) -> None:
+    def __init__(self, observed: Observed, num_groups: int = 0, side: int = THUMBNAIL_SIDE) -> None:
         self._observed = observed
+        self._side = side
         self._num_groups = num_groups
         if num_groups:
             observed.stream.show_newest(num_groups)
@@ -260,7 +263,8 @@ class Looker:
                 group.ticket.index,
                 printable(group.ticket.recipe.prompt),
                 printable(group.producer),
-                thumbnails(group.images, _THUMBNAIL_SIZE, _THUMBNAILS),
+                thumbnails(group.images, self._side, _THUMBNAILS),
+                group.images.shape,
             )
             shown = [*self._shown, (group.arrived_ns, view)]
             self._shown = sorted(shown, key=lambda pair: -pair[0])[: self._num_groups]

@@ -33,6 +33,7 @@ from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
 if TYPE_CHECKING:
+    from penstock.telemetry.dashboard.server import Dashboard
     from penstock.telemetry.metrics_server import MetricsServer
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Opening:
     """Listening; None where nobody asked for metrics."""
     events: EventLog
     """What the rank has logged since it was started."""
+    dashboard: "Dashboard | None" = None
+    """The live page of rank 0, which waits for what it is to show; None where nobody asked for it."""
 
 
 def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) -> Opening:
@@ -63,8 +66,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     Raises:
         ConfigError: a package is missing, the prompts or the set of real images cannot be read, or have no concepts
             where they are learnt, or the batch cannot be divided among the ranks.
-        EndpointError: the address, or that of the metrics, is taken or not allowed, or whoever is asked for prompts is
-            down or refuses.
+        EndpointError: the address, or that of the metrics or the live page, is taken or not allowed, or whoever is
+            asked for prompts is down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
     """
     events = stack.enter_context(EventLog())
@@ -91,6 +94,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     if rank != 0:
         return Opening(prompts, real, socket, None, metrics, events)
     addresses = _producers_metrics(config, world_size)
+    dashboard = stack.enter_context(_open_dashboard(config)) if config.dashboard else None
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     # Before the asking: one that another trainer holds is refused, too, before anybody is paid.
@@ -103,9 +107,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
-        return Opening(prompts, real, socket, None, metrics, events)
+        return Opening(prompts, real, socket, None, metrics, events, dashboard)
     fleet = LocalFleet(local, socket.endpoint, folder, config.real, addresses)
-    return Opening(prompts, real, socket, stack.enter_context(fleet), metrics, events)
+    return Opening(prompts, real, socket, stack.enter_context(fleet), metrics, events, dashboard)
 
 
 def open_prompts(
@@ -152,6 +156,15 @@ def _producers_metrics(config: TrainConfig, world_size: int) -> Sequence[Address
     local = config.local_fleet
     above = parse_address(config.metrics, "metrics").shifted(world_size)
     return free_addresses(above, local.local_producers + local.local_image_producers)
+
+
+def _open_dashboard(config: TrainConfig) -> "Dashboard":
+    """The live page, which listens already. Raises ConfigError, EndpointError."""
+    from penstock.telemetry.dashboard.guard import choose_token  # not loaded where nobody asks for it
+    from penstock.telemetry.dashboard.server import Dashboard
+
+    address = parse_address(config.dashboard, "dashboard")
+    return Dashboard(address, choose_token(address, os.environ))
 
 
 def _check_kept(config: TrainConfig) -> None:

@@ -160,7 +160,7 @@ class Trainer:
         )
         if opening.metrics:
             opening.metrics.collect(RankMetrics(self._observed).reading)
-        self._views = Views(self._observed, stack) if accelerator.is_main_process else None
+        self._views = Views(self._observed, stack, opening.dashboard) if accelerator.is_main_process else None
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
         self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""

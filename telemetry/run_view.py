@@ -78,7 +78,9 @@ class GroupView:
     prompt: str
     producer: str
     images: NDArray[np.uint8]
-    """uint8 [m, H, W, 3]."""
+    """uint8 [m, H, W, 3]; where `shape` is given the first of them, made small."""
+    shape: tuple[int, ...] | None = None
+    """[m, H, W, 3] of the group as it came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
     "telemetry/metrics_server.py": {"penstock.config.address", "penstock.protocol.errors"},
+    "telemetry/dashboard/": {"PIL", "uvicorn", "penstock.config", "penstock.protocol.errors"},
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},
@@ -58,8 +59,8 @@ EXCEPTIONS: dict[str, set[str]] = {
     "consumer/prompts/files/hugging_face.py": {"datasets"},
 }
 """What a corner of a room may import besides, by the beginning of its path: what makes and measures the shipped model
-knows the world it draws, which a producer does not; one file reads its launcher's command line, one codes images, one
-fetches what is no pipeline from the hub."""
+knows the world it draws, which a producer does not; the live page listens; one file reads its launcher's command line,
+one codes images, one fetches what is no pipeline from the hub."""
 
 EAGER_IN_DEPLOY = {"penstock", "rich", "packaging", "psutil", "numpy"}
 """What `deploy` may import as its modules load."""

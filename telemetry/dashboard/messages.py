@@ -1,0 +1,116 @@
+"""What a page is told, as JSON: a run's figures, its curves, its rates so far, and groups.
+
+Everything is bounded here, whatever the run has: a fleet of thousands, a prompt of a page, a log that floods.
+"""
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from penstock.telemetry.dashboard.image_sources import image_sources
+from penstock.telemetry.dashboard.rate_history import RatePoint
+from penstock.telemetry.run_view import GroupView, ProducerView, RunView
+
+MAX_PRODUCERS = 200
+"""Rows of the fleet; those in trouble come first."""
+MAX_EVENTS = 50
+MAX_POINTS = 500
+"""Of a curve."""
+MAX_PROMPT_CHARS = 600
+MAX_TEXT_CHARS = 400
+_URGENCY = ("gone", "stalled", "suspect", "draining", "warming", "ready")
+_APART = {"events", "groups", "loss", "knn", "rankme", "producers"}
+"""Fields of a view that are told in another form, or by another message."""
+
+
+def figures(view: RunView) -> str:
+    """All but curves and groups."""
+    told = {name: _plain(getattr(view, name)) for name in RunView.__dataclass_fields__ if name not in _APART}
+    by_urgency = sorted(view.producers, key=lambda producer: (_urgency(producer), _natural(producer.name)))
+    told["producers"] = _plain(by_urgency[:MAX_PRODUCERS])
+    told["producers_left_out"] = max(0, len(view.producers) - MAX_PRODUCERS)
+    states = [producer.state for producer in view.producers]
+    told["producers_by_state"] = {state: states.count(state) for state in _URGENCY if state in states}
+    events = [replace(event, text=_short(event.text, MAX_TEXT_CHARS)) for event in view.events[-MAX_EVENTS:]]
+    told["events"] = _plain(events)
+    return _dumps(told)
+
+
+def learning(view: RunView) -> str:
+    """The curves over the steps: (step, value) pairs."""
+    return _dumps({name: _thinned(getattr(view, name)) for name in ("loss", "knn", "rankme")})
+
+
+def rates(points: Sequence[RatePoint]) -> str:
+    """The rates so far, a list for each; `seconds` since the trainer was started."""
+    return _dumps(
+        {
+            "seconds": [round(point.seconds, 1) for point in points],
+            "made_per_s": [_rounded(point.made_per_s) for point in points],
+            "trained_per_s": [_rounded(point.trained_per_s) for point in points],
+            "data_wait": [round(point.data_wait, 4) for point in points],
+        }
+    )
+
+
+def group(shown: GroupView) -> str:
+    """A group with its images."""
+    count, height, width, _ = shown.shape or shown.images.shape
+    return _dumps(
+        {
+            "index": shown.index,
+            "prompt": _short(shown.prompt, MAX_PROMPT_CHARS),
+            "producer": shown.producer,
+            "num_images": count,
+            "height": height,
+            "width": width,
+            "images": image_sources(shown.images),
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, sequences and mappings as JSON has them; `dataclasses.asdict` would count a Counter anew."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    return _rounded(value) if isinstance(value, float) else value
+
+
+def _urgency(producer: ProducerView) -> int:
+    return _URGENCY.index(producer.state) if producer.state in _URGENCY else len(_URGENCY)
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    """Orders `gpu-2` before `gpu-10`."""
+    stem = name.rstrip("0123456789")
+    digits = name[len(stem) :]
+    return stem, int(digits or "0"), name
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float | None]]:
+    """At most `MAX_POINTS` at equal distances, the last among them."""
+    distance = max(1, math.ceil(len(points) / MAX_POINTS))
+    kept = points[(len(points) - 1) % distance :: distance] if points else ()
+    return [(step, _rounded(value)) for step, value in kept]
+
+
+def _short(text: str, width: int) -> str:
+    return textwrap.shorten(text, width, placeholder=" …")
+
+
+def _rounded(value: float) -> float | None:
+    """Seven digits are more than anybody reads, but for the time of day; None where it is no number: JSON has none."""
+    if not math.isfinite(value):
+        return None
+    return round(value, 3) if abs(value) >= 1e6 else float(f"{value:.7g}")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

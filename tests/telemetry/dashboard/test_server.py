@@ -1,0 +1,337 @@
+"""The page's server: what it tells, whom, and how it ends."""
+
+import logging
+import socket
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from penstock.config.address import Address
+from penstock.protocol.errors import EndpointError, RunError
+from penstock.telemetry.dashboard.application import static_files
+from penstock.telemetry.dashboard.board import MAX_LISTENERS
+from penstock.telemetry.dashboard.server import Dashboard
+from penstock.telemetry.run_view import GroupView, RunView
+from tests.telemetry.dashboard.fake_run import FakeRun, group, view
+from tests.telemetry.dashboard.listeners import Listener, body, get, until
+
+Serve = Callable[..., Dashboard]
+LOOPBACK = Address("127.0.0.1", 0)
+CLOSED_S = 3.5
+"""In which a server must have ended, whoever listens, on a busy machine."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a server that looks often."""
+    servers: list[Dashboard] = []
+
+    def start(source: Callable[[], RunView] | None = None, token: str | None = None, pace_s: float = 0.02) -> Dashboard:
+        servers.append(Dashboard(LOOPBACK, token, every_s=0.02, group_every_s=pace_s))
+        if source:
+            servers[-1].show(source)
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_is_opened_is_told_all_there_is(serve: Serve) -> None:
+    run = FakeRun(view(340))
+    with Listener(serve(run).address.port) as page:
+        told = dict(zip(range(5), page.events(), strict=False))
+    names = [name for name, _ in told.values()]
+    assert names == ["hello", "figures", "rates", "learning", "groups"]
+    assert told[1][1]["step"] == 340
+    assert told[2][1]["made_per_s"][-1] == pytest.approx(run.now.made_per_s, rel=1e-5)
+    assert told[3][1]["knn"][0] == [0, pytest.approx(0.22)]
+    assert [shown["index"] for shown in told[4][1]] == [340, 339, 338, 337]
+
+
+def test_later_it_is_told_what_is_new_and_of_groups_the_newest(serve: Serve) -> None:
+    run = FakeRun(view(340, groups=[group(2), group(1)]))
+    with Listener(serve(run).address.port) as page:
+        assert [shown["index"] for shown in page.until("groups")] == [2, 1]
+        run.now = view(350, groups=[group(5), group(4), group(3), group(2)])
+        seen: list[str] = []
+        for name, data in page.events():
+            seen.append(name)
+            if name == "groups":
+                assert [shown["index"] for shown in data] == [5]
+                break
+        assert "learning" in seen
+        run.now = view(360, groups=[group(6), group(5), group(4)])
+        assert [shown["index"] for shown in page.until("groups")] == [6]
+
+
+def test_groups_come_no_faster_than_people_read(serve: Serve) -> None:
+    run = FakeRun(view(1, groups=[group(0)]))
+    with Listener(serve(run, pace_s=0.4).address.port) as page:
+        page.until("groups")
+        began = time.monotonic()
+        run.now = view(2, groups=[group(1), group(0)])
+        page.until("groups")
+        assert time.monotonic() - began > 0.3
+
+
+def test_before_the_run_has_begun_a_page_knows_only_whom_it_has_reached(serve: Serve) -> None:
+    server = serve()
+    assert body(get(server.address.port, "/view.json")) == "null"
+    with Listener(server.address.port) as page:
+        name, hello = next(page.events())
+        assert name == "hello"
+        assert set(hello) == {"life", "page"}
+        server.show(FakeRun(view(7)))
+        assert page.until("figures")["step"] == 7
+
+
+def test_a_page_that_is_opened_late_gets_the_rates_from_the_beginning(serve: Serve) -> None:
+    run = FakeRun(view(10, seconds=1.0))
+    server = serve(run)
+    until(lambda: run.looks > 3)
+    run.now = view(20, seconds=2.0)
+    looks = run.looks
+    until(lambda: run.looks > looks + 3)
+    with Listener(server.address.port) as page:
+        seconds = page.until("rates")["seconds"]
+    assert (seconds[0], seconds[-1]) == (1.0, 2.0)
+
+
+def test_images_are_made_small_only_while_somebody_looks(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    from penstock.telemetry.dashboard import messages
+
+    original = messages.group
+    monkeypatch.setattr(messages, "group", lambda shown: made.append(shown.index) or original(shown))
+    run = FakeRun(view(5, groups=[group(1)]))
+    server = serve(run)
+    until(lambda: run.looks > 5)
+    assert made == []
+    with Listener(server.address.port) as one, Listener(server.address.port) as other:
+        one.until("groups")
+        other.until("groups")
+    assert made == [1]
+
+
+def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)  # 200 kB as text
+
+    def step(number: int) -> RunView:
+        return view(number, groups=[GroupView(number, "noise", "producer-0", noise)])
+
+    run = FakeRun(step(1))
+    server = serve(run)
+    port = server.address.port
+    with socket.socket() as deaf, Listener(port) as page:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", port))
+        deaf.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        page.until("groups")
+        tracemalloc.start()
+        for number in range(2, 60):  # 12 MB together, far more than all buffers on the way hold
+            run.now = step(number)
+            assert page.until("groups")[0]["index"] == number
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 4e6
+        began = time.monotonic()
+        server.close()
+        assert time.monotonic() - began < CLOSED_S
+    assert caplog.records == []  # that a reader is cut off is no event
+
+
+# --- whom -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_answer_forbids_a_browser_what_the_page_does_not_need(serve: Serve) -> None:
+    port = serve(FakeRun()).address.port
+    for path in ("/", "/main.js", "/nothing", "/view.json"):
+        headers = get(port, path).headers
+        policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+        assert policy["frame-ancestors"] == "'none'"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Access-Control-Allow-Origin"] is None
+
+
+def test_the_page_needs_nothing_that_it_does_not_bring(serve: Serve) -> None:
+    port = serve(FakeRun()).address.port
+    for path, (content, media_type) in static_files().items():
+        answer = get(port, "/" if path == "index.html" else f"/{path}")
+        assert (answer.status, answer.headers["Content-Type"]) == (200, media_type)
+        if not path.endswith("uPlot.iife.min.js"):
+            text = content.decode().replace("http://www.w3.org/2000/svg", "")
+            assert "http:" not in text
+            assert "https:" not in text
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT"])
+def test_nothing_can_be_changed(serve: Serve, method: str) -> None:
+    port = serve(FakeRun()).address.port
+    for path in ("/", "/view.json", "/events"):
+        assert get(port, path, method).status in (404, 405)
+
+
+@pytest.mark.parametrize(
+    "path", ["/../server.py", "/static/index.html", "/uplot/", "/uplot/LICENSE", "/%2e%2e/board.py"]
+)
+def test_only_the_files_of_the_page_are_served(serve: Serve, path: str) -> None:
+    assert get(serve(FakeRun()).address.port, path).status == 404
+
+
+def test_on_this_machine_only_its_own_names_are_answered(serve: Serve) -> None:
+    port = serve(FakeRun()).address.port
+    for host in ("localhost", "localhost:9999", f"127.0.0.1:{port}", "LOCALHOST", "[::1]:80"):
+        assert get(port, "/view.json", Host=host).status == 200
+    for host in ("rebound.example", f"rebound.example:{port}", "localhost.example", "127.0.0.1.example", ""):
+        assert get(port, "/view.json", Host=host).status == 421
+
+
+def test_other_sites_get_nothing_and_cannot_take_the_listeners_places(serve: Serve) -> None:
+    port = serve(FakeRun()).address.port
+    for site in ("cross-site", "same-site"):
+        for path in ("/view.json", "/main.js", "/events"):
+            assert get(port, path, Sec_Fetch_Site=site, Sec_Fetch_Mode="cors").status == 403
+        # A link to the page is a link.
+        assert get(port, "/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 200
+    assert get(port, "/view.json", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors").status == 200
+
+
+def test_with_a_token_nothing_is_told_without_it(serve: Serve) -> None:
+    port = serve(FakeRun(), token="a-token-of-some-length").address.port
+    for path in (
+        "/",
+        "/events",
+        "/view.json",
+        "/main.js",
+        "/?token=",
+        "/?token=wrong",
+        "/?token=a-token-of-some-lengt",
+    ):
+        answer = get(port, path)
+        assert answer.status == 401
+        assert "trainer's log" in body(answer)
+    assert get(port, "/view.json", Cookie=f"penstock-{port}=wrong").status == 401
+    assert get(port, "/view.json", Authorization="Bearer wrong").status == 401
+    assert get(port, "/view.json", Authorization="Bearer a-token-of-some-length").status == 200
+
+
+def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(serve: Serve) -> None:
+    server = serve(FakeRun(), token="a-token-of-some-length")
+    port = server.address.port
+    assert server.url == f"http://127.0.0.1:{port}/?token=a-token-of-some-length"
+    answer = get(port, "/?token=a-token-of-some-length")
+    assert (answer.status, answer.headers["Location"]) == (303, "./")
+    cookie, *attributes = answer.headers["Set-Cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=lax"} <= set(attributes)
+    assert get(port, "/view.json", Cookie=cookie).status == 200
+    # Whoever reaches it by another name, through a proxy say, has shown the token.
+    assert get(port, "/view.json", Cookie=cookie, Host="cluster.example").status == 200
+
+
+def test_so_many_pages_may_be_open_and_a_closed_one_makes_room(serve: Serve) -> None:
+    port = serve(FakeRun()).address.port
+    pages = [Listener(port) for _ in range(MAX_LISTENERS)]
+    for page in pages:
+        page.until("figures")
+    refused = Listener(port)
+    assert refused.status == 503
+    pages.pop().close()
+
+    def is_let_in() -> bool:
+        with Listener(port) as page:
+            return page.status == 200
+
+    until(is_let_in)
+    for page in [*pages, refused]:
+        page.close()
+
+
+def test_asking_for_the_head_of_the_news_takes_no_place(serve: Serve) -> None:
+    port = serve(FakeRun()).address.port
+    for _ in range(2 * MAX_LISTENERS):
+        assert get(port, "/events", "HEAD").status == 200
+    with Listener(port) as page:
+        assert page.status == 200
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def test_at_the_end_every_page_is_told_and_the_server_is_gone_soon(serve: Serve) -> None:
+    server = serve(FakeRun(view(900)))
+    with Listener(server.address.port) as one, Listener(server.address.port) as other:
+        one.until("figures")
+        other.until("figures")
+        began = time.monotonic()
+        server.close()
+        assert time.monotonic() - began < CLOSED_S
+        assert one.until("over") == ""
+        assert other.until("over") == ""
+        assert list(one.events()) == []  # the stream has ended
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.address.port))
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RunError("the loss is no number"), "the loss is no number"),
+        (ValueError(), "ValueError"),
+        (KeyboardInterrupt(), "it was stopped"),
+        (SystemExit(0), ""),
+    ],
+)
+def test_a_run_that_breaks_off_says_why(error: BaseException, told: str) -> None:
+    server = Dashboard(LOOPBACK, every_s=0.02)
+    page = Listener(server.address.port)
+    with pytest.raises(type(error)), server:
+        raise error
+    with page:
+        assert page.until("over") == told
+
+
+def test_connections_that_say_nothing_do_not_delay_the_end(serve: Serve) -> None:
+    server = serve(FakeRun())
+    silent = [socket.create_connection(("127.0.0.1", server.address.port)) for _ in range(5)]
+    silent[0].sendall(b"GET / HTTP/1.1\r\nHost: local")
+    get(server.address.port, "/view.json")
+    began = time.monotonic()
+    server.close()
+    assert time.monotonic() - began < CLOSED_S
+    for connection in silent:
+        connection.close()
+
+
+def test_a_taken_port_is_one_line_before_anything_is_started() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(EndpointError, match=r"^dashboard: cannot listen at 127\.0\.0\.1, port \d+: .*in use"),
+    ):
+        Dashboard(Address("127.0.0.1", taken.getsockname()[1]))
+
+
+def test_a_defect_of_what_is_shown_ends_the_page_and_not_the_run(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> RunView:
+        raise ZeroDivisionError
+
+    with caplog.at_level(logging.ERROR):
+        server = serve(broken)
+        until(lambda: "the run goes on" in caplog.text)
+    began = time.monotonic()
+    server.close()
+    assert time.monotonic() - began < CLOSED_S
