@@ -65,7 +65,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
 
     Raises:
         ConfigError: a package is missing, the prompts or the set of real images cannot be read, or have no concepts
-            where they are learnt, or the batch cannot be divided among the ranks.
+            where they are learnt, the batch cannot be divided among the ranks, or no trace can be written.
         EndpointError: the address, or that of the metrics or the live page, is taken or not allowed, or whoever is
             asked for prompts is down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
@@ -80,6 +80,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     check_name(config.model.name)
     if rank == 0:
         _check_kept(config)
+        check_trace(config.trace)
     real = open_real_images(config)
     asks = bool(config.prompts.ask) and not config.resume
     prompts = None if asks else open_prompts(config, real, tell=_log.info if rank == 0 else _log.debug)
@@ -165,6 +166,21 @@ def _open_dashboard(config: TrainConfig) -> "Dashboard":
 
     address = parse_address(config.dashboard, "dashboard")
     return Dashboard(address, choose_token(address, os.environ))
+
+
+def check_trace(trace: str) -> None:
+    """Raises ConfigError where no trace can be written: at the run's end it would be too late to learn of it."""
+    if not trace:
+        return
+    path = Path(trace).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"trace must name a file, got the folder {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"trace cannot be written to {path}: {error}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"trace cannot be written to {path}: its folder may not be written")
 
 
 def _check_kept(config: TrainConfig) -> None:

@@ -28,6 +28,7 @@ from penstock.consumer import ledger_schema
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
+from penstock.consumer.opening import check_trace
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.run_folder import RunFolder
@@ -154,6 +155,7 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(f"rank {rank}")
     if (config.run_dir / "run.json").exists():
         raise ConfigError(f"{config.run_dir} is a run's folder, whose ledger a rehearsal would replace; name another")
+    check_trace(config.trace)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(config.run_dir, run_id="paced", incarnation=1)
     with ExitStack() as stack:

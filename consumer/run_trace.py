@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from penstock.consumer.producer_traces import ProducerTraces
 from penstock.consumer.rank_clocks import compare_clocks
 from penstock.consumer.run_folder import RunFolder
-from penstock.protocol.errors import ConfigError
 from penstock.telemetry.recorder import RING, Event, Flow, Recorder
 from penstock.telemetry.trace_file import ProcessTrace, write_trace
 
@@ -35,8 +34,6 @@ class RunTrace:
         path: of the file that rank 0 writes; empty for no trace.
         folder: of the run.
         rank, world_size: whose.
-
-    Raises ConfigError where the file cannot be written.
     """
 
     def __init__(self, path: str, folder: RunFolder, rank: int, world_size: int) -> None:
@@ -48,8 +45,6 @@ class RunTrace:
         self.producers = ProducerTraces()
         """What producers have told of; the stream's."""
         self._difference_ns, self._uncertainty_ns = 0, 0
-        if self._path is not None and rank == 0:
-            _check(self._path)
 
     @property
     def asks_producers(self) -> bool:
@@ -125,15 +120,3 @@ class RunTrace:
         count = write_trace(path, processes, {"run": self._folder.run_id})
         of = f"{count} events of {len(processes)} processes"
         _log.info("the trace, %s, is in %s; https://ui.perfetto.dev opens it", of, path)
-
-
-def _check(path: Path) -> None:
-    """Raises ConfigError where no file can be written there."""
-    if path.is_dir():
-        raise ConfigError(f"trace must name a file, got the folder {path}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"trace cannot be written to {path}: {error}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"trace cannot be written to {path}: its folder may not be written")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from penstock.consumer import run_trace
+from penstock.consumer.opening import check_trace
 from penstock.consumer.rank_clocks import difference
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.run_trace import RunTrace
@@ -27,7 +28,7 @@ def _end_by(error: BaseException, trace: RunTrace) -> None:
 
 
 def test_every_rank_and_producer_is_in_the_file_though_the_run_ends_by_an_error(tmp_path: Path) -> None:
-    path, folder = tmp_path / "new" / "trace.json", _folder(tmp_path)
+    path, folder = tmp_path / "trace.json", _folder(tmp_path)
     first, second = (RunTrace(str(path), folder, rank, 2) for rank in (0, 1))
     assert (first.asks_producers, second.asks_producers) == (True, False)
     now = 10**15
@@ -65,7 +66,6 @@ def test_a_disk_that_is_full_does_not_hide_what_the_run_ended_by(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trace = RunTrace(str(tmp_path / "gone" / "t.json"), _folder(tmp_path), 0, 1)
-    (tmp_path / "gone").rmdir()
     _end_by(RunError("the fleet is gone"), trace)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "the trace could not be written" in caplog.text
@@ -75,7 +75,10 @@ def test_a_file_that_cannot_be_is_refused_before_the_run(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     for path, what in ((tmp_path, "must name a file"), (tmp_path / "file" / "t.json", "cannot be written")):
         with pytest.raises(ConfigError, match=f"trace {what}"):
-            RunTrace(str(path), _folder(tmp_path), 0, 1)
+            check_trace(str(path))
+    check_trace("")
+    check_trace(str(tmp_path / "new" / "t.json"))
+    assert (tmp_path / "new").is_dir()
 
 
 def test_without_a_path_nothing_is_kept_or_written(tmp_path: Path) -> None:
