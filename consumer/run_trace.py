@@ -102,7 +102,10 @@ class RunTrace:
             time.sleep(0.05)
         part = json.loads(place.read_text())
         place.unlink()
-        events = [Event(*values, Flow(flow)) for *values, flow in part.pop("events")]
+        events = [
+            Event(stage, begin_ns, end_ns, thread, ticket, attempt, Flow(flow))
+            for stage, begin_ns, end_ns, thread, ticket, attempt, flow in part.pop("events")
+        ]
         return ProcessTrace(name=f"rank {rank}", main_thread=_MAIN_THREAD, events=events, **part)
 
     def _write(self, path: Path) -> None:

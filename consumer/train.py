@@ -21,10 +21,12 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.engines import Engines
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.figures import Figures
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
+from penstock.consumer.metrics import RankMetrics
 from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
@@ -156,6 +158,8 @@ class Trainer:
             first_step=self._resume.step if self._resume else 0,
             events=opening.events,
         )
+        if opening.metrics:
+            opening.metrics.collect(RankMetrics(self._observed).reading)
         self._views = Views(self._observed, stack) if accelerator.is_main_process else None
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
@@ -217,7 +221,8 @@ class Trainer:
         config = self._config
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
         progress = self._views.terminal if self._views else None
-        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
+        figures = Figures(self._observed)
+        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, figures, progress)
 
     def _open_batches(self, ledger: Ledger, agreed: Engines, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
@@ -281,6 +286,7 @@ class Trainer:
             meter.step()
             watch.done(step)
             done = self._observed.steps = step + 1
+            self._observed.stepped_at = time.time()
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
                 with self._recorder.span("evaluate"):

@@ -163,8 +163,8 @@ def _shifts(processes: Sequence[ProcessTrace]) -> list[int]:
             continue
         alone = (replace(process, difference_ns=shifts[here]),)
         held, sent = (_first_times(alone, stage) for stage in ("held", "send"))
-        early = max([0, *(issued[key] - at_ns for key, at_ns in held.items() if key in issued)])
-        late = max([0, *(at_ns - received[key] for key, at_ns in sent.items() if key in received)])
+        early = max([0, *(issued[key] + 1 - at_ns for key, at_ns in held.items() if key in issued)])
+        late = max([0, *(at_ns + 1 - received[key] for key, at_ns in sent.items() if key in received)])
         wanted = early if early >= late else -late
         shifts[here] += max(-process.uncertainty_ns, min(process.uncertainty_ns, wanted))
     return shifts
