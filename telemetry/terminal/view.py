@@ -85,6 +85,8 @@ class TerminalView:
         self._drawing = threading.Lock()
         """Guards whether the picture is on the screen, and what is written there."""
         self._is_shown = False
+        self._is_stopping = False
+        """Whether Ctrl-Z has been pressed and this process has not stopped yet."""
         self._closed = threading.Event()
         self._earlier_tstp: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
         self._thread = threading.Thread(target=self._draw_on, name="penstock-view", daemon=True)
@@ -131,7 +133,7 @@ class TerminalView:
         size = _size(self._file)
         frame = self._frame(self._look(), *size)
         with self._drawing:
-            if self._closed.is_set():
+            if self._closed.is_set() or self._is_stopping:
                 return
             if not self._is_shown:
                 self._output.hold()
@@ -192,10 +194,12 @@ class TerminalView:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         """Ctrl-Z: leave the terminal to the shell before this process stops; in front again, the picture returns."""
+        self._is_stopping = True
         self._hide()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, self._stop)
+        self._is_stopping = False
 
     def __enter__(self) -> Self:
         self._output.install()

@@ -125,13 +125,21 @@ def test_output_waits_and_comes_out_in_its_order_when_the_picture_goes(
 def test_threads_that_write_much_lose_nothing_but_the_oldest(
     terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = threading.Thread(target=lambda: [terminal.read(1) for _ in range(2000)], daemon=True)
+    closed = threading.Event()
+
+    def read() -> None:
+        while not closed.is_set():
+            terminal.read()
+
+    reader = threading.Thread(target=read, daemon=True)
     monkeypatch.setattr(sys, "stderr", terminal.stream)
     with TerminalView(Run().look):
         terminal.shows("FLEET")
         for number in range(3000):
             sys.stderr.write(f"line {number}\n")
-        reader.start()
+        reader.start()  # a terminal's buffer is small
+    closed.set()
+    reader.join(20)
     terminal.until(lambda: "line 2999" in terminal.text)
 
 
