@@ -44,8 +44,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole way of the data on this machine, in minutes; results in runs/demo
 	@.venv/bin/penstock demo --overwrite
 
-test: setup  ## all tests that need no GPU, the quick half of the faults among them; a quarter of an hour
-	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=1650
+# Two at a time, and then those that would disturb each other. Status 2: somebody pressed Ctrl-C, or the time is over.
+test: setup  ## all tests that need no GPU, the quick half of the faults among them; ten minutes
+	@code=0; \
+	$(ONE_THREAD) $(PY) -m pytest -q -m "not long and not alone" -n 2 --dist worksteal --session-timeout=750 || code=$$?; \
+	if [ $$code -ne 2 ]; then \
+	  $(ONE_THREAD) $(PY) -m pytest -q -m "not long and alone" --session-timeout=750 || code=$$?; \
+	fi; \
+	exit $$code
 
 faults: setup  ## every fault on real processes, and the table of what was seen; then the longest tests; half an hour
 	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=1500

@@ -1,4 +1,4 @@
-"""What several folders of tests share: a genuine pipeline folder that is small enough to load in a second."""
+"""What several folders of tests share: which run alone, and a genuine pipeline folder that loads in a second."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A test that meets a hub id must fail at once, here and on a machine without a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+TESTS = Path(__file__).parent
+ALONE = ("faults", "integration")
+"""Folders whose tests start fleets: on two cores the ones would take the others' time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in ALONE:
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

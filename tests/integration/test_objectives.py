@@ -12,6 +12,7 @@ from tests.faults.programs import Program
 OTHERS = ("simclr", "clip", "supervised")
 RUN = ["--config", "demo", "--groups-per-step", "4", "--reservoir.capacity-groups", "8", "--reservoir.reuse", "8"]
 RUN += ["--fleet.local-producers", "1", "--stream.window-groups", "8", "--evaluation.data", "none"]
+RUN += ["--fleet.local-producer-config", str(Path(__file__).with_name("producer.yaml"))]
 RUN += ["--generator.images-per-group", "2", "--generator.num-inference-steps", "2", "--mixed-precision", "no"]
 RUN += ["--model.hidden-size", "16", "--model.num-layers", "1", "--text.hidden-size", "16", "--text.num-layers", "1"]
 LONG_S = 110.0
