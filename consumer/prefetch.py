@@ -21,6 +21,7 @@ from penstock.consumer.filter_counts import FilterCounts
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
+from penstock.telemetry.recorder import Flow, Recorder
 
 _JOIN_S = 5.0
 """How long `close` waits for the thread: it may be in the middle of a copy."""
@@ -36,6 +37,8 @@ class BatchesLook:
     """Groups that the reservoir can keep."""
     is_ready: bool
     """Whether the next step's batch is ready."""
+    wait_s: float
+    """Seconds that the training thread has waited, the wait that is going on included."""
 
 
 class Prefetcher:
@@ -48,6 +51,7 @@ class Prefetcher:
         steps: whose batches are prepared; none beyond them.
         keeps_state: whether a checkpoint may follow a step.
         filter_counts: told of every group; None where nothing filters.
+        recorder: takes note of waits, copies and uses; without one the batches have their own.
     """
 
     def __init__(
@@ -58,7 +62,9 @@ class Prefetcher:
         steps: range,
         keeps_state: Callable[[int], bool] = lambda step: False,
         filter_counts: FilterCounts | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder or Recorder()
         self._feed = feed
         self._ledger = ledger
         self._device = device
@@ -77,6 +83,8 @@ class Prefetcher:
         self._state: FeedState | None = None
         self.wait_s = 0.0
         """Seconds that `take` has waited."""
+        self._waits_since_ns: int | None = None
+        """Since when it waits, on the monotonic clock; None where it does not."""
         self.groups_by_uses: list[int] = [0]
         """How many groups have been used u times, at place u: what this life adds to those before it."""
         self.groups_by_concept: Counter[int] = Counter()
@@ -90,8 +98,9 @@ class Prefetcher:
         """
         if step not in self._steps:
             raise ValueError(f"steps {self._steps.start} to {self._steps.stop - 1} are prepared, got {step}")
-        start = time.perf_counter()
+        start_ns = time.monotonic_ns()
         with self._changed:
+            self._waits_since_ns = start_ns
             self._changed.wait_for(lambda: self._ready or self._error or self._closed)
             prepared, copied = self._ready, self._copied
             if prepared is None or self._closed:
@@ -100,10 +109,15 @@ class Prefetcher:
                 raise ValueError(f"steps must be taken in their order: {prepared.step} is next, got {step}")
             self._ready, self._wants_next = None, True
             self._changed.notify_all()
-        self.wait_s += time.perf_counter() - start
+            # Both at once: who looked in between would count this wait twice.
+            now_ns = time.monotonic_ns()
+            self.wait_s += (now_ns - start_ns) / 1e9
+            self._waits_since_ns = None
+        self._recorder.add("wait_batch", start_ns, now_ns)
         if copied is not None:
             _hand_over(prepared.batch, copied)
         self._account(prepared)
+        self._note_uses(prepared, now_ns)
         return prepared.batch
 
     @property
@@ -118,8 +132,13 @@ class Prefetcher:
         return self._feed.newest(num_groups)
 
     def look(self) -> BatchesLook:
-        """How much is in memory now. For any thread."""
+        """How much is in memory now, and how long it was waited for. For any thread."""
+        with self._changed:
+            since_ns = self._waits_since_ns
+            waits_s = 0.0 if since_ns is None else (time.monotonic_ns() - since_ns) / 1e9
+            wait_s = self.wait_s + waits_s
         return BatchesLook(
+            wait_s=wait_s,
             reservoir_groups=self._feed.num_kept,
             reservoir_bytes=self._feed.kept_bytes,
             capacity_groups=self._feed.capacity_groups,
@@ -153,6 +172,13 @@ class Prefetcher:
             self.groups_by_concept[concept] += uses == 0
         self._state = prepared.state
 
+    def _note_uses(self, prepared: Prepared, now_ns: int) -> None:
+        """A group's way ends where it is used for the first time."""
+        for key, arrived_ns, uses in zip(prepared.keys, prepared.arrived_ns, prepared.uses, strict=True):
+            self._recorder.observe("sample_age", now_ns - arrived_ns)
+            if uses == 0:
+                self._recorder.mark("use", key.index, key.attempt, Flow.END)
+
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -164,7 +190,8 @@ class Prefetcher:
                         return
                     self._wants_next = False
                 prepared = self._feed.prepare(step, keeps_state=self._keeps_state(step))
-                prepared, copied = self._send(prepared)
+                with self._recorder.span("copy"):
+                    prepared, copied = self._send(prepared)
                 with self._changed:
                     self._ready, self._copied = prepared, copied
                     self._changed.notify_all()

@@ -25,6 +25,7 @@ from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
+from penstock.consumer.metrics import RankMetrics
 from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
@@ -138,18 +139,21 @@ class Trainer:
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
         self._earlier_hardest = tuple(self._record.hardest_prompts)
+        self._recorder = Recorder(RING if config.trace else 0)
         self._stream = self._open_stream()
         self._observed = Observed(
             config=config,
             folder=self._folder,
             rank=self._rank,
             world_size=self._world_size,
-            recorder=Recorder(RING if config.trace else 0),
+            recorder=self._recorder,
             stream=self._stream,
             record=self._record,
             steps=self._resume.step if self._resume else 0,
             first_step=self._resume.step if self._resume else 0,
         )
+        if opening.metrics:
+            opening.metrics.collect(RankMetrics(self._observed).reading)
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
         self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""
@@ -180,7 +184,8 @@ class Trainer:
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
         expects, real = engines.expected(config, self._real, self._resume)
         watch = self._fleet.check if self._fleet else lambda kind: None
-        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real)
+        recorder = self._recorder
+        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real, recorder)
 
         def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
             stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
@@ -258,21 +263,26 @@ class Trainer:
             if self._fleet:
                 self._fleet.check()
             batch = batches.take(step)
-            log = self._train_on(batch, step)
+            with self._recorder.span("step"):
+                log = self._train_on(batch, step)
             meter.step()
             watch.done(step)
             done = self._observed.steps = step + 1
+            self._observed.stepped_at = time.time()
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                reporter.looked(done, self._evaluation.look(done, self._network.exported))
+                with self._recorder.span("evaluate"):
+                    reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
-                reporter.report(done, log, meter.totals())
+                with self._recorder.span("report"):
+                    reporter.report(done, log, meter.totals())
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
-                self._gather_hardest(batches)
-                ledger.sync()
-                self._save(done, agreed, batches.state, ledger.marks)
+                with self._recorder.span("checkpoint"):
+                    self._gather_hardest(batches)
+                    ledger.sync()
+                    self._save(done, agreed, batches.state, ledger.marks)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()

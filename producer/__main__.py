@@ -5,15 +5,22 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from penstock.config.address import parse_address
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.device_child import WARMS_UP
 from penstock.producer.engine import Engine
 from penstock.protocol.sockets import check_endpoint
+from penstock.telemetry.recorder import Recorder
+
+if TYPE_CHECKING:
+    from penstock.telemetry.metrics_server import MetricsServer
 
 _log = logging.getLogger("penstock.producer")
 
@@ -39,9 +46,18 @@ def main(argv: Sequence[str]) -> int:
         from penstock.producer.device_list import find_devices
 
         return DeviceFleet(config, argv, find_devices(config.devices)).run()
+    with ExitStack() as stack:
+        # Before the engine, which may take minutes: an address in use is said at once.
+        metrics = stack.enter_context(open_metrics(config.metrics)) if config.metrics else None
+        return serve(config, metrics)
+
+
+def serve(config: ProduceConfig, metrics: "MetricsServer | None") -> int:
+    """Be one producer, and say so to whoever asks for its metrics. Returns the exit status."""
     from penstock.producer.service import ProducerService
 
-    engine = open_filtering(config) if config.scorer else open_engine(config)
+    recorder = Recorder()
+    engine = open_filtering(config, recorder) if config.scorer else open_engine(config, recorder)
     manifest = engine.manifest
     if config.images:
         # A batch of look-ups costs nothing where it is not full.
@@ -49,14 +65,29 @@ def main(argv: Sequence[str]) -> int:
     scores = f", scores with {config.scorer}" if config.scorer else ""
     what = f"{manifest.model} on {manifest.device} in {manifest.dtype}, digest {manifest.model_digest}{scores}"
     _log.info("%s%s", WARMS_UP, what)
-    service = ProducerService(config, engine)
+    service = ProducerService(config, engine, recorder)
+    if metrics is not None:
+        from penstock.producer.metrics import ProducerMetrics
+
+        metrics.collect(ProducerMetrics(service).reading)
     with ending_gently(service.drain, echo_s=_ECHO_S) as asked:
         service.run()
     return 128 + signal.SIGTERM if asked() else 0
 
 
-def open_engine(config: ProduceConfig) -> Engine:
+def open_metrics(address: str) -> "MetricsServer":
+    """Listen there. Raises EndpointError."""
+    from penstock.telemetry.metrics_server import MetricsServer
+
+    return MetricsServer(parse_address(address, "metrics"))
+
+
+def open_engine(config: ProduceConfig, recorder: Recorder | None = None) -> Engine:
     """The engine for what `config` names. Only what generates loads torch.
+
+    Args:
+        config: the producer's settings.
+        recorder: takes note of the stages within an engine that has any.
 
     Raises ModelError where the model, ConfigError where the set of images cannot be used.
     """
@@ -82,12 +113,13 @@ def open_engine(config: ProduceConfig) -> Engine:
     if config.threads:
         torch.set_num_threads(config.threads)
     kind = model_folder.pipeline_class(model_folder.find(config.model))
-    return StableDiffusionEngine(config) if kind in model_folder.STABLE_DIFFUSION else PipelineEngine(config)
+    is_ours = kind in model_folder.STABLE_DIFFUSION
+    return StableDiffusionEngine(config, recorder) if is_ours else PipelineEngine(config)
 
 
-def open_filtering(config: ProduceConfig) -> Engine:
+def open_filtering(config: ProduceConfig, recorder: Recorder | None = None) -> Engine:
     """The engine for what `config` names, behind a filter by its scorer. Raises ModelError where one cannot be used."""
-    engine = open_engine(config)
+    engine = open_engine(config, recorder)
     from penstock.producer.filtering import FilteringEngine
     from penstock.producer.scorer import open_scorer
 

@@ -8,6 +8,8 @@ class Work:
     """Counts since the engine was loaded. The arithmetic is that of denoiser and decoder, padded rows included."""
 
     images: int = 0
+    groups: int = 0
+    """That could travel."""
     flops: float | None = None
     """Floating point operations, two for each product and sum; None where the engine does not know."""
     matrix_flops_per_s: float | None = None

@@ -6,7 +6,7 @@ earliest `need_by_step` first across all ranks, so no rank starves another. Time
 clock. States and messages: docs/protocol.md.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import fields
 from operator import attrgetter
@@ -14,7 +14,7 @@ from operator import attrgetter
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
-from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState
+from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState, ProducerLook
 from penstock.protocol.messages import (
     NO_CHOICE,
     Ack,
@@ -75,6 +75,11 @@ class ProducerMachine:
         return sum(held.ticket.recipe.num_first for held in self._queue)
 
     @property
+    def has_queued_probe(self) -> bool:
+        """Whether a ticket is waiting that costs its engine nothing."""
+        return any(held.ticket.probe for held in self._queue)
+
+    @property
     def connected(self) -> bool:
         """Whether any rank has welcomed this producer and is still there."""
         return any(link.is_talking for link in self.links.values())
@@ -83,6 +88,20 @@ class ProducerMachine:
     def drained(self) -> bool:
         """Whether nothing is left of what a draining producer had begun: made, sent and acknowledged."""
         return not self._running and not any(link.sent or link.waiting for link in self.links.values())
+
+    def look(self) -> ProducerLook:
+        """How it is now."""
+        links = self.links.values()
+        return ProducerLook(
+            queued=len(self._queue),
+            running=len(self._running),
+            waiting=sum(len(link.waiting) for link in links),
+            sent=sum(len(link.sent) for link in links),
+            unacknowledged_bytes=sum(link.unacknowledged_bytes for link in links),
+            credit_groups=self.credit_groups,
+            links=Counter(link.state for link in links),
+            rejects=self._refused.by_kind,
+        )
 
     def header(self, peer: bytes) -> Header:
         """The fences of a message to `peer`, without its sequence number."""
@@ -132,7 +151,8 @@ class ProducerMachine:
 
         Args:
             max_images: images of a batch. A group that is larger goes alone.
-            company: tickets may share a batch where it gives equal values and neither is `alone`.
+            company: tickets may share a batch where it gives equal values and neither is `alone`. Probes, which the
+                engine never sees, share with all other probes and with nothing else.
         """
         slow = {peer for peer, link in self.links.items() if link.unacknowledged_bytes >= self.credit_bytes}
         queue = [held for held in self._queue if held.peer not in slow]
@@ -398,4 +418,6 @@ def _asks_for_hello(nack: Nack) -> bool:
 
 
 def _share_a_batch(one: Ticket, other: Ticket, company: Callable[[Ticket], Hashable]) -> bool:
-    return not (one.alone or other.alone) and company(one) == company(other)
+    if one.alone or other.alone or one.probe != other.probe:
+        return False
+    return one.probe or company(one) == company(other)

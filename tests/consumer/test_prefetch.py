@@ -124,6 +124,21 @@ def test_the_next_batch_is_prepared_while_the_step_runs_and_only_that(tmp_path: 
         assert tap.given == 6, "one batch ahead, no more"
 
 
+def test_a_wait_is_seen_while_it_lasts_and_counted_once(tmp_path: Path) -> None:
+    tap = _Tap()
+    with _batches(tap, tmp_path) as batches:
+        assert batches.look().wait_s == 0
+        taker = threading.Thread(target=batches.take, args=[0])
+        begun = time.monotonic()
+        taker.start()
+        until(lambda: batches.look().wait_s > 0.05)
+        tap.let_through.release(2)
+        taker.join(WAIT_S)
+        took_s = time.monotonic() - begun
+        assert 0.05 < batches.look().wait_s <= took_s
+        assert batches.look().wait_s == batches.wait_s, "the wait is over"
+
+
 def test_only_what_was_taken_counts(tmp_path: Path) -> None:
     tap = _Tap()
     tap.let_through.release(100)
