@@ -38,6 +38,7 @@ RARE = ("penstock_images_filtered_total", "penstock_producer_messages_rejected_t
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         shutil.which("prometheus") is None,
