@@ -68,7 +68,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
         )
-    check_installed(config.tracking.trackers)
+    if not config.tracking.is_auto:
+        check_installed(config.tracking.trackers)
     check_name(config.model.name)
     if rank == 0:
         _check_kept(config)

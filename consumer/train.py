@@ -21,6 +21,7 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.engines import Engines
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.figures import Figures
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
@@ -35,6 +36,7 @@ from penstock.consumer.prompts.source import num_captions
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
+from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
@@ -42,7 +44,6 @@ from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress
-from penstock.telemetry.recorder import RING, Recorder
 from penstock.telemetry.summary import BOX_WIDTH, box
 
 _REPORT_EVERY_STEPS = 10
@@ -139,8 +140,12 @@ class Trainer:
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
         self._earlier_hardest = tuple(self._record.hardest_prompts)
-        self._recorder = Recorder(RING if config.trace else 0)
+        # Before the stream, so that it is written after the last word of the producers.
+        self._trace = stack.enter_context(RunTrace(config.trace, self._folder, self._rank, self._world_size))
+        self._trace.align(accelerator)
+        self._recorder = self._trace.recorder
         self._stream = self._open_stream()
+        self._trace.producers = self._stream.traces
         self._observed = Observed(
             config=config,
             folder=self._folder,
@@ -184,8 +189,18 @@ class Trainer:
         endpoints = gather_strings(self._accelerator, self._socket.endpoint)
         expects, real = engines.expected(config, self._real, self._resume)
         watch = self._fleet.check if self._fleet else lambda kind: None
-        recorder = self._recorder
-        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real, recorder)
+        stream = open_stream(
+            config,
+            self._folder,
+            self._socket,
+            self._rank,
+            endpoints,
+            expects,
+            watch,
+            real,
+            traces=self._trace.asks_producers,
+            recorder=self._recorder,
+        )
 
         def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
             stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
@@ -204,7 +219,8 @@ class Trainer:
         config = self._config
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
         progress = Progress() if self._accelerator.is_main_process else None
-        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
+        figures = Figures(self._observed)
+        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, figures, progress)
 
     def _open_batches(self, ledger: Ledger, agreed: Engines, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""

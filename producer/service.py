@@ -18,6 +18,7 @@ from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
 from penstock.producer.noise import answer_probe
+from penstock.producer.tracing import tell
 from penstock.producer.work import Work
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
@@ -25,16 +26,19 @@ from penstock.protocol.errors import EndpointError, MessageError, ModelError, Re
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import HeldTicket, ProducerLook
-from penstock.protocol.messages import Ack, Choice, Header, Heartbeat, Hello, Message, Result, Tickets
+from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets, Welcome
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
+from penstock.protocol.watching import Status
 from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
+_TRACE_S = 0.5
+"""How often events are told of, where a rank traces."""
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ class ProducerService:
         self._incomplete_since: float | None = None
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
-        self._connected_at = time.monotonic()
+        self._connected_at = self._traced_at = time.monotonic()
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
@@ -116,6 +120,7 @@ class ProducerService:
             raise
         finally:
             with self._changed:
+                self._act(tell(self.recorder, self._machine.traced))
                 self._act(self._machine.leave(why))
                 self._stopping = True
             self._sockets.waker.wake()
@@ -295,9 +300,13 @@ class ProducerService:
             # Said here, because the engine may hold the main thread for long.
             self._act(self._machine.leave("what it had begun was not done in time"))
         if not self._stopping:
-            self._act(self._machine.tick(now))
+            self._act(self._machine.tick(now, self._engine.work.status))
+            if now - self._traced_at >= _TRACE_S:
+                self._traced_at = now
+                self._act(tell(self.recorder, self._machine.traced))
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
+        came_at = time.monotonic()
         try:
             header, message = decode(frames[0])
         except MessageError as error:
@@ -306,14 +315,18 @@ class ProducerService:
             if is_told:
                 _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
-        if isinstance(message, Tickets):
+        if isinstance(message, Welcome) and message.trace:
+            self.recorder.trace()
+        elif isinstance(message, Tickets):
             for ticket in message.tickets:
                 self.recorder.mark("held", ticket.index, ticket.attempt, Flow.STEP)
         elif isinstance(message, Ack):
             for key in message.attempts:
                 self.recorder.mark("acknowledged", key.index, key.attempt)
         with self._changed:
-            self._act(self._machine.on_message(peer, header, message, time.monotonic()))
+            if isinstance(message, Bye):
+                self._act(tell(self.recorder, self._machine.traced))  # the last, before the answer ends all talk
+            self._act(self._machine.on_message(peer, header, message, came_at))
             if self._drain_asked or self._is_held_back or not isinstance(message, Ack | Heartbeat):
                 # Else what is none of the engine's business would wake its thread.
                 self._changed.notify_all()
@@ -324,8 +337,10 @@ class ProducerService:
             waiting, self._outbox = self._outbox, deque()
         for out in waiting:
             self._seq += 1
-            begun_ns = time.monotonic_ns()
-            if self._sockets.send(out.peer, encode(out.message, replace(out.header, seq=self._seq)), out.payload):
+            message, begun_ns = out.message, time.monotonic_ns()
+            if isinstance(message, Status):
+                message = replace(message, clock_ns=begun_ns)
+            if self._sockets.send(out.peer, encode(message, replace(out.header, seq=self._seq)), out.payload):
                 if isinstance(out.message, Result):
                     key = out.message.key
                     self.recorder.add("send", begun_ns, time.monotonic_ns(), key.index, key.attempt, Flow.STEP)

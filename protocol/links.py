@@ -1,11 +1,12 @@
 """The ranks as one producer sees them: where the talk with each stands, and what is on its way to it."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from penstock.protocol.actions import Buffer
+from penstock.protocol.clock import ClockDifference
 from penstock.protocol.messages import Result
 from penstock.protocol.tickets import Attempt, Ticket
 
@@ -83,6 +84,10 @@ class Link:
     sample_bytes: int = 0
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
+    traces: bool = False
+    """The rank wants to hear of events."""
+    clock: ClockDifference = field(default_factory=ClockDifference)
+    """The rank's clock minus this one."""
 
     @property
     def is_talking(self) -> bool:
@@ -161,6 +166,22 @@ class ProducerLook:
     """Ranks that it knows, by where the talk with them stands."""
     rejects: Mapping[str, int]
     """Messages that a rank refused, or that came garbled, by reason."""
+
+
+def look_at(
+    links: Sequence[Link], queued: int, running: int, credit_groups: int, rejects: Mapping[str, int]
+) -> ProducerLook:
+    """How a producer with these links is now; the other arguments are as in `ProducerLook`."""
+    return ProducerLook(
+        queued=queued,
+        running=running,
+        waiting=sum(len(link.waiting) for link in links),
+        sent=sum(len(link.sent) for link in links),
+        unacknowledged_bytes=sum(link.unacknowledged_bytes for link in links),
+        credit_groups=credit_groups,
+        links=Counter(link.state for link in links),
+        rejects=rejects,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,12 @@ from typing import Final, Self
 
 import numpy as np
 
-BUCKETS_S: Final = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Upper bounds of the buckets that durations are counted in, s; the last bucket, beyond them, has none."""
+BUCKETS_S: Final = (
+    *(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    *(1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0),
+)
+"""Upper bounds of the buckets that durations are counted in, s; the last bucket, beyond them, has none. Stages take
+milliseconds to minutes; what is used again may be an hour old."""
 RECENT: Final = 512
 """Durations of a stage that are kept for its quantiles."""
 RING: Final = 65_536

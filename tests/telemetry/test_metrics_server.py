@@ -166,8 +166,10 @@ def test_more_clients_than_it_takes_are_turned_away_and_it_serves_again(server: 
     with contextlib.ExitStack() as stack:
         for _ in range(metrics_server._MAX_CONNECTIONS):
             stack.enter_context(socket.create_connection(where, WAIT_S))
+        begun = time.monotonic()
         with socket.create_connection(where, WAIT_S) as one_more:
             assert one_more.recv(1) == b""
+        assert time.monotonic() - begun < metrics_server._PATIENCE_S / 2, "turned away, not tired of"
     deadline = time.monotonic() + WAIT_S
     while True:
         try:
