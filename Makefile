@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint fuzz bench bench-gpu clean
+.PHONY: help setup demo test faults observe lint fuzz bench bench-gpu clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -44,12 +44,32 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole way of the data on this machine, in minutes; results in runs/demo
 	@.venv/bin/penstock demo --overwrite
 
-test: setup  ## all tests that need no GPU, the quick half of the faults among them; a quarter of an hour
-	@$(ONE_THREAD) $(PY) -m pytest -q -m "not long" --session-timeout=1650
+# Two at a time, and then those that would disturb each other. Status 2: somebody pressed Ctrl-C, or the time is over.
+test: setup  ## all tests that need no GPU, the quick half of the faults among them; ten minutes
+	@code=0; \
+	$(ONE_THREAD) $(PY) -m pytest -q -m "not long and not alone" -n 2 --dist worksteal --session-timeout=900 || code=$$?; \
+	if [ $$code -ne 2 ]; then \
+	  $(ONE_THREAD) $(PY) -m pytest -q -m "not long and alone" --session-timeout=700 || code=$$?; \
+	fi; \
+	exit $$code
 
 faults: setup  ## every fault on real processes, and the table of what was seen; then the longest tests; half an hour
 	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=1500
 	@$(ONE_THREAD) $(PY) -m pytest -q -m long tests/integration tests/benchmarks --session-timeout=1800
+
+OBSERVED := tests/deploy/test_prometheus.py tests/deploy/test_grafana.py tests/integration/test_metrics.py \
+  tests/integration/test_prometheus.py $(wildcard tests/telemetry/dashboard)
+
+observe: setup  ## a real Prometheus and a real browser look at real runs; as root on Debian it installs both; minutes
+	@missing=""; \
+	for program in prometheus chromium; do command -v "$$program" >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing$$missing"; \
+	  apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then \
+	  echo "Not installed:$$missing; the tests that need them are skipped."; \
+	fi
+	@$(ONE_THREAD) $(PY) -m pytest -q $(OBSERVED) --session-timeout=600
 
 lint: setup  ## style, format and types
 	@.venv/bin/ruff check .

@@ -37,7 +37,7 @@ GROUPS = 4
 """In a batch of diffusers' call."""
 ROWS = 2 * GROUPS * ASKED.images_per_group
 SERVICE_GROUPS = 96
-"""That a round of the service makes: 12 batches."""
+"""That a round of the service makes, unless told otherwise: 12 batches."""
 COMPILED = "diffusers_compiled"
 BARS = {"ratio_to_diffusers_pipeline": 1.3, "service_overhead": 0.03}
 PACKAGES = ("torch", "diffusers", "transformers", "pyzmq")
@@ -88,7 +88,7 @@ def rate(side: Callable[[int], object], starts: "count[int]", seconds: float) ->
     return batches * GROUPS * ASKED.images_per_group / took
 
 
-def measure(backends: list[str], rounds: int, seconds: float) -> dict[str, list[float]]:
+def measure(backends: list[str], rounds: int, seconds: float, service_groups: int) -> dict[str, list[float]]:
     """Images per second of every side in every round, after one round that warms up."""
     sides, engines = open_sides(backends)
     served = backends[0]
@@ -100,7 +100,7 @@ def measure(backends: list[str], rounds: int, seconds: float) -> dict[str, list[
         row = {name: rate(side, starts, seconds) for name, side in sides.items()}
         # As many batches as the service makes, and of its size; half before it and half after.
         before = rate(bare, starts, seconds) * per_batch / GROUPS
-        row["service"] = service_rate(engine, config(served), ASKED, SERVICE_GROUPS)
+        row["service"] = service_rate(engine, config(served), ASKED, service_groups)
         after = rate(bare, starts, seconds) * per_batch / GROUPS
         row["bare"] = 2 / (1 / before + 1 / after)
         for name, value in row.items():
@@ -165,15 +165,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="how often all sides run (7)")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of each side in a round (2)")
     parser.add_argument("--backends", default="", metavar="NAME,…", help="of eager, inductor (all that work here)")
+    parser.add_argument("--service-groups", type=int, default=SERVICE_GROUPS, metavar="N", help="of a round (96)")
     options = parser.parse_args()
     backends = options.backends.split(",") if options.backends else ["eager", *["inductor"] * bool(cxx_compiler())]
     if unknown := [name for name in backends if name not in ("eager", "inductor")]:
         raise BenchmarkError(f"there is no backend {unknown[0]!r} to compare; choose from eager, inductor")
     if options.rounds < 1 or options.seconds <= 0:
         raise BenchmarkError("--rounds must be >= 1, --seconds > 0")
+    # A rate counts from the second batch to the last.
+    if options.service_groups < (least := 3 * ROWS // ASKED.images_per_group):
+        raise BenchmarkError(f"--service-groups must be >= {least}, got {options.service_groups}")
     torch.set_num_threads(1)
     usage = harness.CpuUsage()
-    rates = measure(backends, options.rounds, options.seconds)
+    rates = measure(backends, options.rounds, options.seconds, options.service_groups)
     result = summarise(rates, backends)
     print_table(result, rates, backends)
     harness.write_json(options.json, {**result, "cpu_taken_by_others": usage.others()}, PACKAGES)

@@ -1,4 +1,4 @@
-"""What several folders of tests share: a genuine pipeline folder that is small enough to load in a second."""
+"""What several folders of tests share: the faults run alone; and a genuine pipeline folder that loads in a second."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A test that meets a hub id must fail at once, here and on a machine without a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+FAULTS = Path(__file__).parent / "faults"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults count seconds of processes that share two cores."""
+    for item in items:
+        if item.path.is_relative_to(FAULTS):
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

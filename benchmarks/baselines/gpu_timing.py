@@ -20,6 +20,8 @@ class Session:
         self.started = time.monotonic()
         self.not_measured: dict[str, str] = {}
         self._budget_s = budget_s
+        # A rehearsal on the CPU measures nothing: once is enough.
+        self._enough_s = 3.0 if device.type == "cuda" else 0.0
 
     @property
     def is_over(self) -> bool:
@@ -34,8 +36,8 @@ class Session:
     def time(self, name: str, call: Callable[[], object], repeats: int = 20) -> tuple[float, int] | None:
         """Median seconds of `call`, and the most bytes that it held beside what was there.
 
-        The first call warms up: it compiles. At most `repeats` calls and about three seconds. None, with a note, where
-        the time is used up, the memory does not suffice or the call needs what this machine lacks.
+        The first call warms up: it compiles. At most `repeats` calls and about three seconds; on a CPU one. None, with
+        a note, where the time is used up, the memory does not suffice or the call needs what this machine lacks.
         """
         if self.is_over:
             self.skip(name, f"the {self._budget_s:.0f} s were used up")
@@ -56,10 +58,11 @@ class Session:
         call()
         self._synchronise()
         peak = torch.cuda.max_memory_allocated() - before if self.device.type == "cuda" else 0
-        call()
-        self._synchronise()
+        if self._enough_s:
+            call()
+            self._synchronise()
         seconds: list[float] = []
-        while len(seconds) < repeats and sum(seconds) < 3.0:
+        while not seconds or (len(seconds) < repeats and sum(seconds) < self._enough_s):
             start = time.perf_counter()
             call()
             self._synchronise()

@@ -57,6 +57,7 @@ def _run(folder: Path, *, world_size: int = 1, fleet_images_per_s: float, **flag
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_slow_fleet_bounds_the_run_at_e_times_its_pace(tmp_path: Path) -> None:
     flags = {"images_per_s": 800, "max_steps": 40, "first_measured_step": 10, "reservoir.reuse": 2}
     (report,) = _run(tmp_path, fleet_images_per_s=100, **flags)
@@ -70,6 +71,7 @@ def test_a_slow_fleet_bounds_the_run_at_e_times_its_pace(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_slow_trainer_bounds_the_run_at_its_pace_and_two_ranks_share_the_groups(tmp_path: Path) -> None:
     flags = {"images_per_s": 100, "max_steps": 20, "first_measured_step": 5}
     reports = _run(tmp_path, world_size=2, fleet_images_per_s=1000, **flags)

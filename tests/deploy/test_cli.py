@@ -60,6 +60,7 @@ def test_every_verb_has_help(verb: str) -> None:
     assert f"penstock {verb}" in done.stdout
 
 
+@pytest.mark.alone
 def test_help_comes_within_a_second() -> None:
     def seconds() -> float:
         start_s = time.monotonic()

@@ -21,6 +21,7 @@ RUN = ["--config", "demo", "--max-steps", str(STEPS), "--groups-per-step", str(G
 RUN += ["--reservoir.capacity-groups", "8", "--reservoir.reuse", "1", "--generator.images-per-group", "4"]
 RUN += ["--generator.height", "32", "--generator.width", "32", "--evaluation.data", "none"]
 RUN += ["--stream.endpoint", "tcp://127.0.0.1:0", "--fleet.local-image-producers", "1", "--order", "ticket"]
+RUN += ["--fleet.local-producer-config", str(Path(__file__).with_name("producer.yaml"))]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from penstock.imagesets.opening import open_imageset
 CLI = "import sys; from penstock.deploy.cli import main; sys.argv[0] = 'penstock'; main()"
 SHORT = ["--config", "demo", "--groups-per-step", "4", "--reservoir.capacity-groups", "8", "--max-steps", "5"]
 SHORT += ["--fleet.local-producers", "1", "--stream.window-groups", "8", "--evaluation.data", "none"]
+SHORT += ["--fleet.local-producer-config", str(Path(__file__).with_name("producer.yaml"))]
 SHORT += ["--generator.images-per-group", "4", "--generator.num-inference-steps", "2"]
 SHORT += ["--reservoir.reuse", "4", "--reservoir.images-per-use", "3"]
 

@@ -34,6 +34,8 @@ WAIT_S = 110.0
 END_S = 15.0
 """From a signal to the end of the last process."""
 
+pytestmark = pytest.mark.alone
+
 TRAINER = [sys.executable, "-m", "penstock.consumer"]
 PRODUCER = [sys.executable, "-m", "penstock.producer"]
 ACCELERATE = [str(Path(sys.executable).with_name("accelerate")), "launch", "--quiet", "--cpu"]

@@ -14,6 +14,7 @@ SOURCE = "import sys; from penstock.config import process; from penstock.deploy 
 SOURCE += "process.run(lambda: sweep.main(sys.argv[1:]))"
 SHORT = ["--max-steps", "4", "--evaluation.every-steps", "1000000", "--groups-per-step", "8"]
 SHORT += ["--reservoir.capacity-groups", "16", "--stream.window-groups", "16", "--fleet.local-producers", "1"]
+SHORT += ["--fleet.local-producer-config", str(Path(__file__).with_name("producer.yaml"))]
 
 
 @pytest.mark.slow

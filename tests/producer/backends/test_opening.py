@@ -84,6 +84,7 @@ def test_what_does_not_compile_is_one_line(pipeline_folder: Path, monkeypatch: p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # a C++ compiler for each kernel, on a busy machine
 def test_compiled_networks_make_nearly_the_same_images_and_equal_bits_in_any_company(pipeline_folder: Path) -> None:
     compiled, eager = (StableDiffusionEngine(config(pipeline_folder, backend=name)) for name in ("inductor", "eager"))
     for engine in (compiled, eager):
@@ -98,6 +99,7 @@ def test_compiled_networks_make_nearly_the_same_images_and_equal_bits_in_any_com
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_any_number_of_sizes_compiles() -> None:
     backend = InductorBackend(CPU)
 
@@ -106,7 +108,7 @@ def test_any_number_of_sizes_compiles() -> None:
             return 2 * sample
 
     module = Scale()
-    for width in range(4, 16):
+    for width in range(4, 4 + torch._dynamo.config.recompile_limit + 1):
         sample = torch.ones((2, width))
         assert torch.equal(backend.build(Part("decoder", module, (sample,)))(sample), 2 * sample)
 
