@@ -1,6 +1,6 @@
 """Two profiles side by side: what became slower, and whether the two can be compared at all.
 
-Only rates count: what the run reached, and what each part could do alone. Waits and step times are shown beside them, as
+Only rates count: what the run reached, and what each part could do alone. Waits and step times are shown beside them:
 they explain a change and are none of their own.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from penstock.telemetry.profile.capacities import SYMBOLS, Capacity
+from penstock.telemetry.profile.stragglers import slowest_step
 from penstock.telemetry.profile.summary import ProfileSummary
 from penstock.telemetry.profile.wording import duration
 
@@ -89,16 +90,10 @@ def _context(before: ProfileSummary, after: ProfileSummary) -> Iterator[tuple[st
     old, new = before.measurements.together, after.measurements.together
     if old and new:
         yield "trainer waited", f"{old.wait_share:.1%}", f"{new.wait_share:.1%}"
-    for share in ("p50_s", "p95_s"):
-        times = [_step(summary, share) for summary in (before, after)]
-        if None not in times:
-            yield f"step {share[:3]}", *(duration(seconds or 0.0) for seconds in times)  # type: ignore[misc]
-
-
-def _step(summary: ProfileSummary, share: str) -> float | None:
-    """Of the slowest rank."""
-    steps = [getattr(each.stages["step"], share) for each in summary.measurements.ranks if "step" in each.stages]
-    return max(steps, default=None)
+    old_step, new_step = slowest_step(before.measurements), slowest_step(after.measurements)
+    if old_step and new_step:
+        yield "step p50", duration(old_step.p50_s), duration(new_step.p50_s)
+        yield "step p95", duration(old_step.p95_s), duration(new_step.p95_s)
 
 
 def _differences(before: ProfileSummary, after: ProfileSummary) -> Iterator[str]:
@@ -112,6 +107,5 @@ def _differences(before: ProfileSummary, after: ProfileSummary) -> Iterator[str]
     if old.is_paced != new.is_paced:
         yield f"{'A' if old.is_paced else 'B'} is a rehearsal, whose work is a sleep"
     for name in sorted(old.environment.keys() | new.environment.keys()):
-        ours, theirs = old.environment.get(name, "none"), new.environment.get(name, "none")
-        if ours != theirs:
-            yield f"{name}: {ours} and {theirs}"
+        if old.environment.get(name) != new.environment.get(name):
+            yield f"{name}: {old.environment.get(name, 'none')} and {new.environment.get(name, 'none')}"

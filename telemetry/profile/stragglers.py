@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator
 
-from penstock.telemetry.profile.measurements import Measurements
+from penstock.telemetry.profile.measurements import Measurements, StageTimes
 from penstock.telemetry.profile.wording import duration, per_s
 
 SLOW_PRODUCER = 0.7
@@ -20,6 +20,12 @@ def stragglers(measurements: Measurements) -> list[str]:
 def slow_producers(measurements: Measurements) -> set[str]:
     """Names of the producers that are stragglers."""
     return {name for name, _, _ in _slow(measurements)}
+
+
+def slowest_step(measurements: Measurements) -> StageTimes | None:
+    """The step of the rank whose median is the longest; None where no rank has noted one."""
+    steps = [each.stages["step"] for each in measurements.ranks if "step" in each.stages]
+    return max(steps, key=lambda step: step.p50_s, default=None)
 
 
 def _slow(measurements: Measurements) -> Iterator[tuple[str, float, float]]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from penstock.telemetry.profile.capacities import SYMBOLS, Capacity
 from penstock.telemetry.profile.compare import Change, Comparison
-from penstock.telemetry.profile.stragglers import stragglers
+from penstock.telemetry.profile.stragglers import slowest_step, stragglers
 from penstock.telemetry.profile.summary import ProfileSummary
 from penstock.telemetry.profile.wording import counted, duration, number
 from penstock.telemetry.summary import BOX_WIDTH
@@ -95,10 +95,8 @@ def _rest(summary: ProfileSummary) -> Iterator[tuple[str, str]]:
         yield "Enough", f"{counted(prediction.knee, 'producer')}, {per_rank}: more gain nothing."
     if summary.cost_per_million is not None:
         yield "Cost", f"{summary.cost_per_million:,.2f} for a million images trained on, as measured"
-    steps = [each.stages["step"] for each in measured.ranks if "step" in each.stages]
-    if steps:
-        slowest = max(steps, key=lambda step: step.p50_s)
-        quantiles = (slowest.p50_s, slowest.p95_s, slowest.p99_s)
+    if step := slowest_step(measured):
+        quantiles = (step.p50_s, step.p95_s, step.p99_s)
         yield "Step", "p50 {}, p95 {}, p99 {}".format(*map(duration, quantiles))
     if measured.warmup_s:
         warm = ", ".join(f"{name} {duration(seconds)}" for name, seconds in measured.warmup_s.items())
