@@ -87,14 +87,13 @@ def prediction_figure(summary: ProfileSummary, prediction: Prediction) -> str:
         _mark_knee(axes, prediction, is_narrow)
         _mark_measured(axes, summary, prediction)
         axes.set_xlim(0, counts[-1] * 1.02)
-        axes.set_ylim(0, line.max() * (1 + band) * 1.3)
+        axes.set_ylim(0, line.max() * (1 + band) * 1.08)
         axes.xaxis.set_major_locator(MaxNLocator(6 if is_narrow else 12, integer=True))
         axes.yaxis.set_major_formatter(_THOUSANDS)
         axes.set_xlabel("producers")
         axes.set_ylabel("images trained on per second")
-        axes.legend(
-            frameon=False, labelcolor=PALETTE["ink"], loc="upper left", fontsize=10, ncols=1 if is_narrow else 3
-        )
+        columns = 1 if is_narrow else 3
+        figure.legend(frameon=False, labelcolor=PALETTE["ink"], loc="outside upper left", fontsize=10, ncols=columns)
 
     first, most = per_s(prediction.at(1)), per_s(prediction.at(prediction.knee))
     alt = f"Predicted: {first} with one producer, {most} with {prediction.knee}, and no more beyond"

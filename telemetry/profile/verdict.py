@@ -14,7 +14,7 @@ from penstock.telemetry.profile import in_run
 from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SYMBOLS, TRAINER, WIRE, Capacity
 from penstock.telemetry.profile.in_run import InRun
 from penstock.telemetry.profile.measurements import Measurements, Together
-from penstock.telemetry.profile.wording import per_s, times
+from penstock.telemetry.profile.wording import number, per_s, times
 
 Kind = Literal["producer-bound", "wire-bound", "host-bound", "trainer-bound", "balanced", "not enough data"]
 KINDS: dict[str, Kind] = {
@@ -96,8 +96,8 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
         kind="balanced" if is_balanced else KINDS[first.side],
         sides=sides,
         headline=_headline(sides),
-        evidence=f"{_figures(ordered)} All together reached {per_s(reached.images_per_s)}, {share:.0%} of the "
-        f"smallest. {seen.sentence}.",
+        evidence=f"{_figures(ordered)} Together they reached {per_s(reached.images_per_s)}, {share:.0%} of the "
+        f"least. {seen.sentence}.",
         shortfall=_shortfall(measurements, reached, share),
         contradiction=None if agrees else _contradiction(sides, seen),
         confidence=min(MOST_SURE, round(math.prod(factor for factor, _ in factors), 3)),
@@ -147,8 +147,11 @@ def _headline(sides: Sequence[str]) -> str:
 
 def _figures(ordered: Sequence[Capacity]) -> str:
     """The capacities, the smallest first."""
-    first, *others = (f"{SYMBOLS[part.side]} = {per_s(part.images_per_s)}" for part in ordered)
-    return f"{first} is the smallest capacity; then {', '.join(others)}."
+    first, *others = ordered
+    verb = "allow" if first.side == PRODUCERS else "allows"
+    said = f"Alone, the {first.side} {verb} {per_s(first.images_per_s)} ({SYMBOLS[first.side]}), the least of all"
+    rest = (f"the {part.side} {number(part.images_per_s)} ({SYMBOLS[part.side]})" for part in others)
+    return f"{said}; {', '.join(rest)}."
 
 
 def _margin(ordered: Sequence[Capacity], is_balanced: bool) -> tuple[float, str]:
