@@ -25,7 +25,8 @@ p { margin: 6px 0; } .small { font-size: 13px; }
 .verdict .gain { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 12px; font-size: 16px;
   color: var(--muted); }
 .verdict .gain b { font-size: 34px; font-weight: 700; color: var(--ink); font-variant-numeric: tabular-nums; }
-.verdict .gain i { font-style: normal; font-size: 26px; margin-right: 6px; } .verdict .gain span:last-child b { color: var(--side); }
+.verdict .gain i { font-style: normal; font-size: 26px; margin-right: 6px; }
+.verdict .gain span:last-child b { color: var(--side); }
 .verdict .next { font-size: 17px; line-height: 1.45; margin: 12px 0; }
 .verdict .next b { color: var(--side); font-weight: 650; }
 .verdict .warn { border-left: 3px solid var(--alarm); padding-left: 10px; color: var(--alarm); }
@@ -45,11 +46,7 @@ tr.slow td { color: var(--alarm); }
 code { font: 13px ui-monospace, monospace; background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
   padding: 2px 6px; overflow-wrap: anywhere; }
 @media (max-width: 720px) { .wide-table td { white-space: nowrap; } .verdict .headline { font-size: 21px; }
-  .verdict .gain { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 12px; font-size: 16px;
-  color: var(--muted); }
-.verdict .gain b { font-size: 34px; font-weight: 700; color: var(--ink); font-variant-numeric: tabular-nums; }
-.verdict .gain i { font-style: normal; font-size: 26px; margin-right: 6px; } .verdict .gain span:last-child b { color: var(--side); }
-.verdict .next { font-size: 16px; } section { padding: 14px; margin: 14px 0; } .facts dd { font-size: 18px; } }
+  .verdict .next { font-size: 16px; } section { padding: 14px; margin: 14px 0; } .facts dd { font-size: 18px; } }
 @media print { section { break-inside: avoid; } }
 """
 
