@@ -137,8 +137,8 @@ NEXT = [
     # T = 300 a rank, e·P = 1,800: six ranks; 330 / 900 needs one use, and 330 / 900 one of two producers.
     (
         {**FAST, "trainer": rate(300.0), "together": together(300.0, 150.0, 0.0)},
-        "Add 3 ranks or take a faster device: 4.0 times as fast, 1,200 images/s; beyond 6 ranks the producers bound (e·P)."
-        " To keep it fed, 1 use of each image instead of 2, so fresher ones, or 1 producer instead of 2 would do.",
+        "Add 3 ranks or take a faster device: 4.0 times as fast, 1,200 images/s; beyond 6 ranks the producers bound "
+        "(e·P). To keep it fed, 1 use of each image instead of 2, so fresher ones, or 1 producer instead of 2 would do",
     ),
     (
         {"wire": rate(150.0, nbytes=20_000_000), "together": together(300.0, 150.0, 0.7)},
