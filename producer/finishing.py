@@ -106,7 +106,8 @@ class Finisher:
         now = time.perf_counter()
         # The device takes up a batch when it has done the one before.
         seconds, self._done_at = now - max(begun.at, self._done_at), now
-        self._work.seconds += seconds
+        if not begun.batch[0].ticket.probe:
+            self._work.seconds += seconds
         for held, outcome in zip(begun.batch, made, strict=True):
             if isinstance(outcome, ModelError):
                 self._refuse([held], str(outcome))

@@ -17,6 +17,7 @@ from math import ceil
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
+from penstock.producer.noise import answer_probe
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
@@ -172,7 +173,7 @@ class ProducerService:
     def _patience(self) -> float:
         """Seconds that the tickets at hand may still wait for company; a batch costs the same full or padded."""
         num_images = self._machine.num_queued_images
-        if not 0 < num_images < self._config.batch_images:
+        if not 0 < num_images < self._config.batch_images or self._machine.has_queued_probe:
             self._incomplete_since = None
             return 0.0
         now = time.monotonic()
@@ -202,7 +203,9 @@ class ProducerService:
         return max(1.0, left)
 
     def _begin(self, batch: Sequence[HeldTicket]) -> Pending | None:
-        """Let the engine begin a batch; None where it cannot make any of it."""
+        """Let the engine begin a batch; None where it can make none of it. Probes are not the engine's business."""
+        if batch[0].ticket.probe:
+            return lambda: [answer_probe(held.ticket) for held in batch]
         try:
             return self._engine.generate([held.ticket for held in batch])
         except ModelError as error:
