@@ -14,7 +14,8 @@ from penstock.consumer.feed_state import Entered, FeedState, Kept
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.schedule import Order, images_of_use
-from penstock.consumer.stream import Group, GroupStream, Quarantined
+from penstock.consumer.kept_groups import Groups
+from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.tickets import Ticket
 
 
@@ -43,7 +44,7 @@ class Feed:
     """Prepares batches for one rank; for one thread.
 
     Args:
-        stream: started.
+        stream: started, or what stands in its place.
         writer: writes the tickets that the stream asks for, in the stream's thread.
         order: what enters when, and what a step draws.
         reservoir: this rank's, empty.
@@ -58,7 +59,7 @@ class Feed:
     def __init__(
         self,
         *,
-        stream: GroupStream,
+        stream: Groups,
         writer: TicketWriter,
         order: Order,
         reservoir: Reservoir,

@@ -4,6 +4,7 @@ A few groups stand for as many as are asked for: each ticket is answered at once
 """
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -11,10 +12,13 @@ from typing import Protocol
 from penstock.consumer.stream import Group, GroupStream, Quarantined
 from penstock.protocol.errors import RunError
 from penstock.protocol.tickets import Ticket
+from penstock.telemetry.recorder import Recorder
 
 
 class Groups(Protocol):
     """Where a feed takes its groups from; `GroupStream` says what each does."""
+
+    recorder: Recorder
 
     def ask(self, tickets: Iterator[Ticket], stand_in: Callable[[Ticket], Ticket]) -> None:
         """Ask for `tickets` from now on."""
@@ -40,13 +44,22 @@ class KeptGroups:
         groups_per_step: how many are there at a time for whoever takes what is there (`poll`), so that a reservoir that
             is full gets as many as leave it with a step.
         then: whom the second `ask`, and all after it, is for.
+        age_s: how long ago the group at a global index came, as it were.
     """
 
-    def __init__(self, groups: Sequence[Group], groups_per_step: int = 1, then: GroupStream | None = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        groups_per_step: int = 1,
+        then: GroupStream | None = None,
+        age_s: Callable[[int], float] = lambda index: 0.0,
+    ) -> None:
+        self.recorder = then.recorder if then is not None else Recorder()
         self._groups = itertools.cycle(groups)
         self._groups_per_step = groups_per_step
         self._polled = 0
         self._then = then
+        self._age_s = age_s
         self._tickets: Iterator[Ticket] | None = None
         self._abandoned = False
         self.last_index = -1
@@ -95,4 +108,5 @@ class KeptGroups:
         if ticket is None:
             return None
         self.last_index = max(self.last_index, ticket.index)
-        return replace(next(self._groups), ticket=ticket)
+        came_ns = time.monotonic_ns() - round(1e9 * self._age_s(ticket.index))
+        return replace(next(self._groups), ticket=ticket, arrived_ns=came_ns)
