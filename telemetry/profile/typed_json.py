@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ def read(kind: type[T], value: object, place: str = "") -> T:
     """A dataclass from plain values.
 
     Args:
-        kind: a dataclass whose fields are numbers, texts, truth values, dataclasses, tuples, mappings from text, or
-            None beside one of these.
+        kind: a dataclass whose fields are numbers, texts, truth values, literals, dataclasses, tuples, mappings from
+            text, or None beside one of these.
         value: what `json.loads` made of it.
         place: of the value in the file, for errors.
 
@@ -49,6 +49,10 @@ def _read(kind: Any, value: object, place: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         return None if value is None else _read(inner, value, place)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{place.lstrip('.')}: must be one of {', '.join(arguments)}, got {value!r}")
+        return value
     if dataclasses.is_dataclass(kind):
         return _read_fields(kind, _expect(value, dict, place), place)
     if origin is tuple:
