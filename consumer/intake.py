@@ -26,6 +26,7 @@ from penstock.protocol.dispatcher import Patience
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Kind
+from penstock.telemetry.recorder import Recorder
 
 
 def open_stream(
@@ -37,6 +38,7 @@ def open_stream(
     expects: Expectation | None,
     watch: Callable[[Kind], str | None] = lambda kind: None,
     real: Expectation | None = None,
+    recorder: Recorder | None = None,
 ) -> GroupStream:
     """The stream of `rank`, not yet started.
 
@@ -47,7 +49,7 @@ def open_stream(
         rank: whose.
         endpoints: addresses of all ranks, by rank.
         expects, real: as in `RankMachine`.
-        watch: as in `GroupStream`.
+        watch, recorder: as in `GroupStream`.
     """
     stream = config.stream
     machine = RankMachine(
@@ -66,7 +68,7 @@ def open_stream(
             max_attempts=stream.max_attempts,
         ),
     )
-    return GroupStream(socket, machine, stream, watch)
+    return GroupStream(socket, machine, stream, watch, recorder)
 
 
 def open_ledger(
@@ -115,7 +117,7 @@ def open_batches(
     Args:
         config: the run's settings.
         prompts: what they name as the source of captions.
-        stream: started, or what stands in its place.
+        stream: started, or what stands in its place; its recorder takes note of the batches too.
         ledger: this rank's.
         model_digest: of the generator that the run uses.
         state: where the rank stands.
@@ -143,6 +145,7 @@ def open_batches(
         images_per_use=config.images_per_use,
         pin_memory=device.type == "cuda",
         reader=Reader(writer.concept, tokenize),
+        recorder=stream.recorder,
     )
     counts = FilterCounts(len(prompts.concepts), writer.concept) if config.filter.is_on else None
-    return Prefetcher(feed, ledger, device, steps, keeps_state, counts)
+    return Prefetcher(feed, ledger, device, steps, keeps_state, counts, stream.recorder)

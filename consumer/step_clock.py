@@ -14,7 +14,7 @@ from penstock.telemetry.recorder import Recorder
 
 
 class StepClock:
-    """Takes note of the parts of a rank's steps, and of the whole (`step`).
+    """Takes note of the parts of a rank's steps.
 
     Args:
         recorder: gets them.
@@ -24,23 +24,23 @@ class StepClock:
     def __init__(self, recorder: Recorder, device: torch.device) -> None:
         self._recorder = recorder
         self._device = device if device.type == "cuda" else None
-        self._begun_ns = self._lap_ns = 0
+        self._lap_ns = 0
         self._events: list[tuple[str, torch.cuda.Event]] = []
         self._passing: deque[list[tuple[str, torch.cuda.Event]]] = deque()
         """Steps whose events have not been read; the host is a bounded number of steps ahead."""
-        self._read_up_to: tuple[torch.cuda.Event, float] | None = None
+        self._known: tuple[torch.cuda.Event, float] | None = None
         """The last event that was read, and when it passed, ns."""
 
     def begin(self) -> None:
         """A step begins."""
         if self._device is None:
-            self._begun_ns = self._lap_ns = time.monotonic_ns()
+            self._lap_ns = time.monotonic_ns()
             return
         first = self._event()
-        if self._read_up_to is None:
+        if self._known is None:
             torch.cuda.synchronize(self._device)
-            self._read_up_to = first, float(time.monotonic_ns())
-        self._read()
+            self._known = first, float(time.monotonic_ns())
+        self._read(*self._known)
         self._events = [("", first)]
 
     def lap(self, stage: str) -> None:
@@ -54,9 +54,7 @@ class StepClock:
 
     def end(self) -> None:
         """The step is done, with its last lap."""
-        if self._device is None:
-            self._recorder.add("step", self._begun_ns, self._lap_ns)
-        else:
+        if self._device is not None:
             self._passing.append(self._events)
 
     def _event(self) -> torch.cuda.Event:
@@ -64,20 +62,15 @@ class StepClock:
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def _read(self) -> None:
-        """Take note of the steps that have passed."""
-        while self._passing and self._passing[0][-1][1].query():
-            (_, first), *laps = self._passing.popleft()
-            begun_ns = lap_ns = self._when(first)
-            for stage, event in laps:
-                before_ns, lap_ns = lap_ns, self._when(event)
-                self._recorder.add(stage, round(before_ns), round(lap_ns))
-            self._recorder.add("step", round(begun_ns), round(lap_ns))
+    def _read(self, passed: torch.cuda.Event, passed_ns: float) -> None:
+        """Take note of the steps that have passed, from an event whose time is known.
 
-    def _when(self, event: torch.cuda.Event) -> float:
-        """When an event passed, from the last one before it: over hours their distance would be read too coarsely."""
-        assert self._read_up_to is not None  # set by the first step's beginning
-        before, before_ns = self._read_up_to
-        at_ns = before_ns + 1e6 * before.elapsed_time(event)
-        self._read_up_to = event, at_ns
-        return at_ns
+        Each from the one before it: over hours their distance would be read too coarsely.
+        """
+        while self._passing and self._passing[0][-1][1].query():
+            for stage, event in self._passing.popleft():
+                before_ns, passed_ns = passed_ns, passed_ns + 1e6 * passed.elapsed_time(event)
+                passed = event
+                if stage:
+                    self._recorder.add(stage, round(before_ns), round(passed_ns), thread=str(self._device))
+        self._known = passed, passed_ns

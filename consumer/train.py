@@ -131,6 +131,7 @@ def answer_producers(
     opening: Opening,
     folder: RunFolder,
     stack: ExitStack,
+    recorder: Recorder,
     resume: Checkpoint | None = None,
 ) -> GroupStream:
     """The rank's stream, which answers producers from now on on rank 0; the others first learn of the run's engines.
@@ -141,7 +142,7 @@ def answer_producers(
     endpoints = gather_strings(accelerator, opening.socket.endpoint)
     expects, real = engines.expected(config, opening.real, resume)
     watch = opening.fleet.check if opening.fleet else lambda kind: None
-    stream = open_stream(config, folder, opening.socket, rank, endpoints, expects, watch, real)
+    stream = open_stream(config, folder, opening.socket, rank, endpoints, expects, watch, real, recorder)
 
     def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
         stream.close(f"rank {rank} ends early: {error}" if error else "the run is over")
@@ -190,13 +191,14 @@ class Trainer:
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
         self._earlier_hardest = tuple(self._record.hardest_prompts)
-        self._stream = answer_producers(config, accelerator, opening, self._folder, stack, self._resume)
+        self._recorder = Recorder(RING if config.trace else 0)
+        self._stream = answer_producers(config, accelerator, opening, self._folder, stack, self._recorder, self._resume)
         self._observed = Observed(
             config=config,
             folder=self._folder,
             rank=self._rank,
             world_size=self._world_size,
-            recorder=Recorder(RING if config.trace else 0),
+            recorder=self._recorder,
             stream=self._stream,
             record=self._record,
             steps=self._resume.step if self._resume else 0,
@@ -212,9 +214,7 @@ class Trainer:
         self._network = network
         # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
         set_seed(config.seed, device_specific=True)
-        self._train_on = TrainingStep(
-            config, accelerator, model, optimizer, build_schedule(config), self._observed.recorder
-        )
+        self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config), self._recorder)
         checkpoint.make_portable(accelerator)
         self._evaluation = self._open_evaluation()
 
@@ -296,21 +296,25 @@ class Trainer:
             if self._fleet:
                 self._fleet.check()
             batch = batches.take(step)
-            log = self._train_on(batch, step)
+            with self._recorder.span("step"):
+                log = self._train_on(batch, step)
             meter.step()
             watch.done(step)
             done = self._observed.steps = step + 1
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                reporter.looked(done, self._evaluation.look(done, self._network.exported))
+                with self._recorder.span("evaluate"):
+                    reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
-                reporter.report(done, log, meter.totals())
+                with self._recorder.span("report"):
+                    reporter.report(done, log, meter.totals())
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
-                self._gather_hardest(batches)
-                ledger.sync()
-                self._save(done, agreed, batches.state, ledger.marks)
+                with self._recorder.span("checkpoint"):
+                    self._gather_hardest(batches)
+                    ledger.sync()
+                    self._save(done, agreed, batches.state, ledger.marks)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()

@@ -4,6 +4,7 @@ While the fleet and the wire are measured nobody trains, and a rank's main threa
 and host are measured no ticket is out, so the fleet idles.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -133,13 +134,15 @@ def drain(bench: Bench) -> None:
 def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:
     """How fast steps go on batches that are ready; and how long the first one took, s. Moves the weights."""
     kept = KeptGroups(bench.groups)
-    with bench.open_batches(kept, FeedState(rank=bench.rank, world_size=bench.world_size, cursor=_first(bench))) as batches:
+    with bench.open_batches(
+        kept, FeedState(rank=bench.rank, world_size=bench.world_size, cursor=_first(bench))
+    ) as batches:
         ready = [batches.take(bench.num_steps + number) for number in range(_CACHED_BATCHES)]
     bench.num_steps += _CACHED_BATCHES + 1
     bench.pass_index(kept.last_index)
     first_s = _timed(bench, ready, 1)[-1]
     warm = _timed(bench, ready, _WARM_STEPS)
-    step_s = bench.most(min(after - before for before, after in zip(warm, warm[1:], strict=False)))
+    step_s = bench.most(min(after - before for before, after in itertools.pairwise(warm)))
     num_steps = ceil(seconds / max(step_s, 1e-4))
     busy = BusyCores()
     done = _timed(bench, ready, num_steps)
@@ -156,9 +159,8 @@ def host(bench: Bench, seconds: float) -> Rate:
     """How fast the rank prepares batches from groups in memory, with all that a run does for one but the step."""
     groups_per_step = bench.config.groups_per_step // bench.world_size
     kept = KeptGroups(bench.groups, groups_per_step=ceil(groups_per_step / bench.max_reuse))
-    state = FeedState(rank=bench.rank, world_size=bench.world_size, cursor=_first(bench))
     begun, done, busy = 0.0, [0.0], BusyCores()
-    with bench.open_batches(kept, state) as batches:
+    with bench.open_batches(kept, _beginning(bench)) as batches:
         for number in range(_CACHED_BATCHES):  # the first fills the reservoir
             batches.take(bench.num_steps + number)
         bench.num_steps += _CACHED_BATCHES
@@ -205,9 +207,9 @@ def _has_batches(bench: Bench, arrivals: list[Arrival], since: float) -> bool:
     return images >= _FEW_BATCHES * sum(peer.manifest.batch_images for peer in bench.stream.look().peers)
 
 
-def _first(bench: Bench) -> int:
-    """The first index that is this rank's to use."""
-    return bench.next_index + bench.rank
+def _beginning(bench: Bench) -> FeedState:
+    """An empty reservoir; what follows is at indices of its own."""
+    return FeedState(rank=bench.rank, world_size=bench.world_size, cursor=bench.next_index + bench.rank)
 
 
 def _arrival(group: Group) -> Arrival:

@@ -74,19 +74,20 @@ class Seen:
     """What looking at it has taken, of the time."""
 
 
-def run_together(bench: Bench, seconds: float, expected: Expected, asked_up_to: int) -> Seen:
-    """Train, or take as long, on what the fleet makes meanwhile. The stream gives no groups to anybody afterwards.
+def run_together(bench: Bench, seconds: float, expected: Expected) -> Seen:
+    """Train, or take as long, on what the fleet makes meanwhile; what is out already is used too.
+
+    The stream gives no groups to anybody afterwards.
 
     Args:
         bench: whose.
         seconds: of the measured stretch, at least; what goes before it is extra.
         expected: decides how full reservoir and queues are at first.
-        asked_up_to: the highest global index that this rank has asked for; what is out of that comes too.
 
     Raises StarvedError, RunError: as the stream.
     """
     kept = _kept(bench, expected)
-    bench.pass_index(max([asked_up_to, *(each.index for each in kept)]))
+    bench.pass_index(max(each.index for each in kept))
     state = FeedState(rank=bench.rank, world_size=bench.world_size, cursor=bench.next_index + bench.rank, kept=kept)
     uses = {each.index: each.uses for each in kept}
     use_s = bench.config.capacity_groups / bench.config.groups_per_step * _step_s(bench, expected)
@@ -97,9 +98,7 @@ def run_together(bench: Bench, seconds: float, expected: Expected, asked_up_to: 
         run = _Run(bench, batches, max(1, round(_AGREE_S / _step_s(bench, expected))))
         run.until(lambda: run.seconds >= _SETTLE * seconds)
         before, busy = run.begin(), BusyCores()
-        run.until(
-            lambda: run.seconds >= seconds and (len(run.done) > _MIN_STEPS or run.seconds >= _AT_MOST * seconds)
-        )
+        run.until(lambda: run.seconds >= seconds and (len(run.done) > _MIN_STEPS or run.seconds >= _AT_MOST * seconds))
         after = run.end()
         trained = replace(run.rate(after.at_s - before.at_s), busy_share=busy.share())
     return _seen(bench, looks, before, after, trained)
@@ -123,7 +122,9 @@ class _Run:
         """Go on until it is enough on every rank."""
         while True:
             for _ in range(self._steps_at_a_time):
-                self._bench.step(self._batches.take(self._bench.num_steps), self._bench.num_steps)
+                batch = self._batches.take(self._bench.num_steps)
+                with self._bench.stream.recorder.span("step"):
+                    self._bench.step(batch, self._bench.num_steps)
                 self._bench.num_steps += 1
                 self.done.append(self.seconds)
             self._bench.check_fleet()
@@ -145,9 +146,7 @@ class _Run:
     def rate(self, seconds: float) -> Rate:
         """At which images were trained on."""
         images = self._bench.images_per_step
-        return Rate(
-            images=(len(self.done) - 1) * images, seconds=seconds, windows=steady(self.done, images)
-        )
+        return Rate(images=(len(self.done) - 1) * images, seconds=seconds, windows=steady(self.done, images))
 
 
 def _step_s(bench: Bench, expected: Expected) -> float:
@@ -214,5 +213,3 @@ def _seen(bench: Bench, looks: Looks, before: Look, after: Look, trained: Rate) 
         rejects=rejects,
         overhead_share=cost_s / (after.at_s - before.at_s),
     )
-
-
