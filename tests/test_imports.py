@@ -48,6 +48,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "producer/tiny/": {"penstock.toyworld"},
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/nvml.py": {"pynvml"},
+    "telemetry/html_page.py": {"PIL"},
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},

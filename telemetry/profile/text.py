@@ -17,13 +17,17 @@ from penstock.telemetry.profile.wording import counted, duration, number
 from penstock.telemetry.summary import BOX_WIDTH
 
 _BAR_CELLS = 24
+_REST_CELLS = 46
+"""What a row of rates needs beside its bar, in a box."""
+REACH = 3.0
+"""Bars end at so many times the smallest capacity: how far the others lie beyond tells nobody anything."""
 
 
 def box(summary: ProfileSummary, width: int = BOX_WIDTH) -> str:
     """The first screen of the report, `width` characters wide, without colour."""
     parts: list[RenderableType] = [_verdict(summary)]
     if summary.capacities:
-        parts += ["", _capacities(summary)]
+        parts += ["", _capacities(summary, max(4, min(_BAR_CELLS, width - _REST_CELLS)))]
     if rest := list(_rest(summary)):
         parts += ["", _rows(rest)]
     panel = Panel(Group(*parts), title="penstock profile", title_align="left", box=rich_box.ROUNDED, padding=(0, 1))
@@ -66,7 +70,7 @@ def _rows(rows: list[tuple[str, str]]) -> Table:
     return grid
 
 
-def _capacities(summary: ProfileSummary) -> Table:
+def _capacities(summary: ProfileSummary, num_cells: int) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
@@ -75,10 +79,11 @@ def _capacities(summary: ProfileSummary) -> Table:
     parts: list[tuple[str, Capacity]] = [(f"{SYMBOLS[part.side]} {part.side}", part) for part in summary.capacities]
     if summary.achieved:
         parts.append(("all together", summary.achieved))
-    most = max(part.images_per_s for _, part in parts) or 1.0
+    rates = [part.images_per_s for _, part in parts]
+    end = min(max(rates), REACH * min(rates)) or 1.0
     for name, part in parts:
-        cells = round(_BAR_CELLS * part.images_per_s / most)
-        bar = "█" * max(1, cells) if part.images_per_s else ""
+        cells = min(num_cells, round(num_cells * part.images_per_s / end))
+        bar = "█" * (cells - 1) + ("▶" if part.images_per_s > end else "█") if cells else ""
         spread = f"± {number(part.half_width)}" if part.half_width is not None else ""
         grid.add_row(Text(name), Text(bar), Text(f"{number(part.images_per_s)} images/s"), Text(spread))
     return grid
