@@ -14,11 +14,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from penstock.config.load import load_config
-from penstock.config.process import configure_logging, run
+from penstock.config.process import configure_logging, run, shown_width
 from penstock.consumer import cpu_ranks
 from penstock.consumer.__main__ import PRESETS
 from penstock.consumer.opening import open_run
 from penstock.consumer.profiling.settings import ProfileConfig
+from penstock.protocol.errors import RunError
+from penstock.telemetry.summary import BOX_WIDTH
 
 DESCRIPTION = "Measure a run's parts alone and together, and say which of them bounds it."
 MODULE = "penstock.consumer.profiled"
@@ -34,10 +36,21 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(f"rank {rank}")
     with ExitStack() as stack:
         config = replace(config, run_dir=config.out)
+        if rank == 0 and not config.overwrite and config.out.is_dir() and any(config.out.iterdir()):
+            raise RunError(f"{config.out} is not empty; pass --overwrite, or another --out")
         opening = open_run(config, rank, world_size, stack)
-        from penstock.consumer.profiling.profile import profile
+        from penstock.consumer.profiling.profile import measure
 
-        profile(config, rank, opening, stack, begun, command(argv, world_size))
+        measurements = measure(config, rank, opening, stack, begun, command(argv, world_size))
+    if measurements is not None:
+        from penstock.telemetry.profile.report import write_report
+        from penstock.telemetry.profile.text import box
+
+        try:
+            summary = write_report(config.out, measurements)
+        except OSError as error:
+            raise RunError(f"the report cannot be written to {config.out}: {error.strerror or error}") from error
+        print(box(summary, shown_width(BOX_WIDTH)))
     return 0
 
 

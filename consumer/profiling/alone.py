@@ -134,9 +134,7 @@ def drain(bench: Bench) -> None:
 def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:
     """How fast steps go on batches that are ready; and how long the first one took, s. Moves the weights."""
     kept = KeptGroups(bench.groups)
-    with bench.open_batches(
-        kept, FeedState(rank=bench.rank, world_size=bench.world_size, cursor=_first(bench))
-    ) as batches:
+    with bench.open_batches(kept, _beginning(bench)) as batches:
         ready = [batches.take(bench.num_steps + number) for number in range(_CACHED_BATCHES)]
     bench.num_steps += _CACHED_BATCHES + 1
     bench.pass_index(kept.last_index)

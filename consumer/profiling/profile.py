@@ -1,4 +1,4 @@
-"""One rank of a profile: it opens what a run opens, measures, and rank 0 writes the report."""
+"""One rank of a profile: it opens what a run opens, and measures one thing after the other."""
 
 import json
 import logging
@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from penstock.config.process import shown_width
 from penstock.consumer import engines, ledger_schema, run_folder
 from penstock.consumer.batch import Batch
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
@@ -46,8 +45,10 @@ _ALL_READY_S = 120.0
 """How long those that still load may keep the others waiting, once enough producers are ready."""
 
 
-def profile(config: ProfileConfig, rank: int, opening: Opening, stack: ExitStack, begun: float, command: str) -> None:
-    """Measure as `config` says. All ranks call it; rank 0 writes the report.
+def measure(
+    config: ProfileConfig, rank: int, opening: Opening, stack: ExitStack, begun: float, command: str
+) -> Measurements | None:
+    """Measure as `config` says. All ranks call it; rank 0 gets what all of them measured, the others None.
 
     Args:
         config: what to measure.
@@ -63,9 +64,8 @@ def profile(config: ProfileConfig, rank: int, opening: Opening, stack: ExitStack
     accelerator = open_accelerator(config, rank)
     with naming_lost_ranks(accelerator):
         measurements = _Profile(config, accelerator, opening, stack, begun).measure(command)
-    if measurements is not None:
-        report(config, measurements)
     accelerator.end_training()
+    return measurements
 
 
 class _Profile:
@@ -243,14 +243,3 @@ class _Profile:
         total = self._bench.total(rate.images_per_s)
         if self._accelerator.is_main_process:
             _log.info("%s: %s images/s %s", what, f"{total:,.0f}" if total >= 10 else f"{total:.2f}", verb)
-
-
-def report(config: ProfileConfig, measurements: Measurements) -> None:
-    """Write what the profile found, and show its first screen."""
-    from penstock.telemetry.profile.summary import analyse
-    from penstock.telemetry.profile.text import box
-    from penstock.telemetry.summary import BOX_WIDTH
-
-    summary = analyse(measurements)
-    typed_json.write(config.out / "summary.json", summary)
-    print(box(summary, shown_width(BOX_WIDTH)))
