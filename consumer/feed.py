@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from penstock.consumer.batch import NO_READER, Batch, Reader, collate
 from penstock.consumer.feed_state import Entered, FeedState, Kept
+from penstock.consumer.kept_groups import Groups
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.schedule import Order, images_of_use
-from penstock.consumer.stream import Group, GroupStream, Quarantined
-from penstock.protocol.tickets import Ticket
+from penstock.consumer.stream import Group, Quarantined
+from penstock.protocol.tickets import Attempt, Ticket
+from penstock.telemetry.recorder import Flow, Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,10 @@ class Prepared:
 
     step: int
     batch: Batch
+    keys: tuple[Attempt, ...]
+    """Which attempt each of the batch's groups came by, length G."""
+    arrived_ns: tuple[int, ...]
+    """When each of them came, on the monotonic clock, length G."""
     uses: tuple[int, ...]
     """Earlier uses of each of the batch's groups, length G."""
     concepts: tuple[int, ...]
@@ -43,7 +49,7 @@ class Feed:
     """Prepares batches for one rank; for one thread.
 
     Args:
-        stream: started.
+        stream: started, or what stands in its place.
         writer: writes the tickets that the stream asks for, in the stream's thread.
         order: what enters when, and what a step draws.
         reservoir: this rank's, empty.
@@ -53,12 +59,13 @@ class Feed:
         images_per_use: images that a step takes of each of its groups; 0 takes all.
         pin_memory: whether batches go to a GPU.
         reader: what batches say of their captions.
+        recorder: takes note of waiting and of work; without one the feed has its own.
     """
 
     def __init__(
         self,
         *,
-        stream: GroupStream,
+        stream: Groups,
         writer: TicketWriter,
         order: Order,
         reservoir: Reservoir,
@@ -68,6 +75,7 @@ class Feed:
         images_per_use: int,
         pin_memory: bool,
         reader: Reader = NO_READER,
+        recorder: Recorder | None = None,
     ) -> None:
         self._stream = stream
         self._writer = writer
@@ -78,6 +86,7 @@ class Feed:
         self._images_per_use = images_per_use
         self._pin_memory = pin_memory
         self._reader = reader
+        self._recorder = recorder or Recorder()
         self._entered = Entered(state.rank, state.world_size, state.cursor, state.entered)
         self._returning = {kept.index: kept for kept in state.kept}
         self._new_tickets = self._tickets_after(state, step)
@@ -101,14 +110,17 @@ class Feed:
             self._restore()
         self._admit_all()
         while (drawn := self._order.draw(step, self._reservoir.usage)) is None:
-            self._admit([self._stream.get()])
+            self._admit([self._wait_for_group()])
         uses = self._reservoir.use(drawn, step)
         self._last_batch = [use.group for use in uses]
         images = [self._images(use.group, use.echo) for use in uses]
-        batch = collate(uses, images, pin_memory=self._pin_memory, reader=self._reader)
+        with self._recorder.span("collate"):
+            batch = collate(uses, images, pin_memory=self._pin_memory, reader=self._reader)
         return Prepared(
             step=step,
             batch=batch,
+            keys=tuple(use.group.ticket.key for use in uses),
+            arrived_ns=tuple(use.group.arrived_ns for use in uses),
             uses=tuple(use.echo for use in uses),
             concepts=tuple(batch.concepts.tolist()),
             entered=tuple(self._came),
@@ -173,7 +185,7 @@ class Feed:
     def _restore(self) -> None:
         """Fill the reservoir with what an earlier life had in it, before anything new may take its place."""
         while self._returning:
-            self._put(self._stream.get())
+            self._put(self._wait_for_group())
         self._ask(self._new_tickets)
 
     def _returning_tickets(self, state: FeedState, step: int) -> Iterator[Ticket]:
@@ -199,8 +211,13 @@ class Feed:
         for group in groups:
             self._put(group)
 
+    def _wait_for_group(self) -> Group:
+        with self._recorder.span("wait_groups"):
+            return self._stream.get()
+
     def _put(self, group: Group) -> None:
         index = group.ticket.index
+        self._recorder.mark("enter", index, group.ticket.attempt, Flow.STEP)
         before = self._returning.pop(index, None)
         self._reservoir.put(group, before.usage if before else None)
         self._num_new += before is None

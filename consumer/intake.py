@@ -13,6 +13,7 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.filter_counts import FilterCounts
+from penstock.consumer.kept_groups import Groups
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.source import PromptSource
@@ -25,6 +26,7 @@ from penstock.protocol.dispatcher import Patience
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Kind
+from penstock.telemetry.recorder import Recorder
 
 
 def open_stream(
@@ -36,6 +38,7 @@ def open_stream(
     expects: Expectation | None,
     watch: Callable[[Kind], str | None] = lambda kind: None,
     real: Expectation | None = None,
+    recorder: Recorder | None = None,
 ) -> GroupStream:
     """The stream of `rank`, not yet started.
 
@@ -46,7 +49,7 @@ def open_stream(
         rank: whose.
         endpoints: addresses of all ranks, by rank.
         expects, real: as in `RankMachine`.
-        watch: as in `GroupStream`.
+        watch, recorder: as in `GroupStream`.
     """
     stream = config.stream
     machine = RankMachine(
@@ -65,7 +68,7 @@ def open_stream(
             max_attempts=stream.max_attempts,
         ),
     )
-    return GroupStream(socket, machine, stream, watch)
+    return GroupStream(socket, machine, stream, watch, recorder)
 
 
 def open_ledger(
@@ -99,7 +102,7 @@ def open_ledger(
 def open_batches(
     config: TrainConfig,
     prompts: PromptSource,
-    stream: GroupStream,
+    stream: Groups,
     ledger: Ledger,
     model_digest: str,
     state: FeedState,
@@ -114,7 +117,7 @@ def open_batches(
     Args:
         config: the run's settings.
         prompts: what they name as the source of captions.
-        stream: started.
+        stream: started, or what stands in its place; its recorder takes note of the batches too.
         ledger: this rank's.
         model_digest: of the generator that the run uses.
         state: where the rank stands.
@@ -142,6 +145,7 @@ def open_batches(
         images_per_use=config.images_per_use,
         pin_memory=device.type == "cuda",
         reader=Reader(writer.concept, tokenize),
+        recorder=stream.recorder,
     )
     counts = FilterCounts(len(prompts.concepts), writer.concept) if config.filter.is_on else None
-    return Prefetcher(feed, ledger, device, steps, keeps_state, counts)
+    return Prefetcher(feed, ledger, device, steps, keeps_state, counts, stream.recorder)

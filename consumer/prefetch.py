@@ -21,6 +21,7 @@ from penstock.consumer.filter_counts import FilterCounts
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
+from penstock.telemetry.recorder import Flow, Recorder
 
 _JOIN_S = 5.0
 """How long `close` waits for the thread: it may be in the middle of a copy."""
@@ -48,6 +49,7 @@ class Prefetcher:
         steps: whose batches are prepared; none beyond them.
         keeps_state: whether a checkpoint may follow a step.
         filter_counts: told of every group; None where nothing filters.
+        recorder: takes note of waits, copies and uses; without one the batches have their own.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class Prefetcher:
         steps: range,
         keeps_state: Callable[[int], bool] = lambda step: False,
         filter_counts: FilterCounts | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder or Recorder()
         self._feed = feed
         self._ledger = ledger
         self._device = device
@@ -90,7 +94,7 @@ class Prefetcher:
         """
         if step not in self._steps:
             raise ValueError(f"steps {self._steps.start} to {self._steps.stop - 1} are prepared, got {step}")
-        start = time.perf_counter()
+        start_ns = time.monotonic_ns()
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._error or self._closed)
             prepared, copied = self._ready, self._copied
@@ -100,10 +104,13 @@ class Prefetcher:
                 raise ValueError(f"steps must be taken in their order: {prepared.step} is next, got {step}")
             self._ready, self._wants_next = None, True
             self._changed.notify_all()
-        self.wait_s += time.perf_counter() - start
+        now_ns = time.monotonic_ns()
+        self.wait_s += (now_ns - start_ns) / 1e9
+        self._recorder.add("wait_batch", start_ns, now_ns)
         if copied is not None:
             _hand_over(prepared.batch, copied)
         self._account(prepared)
+        self._note_uses(prepared, now_ns)
         return prepared.batch
 
     @property
@@ -153,6 +160,13 @@ class Prefetcher:
             self.groups_by_concept[concept] += uses == 0
         self._state = prepared.state
 
+    def _note_uses(self, prepared: Prepared, now_ns: int) -> None:
+        """A group's way ends where it is used for the first time."""
+        for key, arrived_ns, uses in zip(prepared.keys, prepared.arrived_ns, prepared.uses, strict=True):
+            self._recorder.observe("sample_age", now_ns - arrived_ns)
+            if uses == 0:
+                self._recorder.mark("use", key.index, key.attempt, Flow.END)
+
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -164,7 +178,8 @@ class Prefetcher:
                         return
                     self._wants_next = False
                 prepared = self._feed.prepare(step, keeps_state=self._keeps_state(step))
-                prepared, copied = self._send(prepared)
+                with self._recorder.span("copy"):
+                    prepared, copied = self._send(prepared)
                 with self._changed:
                     self._ready, self._copied = prepared, copied
                     self._changed.notify_all()

@@ -26,10 +26,11 @@ from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError
 from penstock.protocol.fleet import FleetState
 from penstock.protocol.inspection import Flaw, Pixels, inspect
-from penstock.protocol.messages import Header, Message, Result
+from penstock.protocol.messages import Header, Message, Result, Tickets
 from penstock.protocol.rank_machine import Expectation, RankMachine
 from penstock.protocol.sockets import MESSAGES_PER_TURN, RankSocket, Sent
 from penstock.protocol.tickets import Kind, Manifest, Ticket
+from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class GroupStream:
         machine: the rank's state machine; owned by the stream from `start` on.
         config: how long to wait.
         watch: called every second of a wait; says why no producer of a kind can be hoped for, or None.
+        recorder: takes note of what comes and goes; without one the stream has its own.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class GroupStream:
         machine: RankMachine,
         config: StreamConfig,
         watch: Callable[[Kind], str | None] = lambda kind: None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self.recorder = recorder or Recorder()
         self._socket = socket
         self._machine = machine
         self._config = config
@@ -325,6 +329,7 @@ class GroupStream:
 
     def _read(self, identity: bytes, frames: Sequence[memoryview]) -> _Heard:
         """Decode a message and inspect its pixels; without the lock, for which the training thread would wait."""
+        begun_ns = time.monotonic_ns()
         payload = frames[1] if len(frames) == 2 else None
         try:
             if len(frames) not in (1, 2):
@@ -338,7 +343,11 @@ class GroupStream:
             return header, message, None
         with self._changed:
             wanted = self._machine.wanted(identity, header, message)
-        return header, message, inspect(*wanted, message, payload) if wanted else None
+        if wanted is None:
+            return header, message, None
+        outcome = inspect(*wanted, message, payload)
+        self.recorder.add("receive", begun_ns, time.monotonic_ns(), message.index, message.attempt, Flow.STEP)
+        return header, message, outcome
 
     def _hear(self, identity: bytes, heard: _Heard, now: float) -> Sequence[Action]:
         """What the machine makes of it; under the lock."""
@@ -368,6 +377,9 @@ class GroupStream:
         """Send, or drop where the peer has no room: leases and heartbeats mend what is lost."""
         header = Header(run=self._machine.run_id, incarnation=self._machine.incarnation, seq=self._seq)
         self._seq += 1
+        if isinstance(action.message, Tickets):
+            for ticket in action.message.tickets:
+                self.recorder.mark("issue", ticket.index, ticket.attempt, Flow.BEGIN)
         if self._socket.send(action.peer, encode(action.message, header)) is Sent.UNREACHABLE:
             self._unreachable.add(action.peer)
 

@@ -4,9 +4,11 @@ import os
 import re
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +36,7 @@ from penstock.consumer.prompts.source import num_captions
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
+from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
@@ -65,6 +68,24 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
     Raises:
         PenstockError: anything that the user can mend; see `penstock.protocol.errors`.
     """
+    accelerator = open_accelerator(config, rank, **accelerator_arguments(config.tracking, config.run_dir))
+    with naming_lost_ranks(accelerator):
+        Trainer(config, accelerator, opening, stack, started).run()
+    accelerator.end_training()
+
+
+def open_accelerator(config: TrainConfig, rank: int, **arguments: Any) -> Accelerator:
+    """This process's place among the ranks, with the arithmetic that `config` asks for.
+
+    Args:
+        config: the run's settings.
+        rank: this process's rank, as its launcher says.
+        arguments: further ones of `Accelerator`.
+
+    Raises:
+        ConfigError: there is no such arithmetic here.
+        RunError: the launcher and Accelerate do not agree on the rank.
+    """
     transformers_logging.disable_progress_bar()
     if config.fleet.local_producers and "OMP_NUM_THREADS" not in os.environ:
         # Processes that share cores and threads run many times slower.
@@ -82,7 +103,7 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
                 # a sum in another order has other last bits.
                 DistributedDataParallelKwargs(find_unused_parameters=config.order == "ticket"),
             ],
-            **accelerator_arguments(config.tracking, config.run_dir),
+            **arguments,
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {config.mixed_precision} is not possible here: {error}") from error
@@ -90,13 +111,46 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
         raise RunError(
             f"the launcher says rank {rank}, Accelerate says {accelerator.process_index}; set RANK for each process"
         )
+    return accelerator
+
+
+@contextmanager
+def naming_lost_ranks(accelerator: Accelerator) -> Iterator[None]:
+    """Around what the ranks do together; raises RunError where one of the others has gone."""
     try:
-        Trainer(config, accelerator, opening, stack, started).run()
+        yield
     except RuntimeError as error:
         if accelerator.num_processes == 1 or not _PEER_GONE.search(str(error)):
             raise
         raise RunError("another rank has ended; its own message says why") from error
-    accelerator.end_training()
+
+
+def answer_producers(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    opening: Opening,
+    folder: RunFolder,
+    stack: ExitStack,
+    recorder: Recorder,
+    resume: Checkpoint | None = None,
+) -> GroupStream:
+    """The rank's stream, which answers producers from now on on rank 0; the others first learn of the run's engines.
+
+    `stack` closes it, with a word to the producers why.
+    """
+    rank = accelerator.process_index
+    endpoints = gather_strings(accelerator, opening.socket.endpoint)
+    expects, real = engines.expected(config, opening.real, resume)
+    watch = opening.fleet.check if opening.fleet else lambda kind: None
+    stream = open_stream(config, folder, opening.socket, rank, endpoints, expects, watch, real, recorder)
+
+    def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
+        stream.close(f"rank {rank} ends early: {error}" if error else "the run is over")
+
+    stack.push(say_goodbye)
+    if accelerator.is_main_process:
+        stream.start()
+    return stream
 
 
 def precision(name: str) -> str:
@@ -129,8 +183,7 @@ class Trainer:
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._images_per_step = config.groups_per_step * config.images_per_use
-        self._real = opening.real
-        self._socket, self._fleet = opening.socket, opening.fleet
+        self._real, self._fleet = opening.real, opening.fleet
         accelerator.wait_for_everyone()
         # Rank 0 has asked for them, and kept them in the folder, before it came here.
         self._prompts = opening.prompts or open_prompts(config, opening.real)
@@ -138,13 +191,14 @@ class Trainer:
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
         self._earlier_hardest = tuple(self._record.hardest_prompts)
-        self._stream = self._open_stream()
+        self._recorder = Recorder(RING if config.trace else 0)
+        self._stream = answer_producers(config, accelerator, opening, self._folder, stack, self._recorder, self._resume)
         self._observed = Observed(
             config=config,
             folder=self._folder,
             rank=self._rank,
             world_size=self._world_size,
-            recorder=Recorder(RING if config.trace else 0),
+            recorder=self._recorder,
             stream=self._stream,
             record=self._record,
             steps=self._resume.step if self._resume else 0,
@@ -160,7 +214,7 @@ class Trainer:
         self._network = network
         # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
         set_seed(config.seed, device_specific=True)
-        self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config))
+        self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config), self._recorder)
         checkpoint.make_portable(accelerator)
         self._evaluation = self._open_evaluation()
 
@@ -173,22 +227,6 @@ class Trainer:
         if self._accelerator.is_main_process:
             checkpoint.rewind_ledgers(self._folder)
         return resume
-
-    def _open_stream(self) -> GroupStream:
-        """Answer producers from now on, on rank 0; the others first learn which engine the run uses."""
-        config = self._config
-        endpoints = gather_strings(self._accelerator, self._socket.endpoint)
-        expects, real = engines.expected(config, self._real, self._resume)
-        watch = self._fleet.check if self._fleet else lambda kind: None
-        stream = open_stream(config, self._folder, self._socket, self._rank, endpoints, expects, watch, real)
-
-        def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
-            stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
-
-        self._stack.push(say_goodbye)
-        if self._accelerator.is_main_process:
-            stream.start()
-        return stream
 
     def _open_evaluation(self) -> ToyWorldEvaluation | None:
         if not self._accelerator.is_main_process or self._config.evaluation.data == "none":
@@ -258,21 +296,25 @@ class Trainer:
             if self._fleet:
                 self._fleet.check()
             batch = batches.take(step)
-            log = self._train_on(batch, step)
+            with self._recorder.span("step"):
+                log = self._train_on(batch, step)
             meter.step()
             watch.done(step)
             done = self._observed.steps = step + 1
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
-                reporter.looked(done, self._evaluation.look(done, self._network.exported))
+                with self._recorder.span("evaluate"):
+                    reporter.looked(done, self._evaluation.look(done, self._network.exported))
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
-                reporter.report(done, log, meter.totals())
+                with self._recorder.span("report"):
+                    reporter.report(done, log, meter.totals())
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
-                self._gather_hardest(batches)
-                ledger.sync()
-                self._save(done, agreed, batches.state, ledger.marks)
+                with self._recorder.span("checkpoint"):
+                    self._gather_hardest(batches)
+                    ledger.sync()
+                    self._save(done, agreed, batches.state, ledger.marks)
         watch.close()
         # Before the last evaluation, so that the producers do not work for nothing while it runs.
         batches.close()

@@ -14,6 +14,7 @@ from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.device_child import WARMS_UP
 from penstock.producer.engine import Engine
 from penstock.protocol.sockets import check_endpoint
+from penstock.telemetry.recorder import Recorder
 
 _log = logging.getLogger("penstock.producer")
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
         return DeviceFleet(config, argv, find_devices(config.devices)).run()
     from penstock.producer.service import ProducerService
 
-    engine = open_filtering(config) if config.scorer else open_engine(config)
+    recorder = Recorder()
+    engine = open_filtering(config, recorder) if config.scorer else open_engine(config, recorder)
     manifest = engine.manifest
     if config.images:
         # A batch of look-ups costs nothing where it is not full.
@@ -49,14 +51,18 @@ def main(argv: Sequence[str]) -> int:
     scores = f", scores with {config.scorer}" if config.scorer else ""
     what = f"{manifest.model} on {manifest.device} in {manifest.dtype}, digest {manifest.model_digest}{scores}"
     _log.info("%s%s", WARMS_UP, what)
-    service = ProducerService(config, engine)
+    service = ProducerService(config, engine, recorder)
     with ending_gently(service.drain, echo_s=_ECHO_S) as asked:
         service.run()
     return 128 + signal.SIGTERM if asked() else 0
 
 
-def open_engine(config: ProduceConfig) -> Engine:
+def open_engine(config: ProduceConfig, recorder: Recorder | None = None) -> Engine:
     """The engine for what `config` names. Only what generates loads torch.
+
+    Args:
+        config: the producer's settings.
+        recorder: takes note of the stages within an engine that has any.
 
     Raises ModelError where the model, ConfigError where the set of images cannot be used.
     """
@@ -82,12 +88,13 @@ def open_engine(config: ProduceConfig) -> Engine:
     if config.threads:
         torch.set_num_threads(config.threads)
     kind = model_folder.pipeline_class(model_folder.find(config.model))
-    return StableDiffusionEngine(config) if kind in model_folder.STABLE_DIFFUSION else PipelineEngine(config)
+    is_ours = kind in model_folder.STABLE_DIFFUSION
+    return StableDiffusionEngine(config, recorder) if is_ours else PipelineEngine(config)
 
 
-def open_filtering(config: ProduceConfig) -> Engine:
+def open_filtering(config: ProduceConfig, recorder: Recorder | None = None) -> Engine:
     """The engine for what `config` names, behind a filter by its scorer. Raises ModelError where one cannot be used."""
-    engine = open_engine(config)
+    engine = open_engine(config, recorder)
     from penstock.producer.filtering import FilteringEngine
     from penstock.producer.scorer import open_scorer
 

@@ -13,6 +13,7 @@ from penstock.protocol.errors import ModelError
 from penstock.protocol.image_codec import CodedImages, encode_images
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import NO_CHOICE, Choice
+from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Finisher:
             a filter chose.
         refuse: takes tickets that cannot be made, and why.
         broke: takes the error that ends the thread.
+        recorder: takes note of how long it waits, and encodes.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Finisher:
         deliver: Callable[[HeldTicket, CodedImages, int, float, Choice], None],
         refuse: Callable[[Sequence[HeldTicket], str], None],
         broke: Callable[[BaseException], None],
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._work = work
         self._jpeg_quality = jpeg_quality
         self._deliver = deliver
@@ -102,11 +106,13 @@ class Finisher:
                 self._changed.notify_all()
 
     def _finish(self, begun: Begun) -> None:
-        made = begun.pending()
+        with self._recorder.span("finish"):
+            made = begun.pending()
         now = time.perf_counter()
         # The device takes up a batch when it has done the one before.
         seconds, self._done_at = now - max(begun.at, self._done_at), now
-        self._work.seconds += seconds
+        if not begun.batch[0].ticket.probe:
+            self._work.seconds += seconds
         for held, outcome in zip(begun.batch, made, strict=True):
             if isinstance(outcome, ModelError):
                 self._refuse([held], str(outcome))
@@ -118,5 +124,7 @@ class Finisher:
 
     def _encode(self, held: HeldTicket, made: Images | Chosen, seconds: float) -> None:
         images, choice = (made.images, made.choice) if isinstance(made, Chosen) else (made, NO_CHOICE)
-        coded = encode_images(images, self._jpeg_quality)
-        self._deliver(held, coded, crc32(coded.payload), seconds, choice)
+        with self._recorder.span("encode", held.ticket.index, held.ticket.attempt, Flow.STEP):
+            coded = encode_images(images, self._jpeg_quality)
+            checksum = crc32(coded.payload)
+        self._deliver(held, coded, checksum, seconds, choice)

@@ -7,18 +7,15 @@ costs nothing. `penstock produce --backend paced --paced-images-per-s 1.25` is a
 
 from collections.abc import Hashable, Sequence
 
-import numpy as np
-
 from penstock.producer.config import ProduceConfig
-from penstock.producer.engine import Images, Pending
+from penstock.producer.engine import Pending
+from penstock.producer.noise import noise
 from penstock.producer.work import Work
-from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from penstock.protocol.tickets import Manifest, Ticket
 from penstock.telemetry.pace import Pace
 
 MODEL_DIGEST = "9aced"
 """Digest of no weights."""
-_NOISE = np.random.Generator(np.random.PCG64(0)).integers(1, 256, 1 << 16, dtype=np.uint8)
-"""uint8 [64 Ki], never 0: the one block that all images are cut from."""
 
 
 class PacedEngine:
@@ -59,20 +56,6 @@ class PacedEngine:
         """One group per ticket, uint8 [m, H, W, 3], after as long as so many images take."""
         num_images = sum(ticket.recipe.num_images for ticket in tickets)
         with self._pace.lasting(num_images / self._images_per_s):
-            groups = [_images(ticket.recipe) for ticket in tickets]
+            groups = [noise(ticket.recipe) for ticket in tickets]
         self.work.images += num_images
         return lambda: [*groups]
-
-
-def _images(recipe: Recipe) -> Images:
-    """Every image the same noise, begun at a place that its seed decides."""
-    images = np.empty(recipe.shape, np.uint8)
-    for image, seed in zip(images.reshape(recipe.num_images, -1), recipe.image_seeds, strict=True):
-        start = seed % len(_NOISE)
-        first = min(len(image), len(_NOISE) - start)
-        image[:first] = _NOISE[start : start + first]
-        rest = image[first:]
-        whole = len(rest) // len(_NOISE) * len(_NOISE)
-        rest[:whole].reshape(-1, len(_NOISE))[:] = _NOISE
-        rest[whole:] = _NOISE[: len(rest) - whole]
-    return images

@@ -17,16 +17,18 @@ from math import ceil
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
+from penstock.producer.noise import answer_probe
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Ack, Choice, Header, Heartbeat, Hello, Message, Result
+from penstock.protocol.messages import Ack, Choice, Header, Heartbeat, Hello, Message, Result, Tickets
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
+from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +52,11 @@ class ProducerService:
     Args:
         config: the producer's settings.
         engine: what makes the groups.
+        recorder: takes note of what is done to them; without one the service has its own.
     """
 
-    def __init__(self, config: ProduceConfig, engine: Engine) -> None:
+    def __init__(self, config: ProduceConfig, engine: Engine, recorder: Recorder | None = None) -> None:
+        self.recorder = recorder or Recorder()
         self._config = config
         self._engine = engine
         self._machine = ProducerMachine(
@@ -128,6 +132,10 @@ class ProducerService:
 
     # --- main thread --------------------------------------------------------------------------------------------------
 
+    def _wait_for_batch(self) -> Sequence[HeldTicket]:
+        with self.recorder.span("wait_tickets"):
+            return self._next_batch()
+
     def _next_batch(self) -> Sequence[HeldTicket]:
         """Wait for tickets and begin them; empty when the run is over."""
         with self._changed:
@@ -172,7 +180,7 @@ class ProducerService:
     def _patience(self) -> float:
         """Seconds that the tickets at hand may still wait for company; a batch costs the same full or padded."""
         num_images = self._machine.num_queued_images
-        if not 0 < num_images < self._config.batch_images:
+        if not 0 < num_images < self._config.batch_images or self._machine.has_queued_probe:
             self._incomplete_since = None
             return 0.0
         now = time.monotonic()
@@ -183,11 +191,14 @@ class ProducerService:
     def _make_all(self) -> None:
         """Make batches until the run is over; one is made ready to travel while the next is begun."""
         quality = self._config.jpeg_quality if self._config.codec == JPEG else None
-        finisher = Finisher(self._engine.work, quality, self._deliver, self._refuse, self._break)
+        finisher = Finisher(self._engine.work, quality, self._deliver, self._refuse, self._break, self.recorder)
         try:
-            while batch := self._next_batch():
+            while batch := self._wait_for_batch():
                 begun_at = time.perf_counter()
-                pending = self._begin(batch)
+                with self.recorder.span("generate"):
+                    for held in batch:
+                        self.recorder.mark("begin", held.ticket.index, held.ticket.attempt, Flow.STEP)
+                    pending = self._begin(batch)
                 if pending is not None:
                     finisher.put(Begun(batch, pending, begun_at), lambda: self._drain_is_late(time.monotonic()))
         finally:
@@ -202,7 +213,9 @@ class ProducerService:
         return max(1.0, left)
 
     def _begin(self, batch: Sequence[HeldTicket]) -> Pending | None:
-        """Let the engine begin a batch; None where it cannot make any of it."""
+        """Let the engine begin a batch; None where it can make none of it. Probes are not the engine's business."""
+        if batch[0].ticket.probe:
+            return lambda: [answer_probe(held.ticket) for held in batch]
         try:
             return self._engine.generate([held.ticket for held in batch])
         except ModelError as error:
@@ -269,6 +282,12 @@ class ProducerService:
             if self._garbled.counts_round(error.reason, peer.decode()):
                 _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
+        if isinstance(message, Tickets):
+            for ticket in message.tickets:
+                self.recorder.mark("held", ticket.index, ticket.attempt, Flow.STEP)
+        elif isinstance(message, Ack):
+            for key in message.attempts:
+                self.recorder.mark("acknowledged", key.index, key.attempt)
         with self._changed:
             self._act(self._machine.on_message(peer, header, message, time.monotonic()))
             if self._drain_asked or self._is_held_back or not isinstance(message, Ack | Heartbeat):
@@ -281,7 +300,11 @@ class ProducerService:
             waiting, self._outbox = self._outbox, deque()
         for out in waiting:
             self._seq += 1
+            begun_ns = time.monotonic_ns()
             if self._sockets.send(out.peer, encode(out.message, replace(out.header, seq=self._seq)), out.payload):
+                if isinstance(out.message, Result):
+                    key = out.message.key
+                    self.recorder.add("send", begun_ns, time.monotonic_ns(), key.index, key.attempt, Flow.STEP)
                 continue
             if isinstance(out.message, Result) and self._still_wanted(out):
                 with self._changed:

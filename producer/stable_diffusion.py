@@ -15,6 +15,7 @@ from penstock.producer.assembly import Assembly, Networks
 from penstock.producer.backends.opening import backend_settings, open_backend
 from penstock.producer.config import ProduceConfig
 from penstock.producer.denoising import Row
+from penstock.producer.device_stages import DeviceStages
 from penstock.producer.diversity import open_features
 from penstock.producer.engine import Made, Pending
 from penstock.producer.flops import matrix_flops_per_s
@@ -32,6 +33,7 @@ from penstock.producer.schedules import Schedules
 from penstock.producer.text import PromptEncoder
 from penstock.producer.work import Work
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from penstock.telemetry.recorder import Recorder
 
 _LOOP = "stable-diffusion 1"
 """Changes whenever the same ticket would give other bits than before."""
@@ -42,13 +44,15 @@ class StableDiffusionEngine:
 
     Args:
         config: device, dtype, backend, batch shape and where the weights lie.
+        recorder: takes note of the stages `text`, `denoise` and `decode`; without one the engine has its own.
 
     Raises:
         ModelError: the folder is missing or is no pipeline, or the device is not there.
     """
 
-    def __init__(self, config: ProduceConfig) -> None:
+    def __init__(self, config: ProduceConfig, recorder: Recorder | None = None) -> None:
         self._config = config
+        self._recorder = recorder or Recorder()
         self._folder = model_folder.find(config.model)
         self._device = find_device(config.device)
         self._dtype = find_dtype(config.dtype, self._device)
@@ -116,16 +120,18 @@ class StableDiffusionEngine:
         recipes = [ticket.recipe for ticket, why in zip(tickets, unfit, strict=True) if why is None]
         if not recipes:
             return lambda: [why for why in unfit if why is not None]
+        stages = DeviceStages(self._recorder, self._device)
         with torch.inference_mode():
-            pending = self._outlet.begin(recipes, *self._blocks(recipes))
+            pending = self._outlet.begin(recipes, *self._blocks(recipes, stages))
 
         def groups() -> list[Made]:
             made = iter(pending())
+            stages.waited()
             return [next(made) if why is None else why for why in unfit]
 
         return groups
 
-    def _blocks(self, recipes: Sequence[Recipe]) -> tuple[list[Tensor], float]:
+    def _blocks(self, recipes: Sequence[Recipe], stages: DeviceStages) -> tuple[list[Tensor], float]:
         """The images of all groups, one after another, in blocks [n, 3, h, w], black 0, white 1; and their FLOP."""
         networks = self._assembly.networks(recipes[0].native_height, recipes[0].native_width)
         texts, places = self._prompts.table([recipe.prompt for recipe in recipes])
@@ -134,9 +140,12 @@ class StableDiffusionEngine:
             for recipe, text in zip(recipes, places, strict=True)
             for seed, guidance in zip(recipe.image_seeds, Guidance.of(recipe), strict=True)
         ]
+        stages.done("text")
         calls = networks.denoiser.num_calls
         latents = networks.denoiser.denoise(rows, texts)
+        stages.done("denoise")
         blocks = [self._decode(networks, block) for block in latents.split(self._config.decode_images)]
+        stages.done("decode")
         flops = (networks.denoiser.num_calls - calls) * networks.denoiser_flops + len(blocks) * networks.decoder_flops
         return blocks, flops
 

@@ -5,7 +5,7 @@ msgpack stays within `max_*_len` only if it is told to: eight MiB of empty maps 
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """Bytes of one msgpack header. A TICKETS message with 64 long prompts fits; anything larger is hostile or broken."""

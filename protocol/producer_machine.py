@@ -75,6 +75,11 @@ class ProducerMachine:
         return sum(held.ticket.recipe.num_first for held in self._queue)
 
     @property
+    def has_queued_probe(self) -> bool:
+        """Whether a ticket is waiting that costs its engine nothing."""
+        return any(held.ticket.probe for held in self._queue)
+
+    @property
     def connected(self) -> bool:
         """Whether any rank has welcomed this producer and is still there."""
         return any(link.is_talking for link in self.links.values())
@@ -132,7 +137,8 @@ class ProducerMachine:
 
         Args:
             max_images: images of a batch. A group that is larger goes alone.
-            company: tickets may share a batch where it gives equal values and neither is `alone`.
+            company: tickets may share a batch where it gives equal values and neither is `alone`. Probes, which the
+                engine never sees, share with all other probes and with nothing else.
         """
         slow = {peer for peer, link in self.links.items() if link.unacknowledged_bytes >= self.credit_bytes}
         queue = [held for held in self._queue if held.peer not in slow]
@@ -398,4 +404,6 @@ def _asks_for_hello(nack: Nack) -> bool:
 
 
 def _share_a_batch(one: Ticket, other: Ticket, company: Callable[[Ticket], Hashable]) -> bool:
-    return not (one.alone or other.alone) and company(one) == company(other)
+    if one.alone or other.alone or one.probe != other.probe:
+        return False
+    return one.probe or company(one) == company(other)

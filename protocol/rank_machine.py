@@ -281,10 +281,12 @@ class RankMachine(Dispatcher):
         if isinstance(outcome, Flaw):
             return self._on_flaw(identity, peer, entry, hold, outcome)
         peer.bad_results = peer.refusals = self._quarantined_in_row[entry.model_digest] = 0
-        if hold.started_at is not None:
-            peer.service.add(now - hold.started_at)
-            self._service[entry.model_digest].add(now - hold.started_at)
-        self._turnaround[entry.model_digest].add(now - hold.issued_at)
+        if not entry.ticket.probe:
+            # How long a probe takes says nothing of when the next group is late.
+            if hold.started_at is not None:
+                peer.service.add(now - hold.started_at)
+                self._service[entry.model_digest].add(now - hold.started_at)
+            self._turnaround[entry.model_digest].add(now - hold.issued_at)
         actions: list[Action] = []
         for other in tuple(entry.holds):
             self._let_go(entry, other)

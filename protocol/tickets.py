@@ -303,6 +303,8 @@ class Ticket:
     """0, or which stand-in this is for the group that belongs at `index` and that no producer could make."""
     alone: bool = False
     """Whether it must be made in a batch of its own: it has gone wrong before, and may be poison."""
+    probe: bool = False
+    """Whether it is answered with noise of the recipe's shape and without the engine: it measures the wire alone."""
     recipe: Recipe = field()
 
     def __post_init__(self) -> None:

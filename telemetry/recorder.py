@@ -4,11 +4,13 @@ A stage is a piece of work that has a name of its own, such as `collate` or `dec
 `span`, or afterwards by `add`; everything that tells of time reads it here: metrics, profile, live views, trace. The
 trace is a ring, so a run of weeks keeps its last minutes in bounded memory. Times are nanoseconds on the monotonic
 clock, which all processes of a machine share.
+
+An event stands on the way of every group, so it costs little: durations are only appended where they come up, and
+counted when somebody looks or when there are many of them.
 """
 
 import threading
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from enum import IntEnum
 from math import ceil
 from types import TracebackType
 from typing import Final, Self
+
+import numpy as np
 
 BUCKETS_S: Final = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Upper bounds of the buckets that durations are counted in, s; the last bucket, beyond them, has none."""
@@ -71,13 +75,26 @@ class Taken:
 class _Stage:
     """The durations of one stage, so far."""
 
-    __slots__ = ("buckets", "lock", "recent", "total_ns")
+    __slots__ = ("_buckets", "_counting", "_recent", "_total_ns", "pending")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.buckets = [0] * (len(BUCKETS_S) + 1)
-        self.total_ns = 0
-        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.pending: deque[int] = deque()
+        """Durations that are not counted yet, ns; any thread appends to it."""
+        self._counting = threading.Lock()
+        self._buckets = np.zeros(len(BUCKETS_S) + 1, np.int64)
+        self._total_ns = 0
+        self._recent: deque[float] = deque(maxlen=RECENT)
+
+    def count(self) -> Taken:
+        """Count what is pending; everything so far."""
+        with self._counting:
+            latest = [self.pending.popleft() for _ in range(len(self.pending))]
+            seconds = np.array(latest) * 1e-9
+            self._buckets += np.bincount(np.searchsorted(BUCKETS_S, seconds), minlength=len(self._buckets))
+            self._total_ns += sum(latest)
+            self._recent.extend(seconds.tolist())
+            buckets = tuple(self._buckets.tolist())
+            return Taken(sum(buckets), self._total_ns * 1e-9, buckets, tuple(self._recent))
 
 
 class Recorder:
@@ -89,64 +106,81 @@ class Recorder:
 
     def __init__(self, ring: int = 0) -> None:
         self._stages: dict[str, _Stage] = {}
-        self._adding = threading.Lock()
-        self._events: deque[tuple[str, int, int, int, int, int, int]] | None = deque(maxlen=ring) if ring else None
+        self._events: deque[tuple[str, int, int, int | str, int, int, int]] | None = None
         self._threads: dict[int, str] = {}
+        if ring:
+            self.trace(ring)
 
     @property
     def is_tracing(self) -> bool:
         """Whether events are kept."""
         return self._events is not None
 
+    def trace(self, ring: int = RING) -> None:
+        """Keep the last `ring` events from now on; where some are kept already, nothing changes."""
+        if self._events is None:
+            self._events = deque(maxlen=ring)
+
     def span(self, stage: str, ticket: int = -1, attempt: int = 0, flow: Flow = Flow.NONE) -> "Span":
         """A context manager around a stage's work; noted when it ends, also by an error."""
         return Span(self, stage, ticket, attempt, flow)
 
     def add(
-        self, stage: str, begin_ns: int, end_ns: int, ticket: int = -1, attempt: int = 0, flow: Flow = Flow.NONE
+        self,
+        stage: str,
+        begin_ns: int,
+        end_ns: int,
+        ticket: int = -1,
+        attempt: int = 0,
+        flow: Flow = Flow.NONE,
+        thread: str = "",
     ) -> None:
-        """Note a stage's work that is done. Times as `time.monotonic_ns`."""
+        """Note a stage's work that is done. Times as `time.monotonic_ns`.
+
+        `thread` names who did it, where that was none of this process's threads: a device.
+        """
         self.observe(stage, end_ns - begin_ns)
         if self._events is not None:
-            self._events.append((stage, begin_ns, end_ns, threading.get_ident(), ticket, attempt, flow))
+            self._events.append((stage, begin_ns, end_ns, thread or self._thread(), ticket, attempt, flow))
 
     def observe(self, stage: str, nanoseconds: int) -> None:
         """Note a duration that is no work and has no place in a trace, such as an age."""
-        found = self._stages.get(stage) or self._new(stage)
-        seconds = nanoseconds * 1e-9
-        with found.lock:
-            found.buckets[bisect_left(BUCKETS_S, seconds)] += 1
-            found.total_ns += nanoseconds
-            found.recent.append(seconds)
+        found = self._stages.get(stage) or self._stages.setdefault(stage, _Stage())
+        pending = found.pending
+        pending.append(nanoseconds)
+        if len(pending) >= RECENT:
+            found.count()
 
     def mark(self, stage: str, ticket: int = -1, attempt: int = 0, flow: Flow = Flow.NONE) -> None:
         """Note, in a trace only, that something has just happened."""
         if self._events is not None:
             now = time.monotonic_ns()
-            self._events.append((stage, now, now, threading.get_ident(), ticket, attempt, flow))
+            self._events.append((stage, now, now, self._thread(), ticket, attempt, flow))
 
     def taken(self) -> Mapping[str, Taken]:
         """How long every stage that has been noted has taken so far."""
-        return {name: _taken(stage) for name, stage in tuple(self._stages.items())}
+        return {name: stage.count() for name, stage in tuple(self._stages.items())}
 
     def drain(self, limit: int | None = None) -> Sequence[Event]:
         """Take events out of the ring, the oldest first; at most `limit`."""
         events: list[Event] = []
         if self._events is None:
             return events
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        self._threads |= {ident: name for ident, name in names.items() if ident is not None}
         while limit is None or len(events) < limit:
             try:
-                stage, begin, end, ident, ticket, attempt, flow = self._events.popleft()
+                stage, begin, end, thread, ticket, attempt, flow = self._events.popleft()
             except IndexError:
                 break
-            events.append(Event(stage, begin, end, self._threads.get(ident, str(ident)), ticket, attempt, Flow(flow)))
+            name = thread if isinstance(thread, str) else self._threads[thread]
+            events.append(Event(stage, begin, end, name, ticket, attempt, Flow(flow)))
         return events
 
-    def _new(self, stage: str) -> _Stage:
-        with self._adding:
-            return self._stages.setdefault(stage, _Stage())
+    def _thread(self) -> int:
+        """Which thread this is; its name is kept, as it may have ended when the events are read."""
+        ident = threading.get_ident()
+        if ident not in self._threads:
+            self._threads[ident] = threading.current_thread().name
+        return ident
 
 
 class Span:
@@ -170,8 +204,3 @@ class Span:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._recorder.add(self._stage, self._begin_ns, time.monotonic_ns(), self._ticket, self._attempt, self._flow)
-
-
-def _taken(stage: _Stage) -> Taken:
-    with stage.lock:
-        return Taken(sum(stage.buckets), stage.total_ns * 1e-9, tuple(stage.buckets), tuple(stage.recent))

@@ -95,7 +95,7 @@ def services_figure(measurements: Measurements) -> str:
     for service in measurements.services:
         if service.producer in names and service.rank in ranks:
             values[names.index(service.producer), ranks.index(service.rank)] = service.p50_s * 1e3
-    most = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
+    most = float(np.nanmax(values)) if (values > 0).any() else 1.0
 
     def draw(figure: Figure, is_narrow: bool) -> None:
         axes = figure.subplots()

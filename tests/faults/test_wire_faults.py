@@ -154,7 +154,7 @@ def test_wrong_version(scene: Scene, report: Report) -> None:
         reason = mallory.hear(Reject).reason
         rank.until_groups(len(rank.groups) + 16)
     seen = rank.finish()
-    assert "version 2" in reason
+    assert "version 3" in reason
     assert "99" in reason
     assert rank.rejects("version") == 1
     report.saw(f"{seen}, 1 refused")

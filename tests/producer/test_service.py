@@ -53,6 +53,24 @@ def test_groups_are_made_in_batches_and_arrive_whole(open_rank: OpenRank) -> Non
     assert running.end() is None
 
 
+def test_probes_are_answered_with_noise_and_without_the_engine(open_rank: OpenRank) -> None:
+    rank, engine = open_rank(), StubEngine()
+    filtered = replace(RECIPE, scorer_digest="5c", num_candidates=3, max_candidates=4)
+    for index in range(12):
+        recipe = replace(filtered if index % 2 else RECIPE, seed=index)
+        rank.machine.plan(Ticket(index=index, rank=0, recipe=recipe, probe=True))
+    # An incomplete batch of them waits for nobody.
+    running = RunningService(rank.socket.endpoint, engine, batch_wait_s=60.0)
+    rank.run_until(lambda: len(rank.delivered) == 12)
+    assert engine.batches == []
+    assert engine.work.seconds == 0
+    for index, delivered in rank.delivered.items():
+        assert len({*bytes(delivered.payload)}) > 200
+        assert delivered.candidates == ((0, 1) if index % 2 else ())
+    rank.say_bye()
+    assert running.end() is None
+
+
 def test_no_more_tickets_are_held_than_the_credit(open_rank: OpenRank) -> None:
     rank, engine = open_rank(), StubEngine()
     engine.gate.clear()

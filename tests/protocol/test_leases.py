@@ -8,6 +8,7 @@ from penstock.protocol.fleet import FleetState, PeerState
 from penstock.protocol.messages import Bye, Cancel, Heartbeat, Started
 from penstock.protocol.tickets import Attempt
 from tests.protocol.desk import ANN, BOB, CAT, PATIENCE, Desk, given, notes, sent
+from tests.protocol.samples import a_ticket
 
 # --- leases -----------------------------------------------------------------------------------------------------------
 
@@ -476,3 +477,15 @@ def test_producers_that_are_there_and_do_nothing_are_a_state_of_their_own() -> N
     said = notes(desk.wait(1.0, ANN))
     assert desk.machine.fleet is FleetState.SERVING
     assert any("again" in text for text in said)
+
+
+def test_how_long_probes_take_says_nothing_of_when_a_group_is_late() -> None:
+    """Else a fleet whose wire was just measured would be stalled over its first real batch."""
+    desk = Desk()
+    desk.join(ANN)
+    for index in range(20):
+        desk.machine.plan(replace(a_ticket(index), probe=True))
+    desk.machine.issue(desk.now)
+    desk.work(ANN, *range(8), seconds=1.0)
+    assert desk.machine.peers[ANN].look(desk.now).service_s == ()
+    assert desk.machine.peers[ANN].groups == 8

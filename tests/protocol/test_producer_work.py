@@ -42,6 +42,18 @@ def test_a_batch_never_holds_more_images_than_fit() -> None:
     assert [indices(bench.take()) for _ in range(4)] == [[0, 1], [2, 3], [4], []]
 
 
+def test_probes_share_batches_with_probes_alone_and_the_engine_is_not_asked_about_them() -> None:
+    bench = Bench()
+    asked: list[int] = []
+    tickets = [replace(a_ticket(index, guidance_scales=(1.0 + index,)), probe=index % 2 == 1) for index in range(4)]
+    bench.give(*tickets)
+    assert bench.machine.has_queued_probe
+    batches = [bench.machine.take(8, lambda ticket: asked.append(ticket.index))[0] for _ in range(3)]
+    assert [indices(batch) for batch in batches] == [[0, 2], [1, 3], []]
+    assert set(asked) == {0, 2}
+    assert not bench.machine.has_queued_probe
+
+
 def test_a_group_larger_than_a_batch_goes_alone() -> None:
     bench = Bench()
     bench.give(a_ticket(0, num_images=50), a_ticket(1, num_images=1))

@@ -107,7 +107,7 @@ def test_the_bytes_of_the_exchange_are_plain_msgpack_of_what_stands_beside_them(
 @pytest.mark.parametrize("said", EXCHANGE, ids=ids)
 def test_the_codec_reads_and_writes_the_bytes_of_the_exchange(said: Said) -> None:
     header, message = decode(said.frame)
-    told = {"v": 2, "t": message.kind, "run": header.run, "inc": header.incarnation, "seq": header.seq}
+    told = {"v": 3, "t": message.kind, "run": header.run, "inc": header.incarnation, "seq": header.seq}
     assert json.loads(json.dumps(told | asdict(message))) == said.stated
     assert encode(message, header) == said.frame
 
@@ -280,7 +280,7 @@ def _provocations() -> dict[str, list[bytes]]:
         "size": [pack(result), pixels + b"\x00"],
         "checksum": [pack(result), b"\x00" + pixels[1:]],
         "blank": [pack(result | black), bytes(12)],
-        "version": [pack(ready | {"v": 1})],
+        "version": [pack(ready | {"v": 2})],
         "model": [pack(hello | {"manifest": hello["manifest"] | {"model_digest": "00"}})],
         "crowd": [pack(hello)],
         "scorer": [pack(hello)],

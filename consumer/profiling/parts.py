@@ -1,0 +1,93 @@
+"""What each rank has measured, and the whole of it: rank 0 puts the ranks' parts together."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from penstock.consumer.profiling.pouring import added
+from penstock.consumer.profiling.together import Seen
+from penstock.telemetry.profile.measurements import ProducerMeasured, RankMeasured, Rate, Together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One rank's measurements."""
+
+    rank: int
+    device: str
+    fleet: Rate
+    wire: Rate
+    host: Rate
+    trainer: Rate
+    first_step_s: float
+    alone_by_producer: dict[str, float]
+    """Images/s into this rank's sink."""
+    seen: Seen
+    flops_per_step: float | None = None
+    matrix_flops_per_s: float | None = None
+
+    @property
+    def measured(self) -> RankMeasured:
+        """As the profile tells it."""
+        return RankMeasured(
+            rank=self.rank,
+            device=self.device,
+            images_trained=self.seen.trained.images,
+            images_arrived=self.seen.arrived.images,
+            wait_s=self.seen.wait_s,
+            stages=self.seen.stages,
+            flops_per_step=self.flops_per_step,
+            matrix_flops_per_s=self.matrix_flops_per_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """A producer as rank 0 has met it."""
+
+    name: str
+    device: str
+    backend: str
+    is_local: bool
+    ready_s: float | None
+
+
+def producers(met: Iterable[Met], parts: Sequence[Part]) -> tuple[ProducerMeasured, ...]:
+    """The producers, with what all ranks had of them."""
+    return tuple(
+        ProducerMeasured(
+            name=each.name,
+            device=each.device,
+            backend=each.backend,
+            is_local=each.is_local,
+            ready_s=each.ready_s,
+            alone_images_per_s=sum(part.alone_by_producer.get(each.name, 0.0) for part in parts),
+            together_images_per_s=sum(part.seen.by_producer.get(each.name, 0.0) for part in parts),
+        )
+        for each in met
+    )
+
+
+def together(parts: Sequence[Part]) -> Together:
+    """The measured stretch, over all ranks; queues are rank 0's, whose part is the first."""
+    first = parts[0].seen
+    trained, arrived = added([part.seen.trained for part in parts]), added([part.seen.arrived for part in parts])
+    rejects: Counter[str] = Counter()
+    for part in parts:
+        rejects.update(part.seen.rejects)
+    waits = [part.seen.wait_s / part.seen.trained.seconds for part in parts]
+    uses = [part.seen.groups_by_uses for part in parts]
+    most = max(map(len, uses))
+    return Together(
+        trained=trained,
+        arrived=replace(arrived, busy_share=None),
+        steps=first.steps,
+        wait_share=min(1.0, sum(waits) / len(waits)),
+        sampled_at_s=first.sampled_at_s,
+        queues=first.queues,
+        groups_by_uses=tuple(sum(row[place] if place < len(row) else 0 for row in uses) for place in range(most)),
+        expired=sum(part.seen.expired for part in parts),
+        hedged=sum(part.seen.hedged for part in parts),
+        quarantined=sum(part.seen.quarantined for part in parts),
+        rejects=dict(rejects),
+    )
