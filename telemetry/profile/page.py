@@ -109,12 +109,12 @@ def _capacities(summary: ProfileSummary) -> str:
 
 
 def _prediction(summary: ProfileSummary, prediction: Prediction) -> str:
+    enough = f"{counted(prediction.knee, 'producer')} {'is' if prediction.knee == 1 else 'are'} enough"
     per_rank = f"{prediction.producers_per_rank:.3g}"
     said = (
-        f"{counted(prediction.knee, 'producer')} are enough: {per_rank} producer devices for each trainer device. "
-        f"Predicted as min(e·p·n, {number(prediction.ceiling)}) times the {prediction.efficiency:.0%} that this run "
-        f"reached of its smallest capacity, with e·p = {per_s(prediction.images_per_s_each)} from each of n producers "
-        "on devices of their own."
+        f"{enough}: {per_rank} producer devices for each trainer device. Predicted as min(e·p·n, "
+        f"{number(prediction.ceiling)}) times the {prediction.efficiency:.0%} that this run reached of its smallest "
+        f"capacity, with e·p = {per_s(prediction.images_per_s_each)} from each of n producers on devices of their own."
     )
     if prediction.cheapest is not None:
         said += f" An image costs least with {counted(prediction.cheapest, 'producer')}."

@@ -209,8 +209,8 @@ def _conditions(measured: Measurements) -> str:
     step = (
         f"{measured.groups_per_step:,} groups, {measured.images_per_use} of {measured.images_per_group} images of each"
     )
-    rows += [("a step", step), ("settings' digest", measured.config_digest), ("cores", str(measured.cores))]
-    rows += list(measured.environment.items())
+    rows += [("a step", step), ("settings' digest", measured.config_digest)]
+    rows += list(({"cores": str(measured.cores)} | dict(measured.environment)).items())
     body = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
     again = f"<p><code>{html.escape(measured.command)}</code></p>"
     table = f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'

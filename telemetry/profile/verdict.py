@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penstock.telemetry.profile import in_run
-from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SYMBOLS, TRAINER, WIRE, Capacity
+from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SPAN, SYMBOLS, TRAINER, WIRE, Capacity
 from penstock.telemetry.profile.in_run import InRun
 from penstock.telemetry.profile.measurements import Measurements, Together
 from penstock.telemetry.profile.wording import number, per_s, times
@@ -116,8 +116,8 @@ def _missing(together: Together, parts: Sequence[Capacity]) -> str | None:
         return f"{together.steps} steps were done all together; a verdict needs at least {MIN_STEPS}."
     smallest = min(parts, key=lambda part: part.images_per_s)
     if smallest.error > MAX_ERROR:
-        spread = 1.96 * smallest.error
-        return f"{SYMBOLS[smallest.side]} is known to {spread:.0%} only, {per_s(smallest.images_per_s)} on average."
+        spread = SPAN * smallest.error
+        return f"{SYMBOLS[smallest.side]} is known to ±{spread:.0%} only, {per_s(smallest.images_per_s)} on average."
     return None
 
 
@@ -158,7 +158,7 @@ def _margin(ordered: Sequence[Capacity], is_balanced: bool) -> tuple[float, str]
     """How sure the order of the capacities is, given how each of them varies: normal errors of their logarithms."""
     first, second = ordered[0], ordered[1]
     ratio = second.images_per_s / first.images_per_s
-    spread = f"their rates are known to {first.error:.0%} and {second.error:.0%}"
+    spread = f"their rates are known to ±{SPAN * first.error:.0%} and ±{SPAN * second.error:.0%}"
     if is_balanced:
         error, limit = math.hypot(first.error, second.error), math.log(BALANCED_RATIO)
         sure = _normal((limit - math.log(ratio)) / error) - _normal((-limit - math.log(ratio)) / error)

@@ -17,8 +17,8 @@ PUBLISHED: dict[str, str] = {
     "next_step": "text gain images_per_s",
     "capacities.0": "side images_per_s half_width cores_busy",
     "achieved": "side images_per_s half_width cores_busy",
-    "prediction": """producers images_per_s_each efficiency error ceiling ceiling_side knee producers_per_rank cheapest
-        points""",
+    "prediction": """producers images_per_s_each efficiency error ceiling_error ceiling ceiling_side knee
+        producers_per_rank cheapest points""",
     "prediction.points.0": "producers images_per_s bound cost_per_million",
     "measurements": """schema_version run_id measured_at seconds command config_digest environment cores is_paced
         world_size groups_per_step images_per_group images_per_use policy min_reuse max_reuse producers ranks fleet wire

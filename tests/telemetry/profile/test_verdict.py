@@ -109,7 +109,7 @@ TOO_LITTLE = [
     ({"together": None}, "All together was not measured."),
     ({"together": together(50.0, 25.0, 0.6)}, "8 steps were done all together; a verdict needs at least 10."),
     ({"wire": Rate(images=0, seconds=10.0)}, "Not one image passed in the phase of the wire alone."),
-    ({"fleet": rate(200.0, 0.6)}, "e·P is known to"),
+    ({"fleet": rate(200.0, 0.6)}, "e·P is known to ±"),
 ]
 
 
