@@ -52,7 +52,7 @@ def test_two_capacities_within_a_tenth_are_balanced(trainer: float, kind: str) -
 def test_the_nearer_the_next_capacity_and_the_wider_the_spread_the_less_sure() -> None:
     sure = [
         analyse(measured(trainer=rate(trainer, spread))).verdict.confidence
-        for trainer, spread in ((1000.0, 0.01), (450.0, 0.05), (450.0, 0.25))
+        for trainer, spread in ((1000.0, 0.01), (444.0, 0.1), (444.0, 0.25))
     ]
     assert sure[0] > sure[1] > sure[2]
 
