@@ -37,6 +37,7 @@ from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
 from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
@@ -215,6 +216,9 @@ class Trainer:
         # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
         set_seed(config.seed, device_specific=True)
         self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config), self._recorder)
+        if config.metrics or config.dashboard:  # who would see it
+            self._observed.flops_per_step = flops_per_step(config, network, self._world_size)
+            self._observed.matrix_flops_per_s = device_flops_per_s(accelerator)
         checkpoint.make_portable(accelerator)
         self._evaluation = self._open_evaluation()
 

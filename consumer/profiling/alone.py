@@ -29,6 +29,7 @@ _FEW_BATCHES = 4
 """Batches of each producer that a rate should be made of."""
 _CACHED_BATCHES = 2
 _WARM_STEPS = 5
+_SHORTEST_STEP_S = 1e-4
 _DRAINED_S = 0.01
 """How often whoever waits for the end of what is out looks."""
 
@@ -136,16 +137,22 @@ def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:
     kept = KeptGroups(bench.groups)
     with bench.open_batches(kept, _beginning(bench)) as batches:
         ready = [batches.take(bench.num_steps + number) for number in range(_CACHED_BATCHES)]
-    bench.num_steps += _CACHED_BATCHES + 1
+    bench.num_steps += _CACHED_BATCHES
     bench.pass_index(kept.last_index)
     first_s = _timed(bench, ready, 1)[-1]
     warm = _timed(bench, ready, _WARM_STEPS)
     step_s = bench.most(min(after - before for before, after in itertools.pairwise(warm)))
-    num_steps = ceil(seconds / max(step_s, 1e-4))
-    busy = BusyCores()
-    done = _timed(bench, ready, num_steps)
+    steps_at_a_time = ceil(_LOOK_S / max(step_s, _SHORTEST_STEP_S))
+    bench.wait_for_device()
+    begun, done, busy = time.monotonic(), [0.0], BusyCores()
+
+    def go_on() -> None:
+        offset = time.monotonic() - begun
+        done.extend(offset + each for each in _timed(bench, ready, steps_at_a_time)[1:])
+
+    _until(bench, go_on, lambda: done[-1] >= seconds)
     rate = Rate(
-        images=num_steps * bench.images_per_step,
+        images=(len(done) - 1) * bench.images_per_step,
         seconds=done[-1],
         windows=steady(done, bench.images_per_step),
         busy_share=busy.share(),
@@ -186,6 +193,7 @@ def _timed(bench: Bench, ready: list[Batch], num_steps: int) -> list[float]:
     begun, done = time.monotonic(), [0.0]
     for number in range(num_steps):
         bench.step(ready[number % len(ready)], bench.num_steps)
+        bench.num_steps += 1
         done.append(time.monotonic() - begun)
     bench.wait_for_device()
     done[-1] = time.monotonic() - begun
