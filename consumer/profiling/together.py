@@ -93,6 +93,7 @@ def run_together(bench: Bench, seconds: float, expected: Expected) -> Seen:
     use_s = bench.config.capacity_groups / bench.config.groups_per_step * _step_s(bench, expected)
     groups = KeptGroups(bench.groups, then=bench.stream, age_s=lambda index: uses[index] * use_s)
     with bench.open_batches(groups, state) as batches, Looks(bench.stream, batches, 1 / _LOOKS_PER_S) as looks:
+        batches.groups_by_uses[:] = np.bincount(list(uses.values())).tolist()
         if expected.is_fed:
             _fill(bench, batches, 2 * seconds)
         run = _Run(bench, batches, max(1, round(_AGREE_S / _step_s(bench, expected))))

@@ -15,6 +15,8 @@ from penstock.telemetry.seed_interval import t_quantile
 PRODUCERS, WIRE, HOST, TRAINER = "producers", "wire", "host", "trainer"
 """The sides, in the order of the data's way."""
 SYMBOLS = {PRODUCERS: "e·P", WIRE: "e·W", HOST: "H", TRAINER: "T"}
+SPAN = 1.96
+"""Standard errors that half of a 95% interval spans."""
 MIN_WINDOWS = 3
 """With fewer parts of a stretch nothing is known of its spread."""
 UNKNOWN_SPREAD = 0.1
@@ -41,7 +43,7 @@ class Capacity:
         """Standard error, as a share of the rate."""
         if self.half_width is None or self.images_per_s <= 0:
             return UNKNOWN_SPREAD
-        return math.hypot(self.half_width / self.images_per_s / 1.96, DRIFT)
+        return math.hypot(self.half_width / self.images_per_s / SPAN, DRIFT)
 
 
 def capacities(measurements: Measurements) -> tuple[Capacity, ...]:

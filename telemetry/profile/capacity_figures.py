@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from penstock.telemetry.profile.capacities import SYMBOLS, Capacity
+from penstock.telemetry.profile.capacities import SPAN, SYMBOLS, Capacity
 from penstock.telemetry.profile.figures import PALETTE, plain, svg
 from penstock.telemetry.profile.prediction import Prediction
 from penstock.telemetry.profile.summary import ProfileSummary
@@ -74,7 +74,8 @@ def prediction_figure(summary: ProfileSummary, prediction: Prediction) -> str:
     counts = [point.producers for point in prediction.points]
     fine = np.linspace(0, counts[-1], 400)
     line = np.minimum(fine * prediction.images_per_s_each, prediction.ceiling) * prediction.efficiency
-    band = 1.96 * prediction.error
+    is_held = fine * prediction.images_per_s_each >= prediction.ceiling
+    band = SPAN * np.where(is_held, prediction.ceiling_error, prediction.error)
 
     def draw(figure: Figure, is_narrow: bool) -> None:
         axes = figure.subplots()
@@ -87,14 +88,13 @@ def prediction_figure(summary: ProfileSummary, prediction: Prediction) -> str:
         _mark_knee(axes, prediction, is_narrow)
         _mark_measured(axes, summary, prediction)
         axes.set_xlim(0, counts[-1] * 1.02)
-        axes.set_ylim(0, line.max() * (1 + band) * 1.3)
+        axes.set_ylim(0, (line * (1 + band)).max() * 1.08)
         axes.xaxis.set_major_locator(MaxNLocator(6 if is_narrow else 12, integer=True))
         axes.yaxis.set_major_formatter(_THOUSANDS)
         axes.set_xlabel("producers")
         axes.set_ylabel("images trained on per second")
-        axes.legend(
-            frameon=False, labelcolor=PALETTE["ink"], loc="upper left", fontsize=10, ncols=1 if is_narrow else 3
-        )
+        columns = 1 if is_narrow else 3
+        figure.legend(frameon=False, labelcolor=PALETTE["ink"], loc="outside upper left", fontsize=10, ncols=columns)
 
     first, most = per_s(prediction.at(1)), per_s(prediction.at(prediction.knee))
     alt = f"Predicted: {first} with one producer, {most} with {prediction.knee}, and no more beyond"
@@ -104,9 +104,8 @@ def prediction_figure(summary: ProfileSummary, prediction: Prediction) -> str:
 def _mark_knee(axes: Axes, prediction: Prediction, is_narrow: bool) -> None:
     axes.axvline(prediction.knee, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
     symbol = SYMBOLS[prediction.ceiling_side]
-    words = (
-        f"{prediction.knee} are enough" if is_narrow else f"{prediction.knee} are enough: beyond them {symbol} bounds"
-    )
+    words = f"{prediction.knee} {'is' if prediction.knee == 1 else 'are'} enough"
+    words += "" if is_narrow else f": with more, {symbol} bounds"
     is_right = prediction.knee > 0.55 * prediction.points[-1].producers
     axes.annotate(
         words,

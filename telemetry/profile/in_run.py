@@ -63,8 +63,9 @@ def _filling(together: Together, name: str) -> float | None:
 
 
 def _expected(measurements: Measurements, together: Together) -> str:
-    """How long it should have waited, by what it can do alone; empty where that is hardly ever."""
-    if measurements.trainer is None or measurements.trainer.images_per_s <= 0:
+    """How long one that waited should have, by what it can do alone; empty where that is hardly ever."""
+    is_starved = together.wait_share >= STARVED_FRACTION
+    if not is_starved or measurements.trainer is None or measurements.trainer.images_per_s <= 0:
         return ""
     share = 1 - together.trained.images_per_s / measurements.trainer.images_per_s
     return f" (by its own rate: {share:.0%})" if share >= STARVED_FRACTION else ""

@@ -146,14 +146,14 @@ def _both(case: _Case, sides: Sequence[str]) -> NextStep:
 
 def _spare(case: _Case) -> str:
     """What a trainer that bounds the run does not need."""
-    needed = BALANCED_RATIO * case.rates[TRAINER]
-    uses = _uses(case, needed)
-    if uses < case.measurements.max_reuse:
-        return f"{counted(uses, 'use')} of each image instead of {case.measurements.max_reuse} would also keep it fed."
-    producers = math.ceil(needed / case.prediction.images_per_s_each)
+    needed, most = BALANCED_RATIO * case.rates[TRAINER], case.measurements.max_reuse
+    uses, producers = _uses(case, needed), math.ceil(needed / case.prediction.images_per_s_each)
+    spare = []
+    if uses < most:
+        spare.append(f"{counted(uses, 'use')} of each image instead of {most}, so fresher ones")
     if producers < case.prediction.producers:
-        return f"{counted(producers, 'producer')} of {case.prediction.producers} would keep it fed."
-    return ""
+        spare.append(f"{counted(producers, 'producer')} instead of {case.prediction.producers}")
+    return f"To keep it fed, {', or '.join(spare)} would do." if spare else ""
 
 
 def _uses(case: _Case, images_per_s: float) -> int:

@@ -10,8 +10,10 @@ from penstock.telemetry.profile.figures import STYLE as FIGURE_STYLE
 from penstock.telemetry.profile.page_details import details, facts, figures_table, section
 from penstock.telemetry.profile.prediction import Prediction
 from penstock.telemetry.profile.summary import ProfileSummary
-from penstock.telemetry.profile.wording import counted, number, per_s
+from penstock.telemetry.profile.wording import counted, number, per_s, times
 
+WORTH = 1.05
+"""A gain below which it is not worth large letters."""
 _STYLE = """
 h1 { font-size: 15px; font-weight: 600; margin: 0 0 10px; color: var(--muted); }
 h2 { font-size: 18px; margin: 0 0 4px; } h3 { font-size: 14px; margin: 18px 0 4px; }
@@ -20,6 +22,11 @@ p { margin: 6px 0; } .small { font-size: 13px; }
 .verdict .kind { display: inline-block; background: var(--side); color: var(--card); font-weight: 700; font-size: 13px;
   letter-spacing: .06em; text-transform: uppercase; padding: 3px 12px; border-radius: 999px; }
 .verdict .headline { font-size: 25px; line-height: 1.25; font-weight: 650; margin: 10px 0 6px; text-wrap: balance; }
+.verdict .gain { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 12px; font-size: 16px;
+  color: var(--muted); }
+.verdict .gain b { font-size: 34px; font-weight: 700; color: var(--ink); font-variant-numeric: tabular-nums; }
+.verdict .gain i { font-style: normal; font-size: 26px; margin-right: 6px; }
+.verdict .gain span:last-child b { color: var(--side); }
 .verdict .next { font-size: 17px; line-height: 1.45; margin: 12px 0; }
 .verdict .next b { color: var(--side); font-weight: 650; }
 .verdict .warn { border-left: 3px solid var(--alarm); padding-left: 10px; color: var(--alarm); }
@@ -29,7 +36,7 @@ p { margin: 6px 0; } .small { font-size: 13px; }
 details { margin-top: 6px; } summary { cursor: pointer; color: var(--muted); font-size: 13px; }
 ul { margin: 6px 0 0; padding-left: 20px; } li { margin: 3px 0; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px 24px; margin: 20px 0; }
-.facts dt { color: var(--muted); font-size: 13px; } .facts dd { margin: 0; font-size: 20px; white-space: nowrap;
+.facts dt { color: var(--muted); font-size: 13px; } .facts dd { margin: 0; font-size: 20px; line-height: 1.3;
   font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 14px; margin-top: 8px; }
 th { text-align: left; color: var(--muted); font-weight: 400; } td, th { padding: 4px 14px 4px 0; }
@@ -38,8 +45,7 @@ th.n, td.n { text-align: right; white-space: nowrap; } tr.mark td { font-weight:
 tr.slow td { color: var(--alarm); }
 code { font: 13px ui-monospace, monospace; background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
   padding: 2px 6px; overflow-wrap: anywhere; }
-.columns { display: grid; grid-template-columns: 1fr 1fr; gap: 0 28px; } .columns > * { min-width: 0; }
-@media (max-width: 720px) { .columns { grid-template-columns: 1fr; } .verdict .headline { font-size: 21px; }
+@media (max-width: 720px) { .wide-table td { white-space: nowrap; } .verdict .headline { font-size: 21px; }
   .verdict .next { font-size: 16px; } section { padding: 14px; margin: 14px 0; } .facts dd { font-size: 18px; } }
 @media print { section { break-inside: avoid; } }
 """
@@ -64,6 +70,8 @@ def _verdict(summary: ProfileSummary) -> str:
     headline = verdict.headline.partition(": ")[2] or verdict.headline.partition(" for ")[0].capitalize() + "."
     body = [f'<div class="kind">{html.escape(verdict.kind)}</div>']
     body.append(f'<div class="headline">{html.escape(headline[0].upper() + headline[1:])}</div>')
+    if gain := _gain(summary):
+        body.append(gain)
     body.append(f'<p class="next"><b>Next.</b> {html.escape(summary.next_step.text)}</p>')
     body += [f'<p class="warn">{html.escape(text)}</p>' for text in (verdict.contradiction, verdict.shortfall) if text]
     body.append(f"<p>{html.escape(verdict.evidence)}</p>")
@@ -78,6 +86,18 @@ def _verdict(summary: ProfileSummary) -> str:
     return f'<section class="verdict" style="--side: {colour}">{"".join(body)}</section>'
 
 
+def _gain(summary: ProfileSummary) -> str:
+    """What it does, and what it should do after the next step; empty where that gains little or is not sure."""
+    step, reached = summary.next_step, summary.achieved
+    is_sure = summary.verdict.contradiction is None
+    if reached is None or step.gain is None or step.images_per_s is None or step.gain < WORTH or not is_sure:
+        return ""
+    return (
+        f'<div class="gain"><span><b>{number(reached.images_per_s)}</b> images/s now</span>'
+        f"<span><i>→</i> <b>{number(step.images_per_s)}</b> predicted, {times(step.gain)} as fast</span></div>"
+    )
+
+
 def _capacities(summary: ProfileSummary) -> str:
     symbols = ", ".join(SYMBOLS[part.side] for part in summary.capacities)
     said = (
@@ -89,18 +109,18 @@ def _capacities(summary: ProfileSummary) -> str:
 
 
 def _prediction(summary: ProfileSummary, prediction: Prediction) -> str:
+    enough = f"{counted(prediction.knee, 'producer')} {'is' if prediction.knee == 1 else 'are'} enough"
     per_rank = f"{prediction.producers_per_rank:.3g}"
     said = (
-        f"{counted(prediction.knee, 'producer')} are enough: {per_rank} producer devices for each trainer device. "
-        f"Predicted as min(e·p·n, {number(prediction.ceiling)}) times the {prediction.efficiency:.0%} that this run "
-        f"reached of its smallest capacity, with e·p = {per_s(prediction.images_per_s_each)} from each of n producers "
-        "on devices of their own."
+        f"{enough}: {per_rank} producer devices for each trainer device. Predicted as min(e·p·n, "
+        f"{number(prediction.ceiling)}) times the {prediction.efficiency:.0%} that this run reached of its smallest "
+        f"capacity, with e·p = {per_s(prediction.images_per_s_each)} from each of n producers on devices of their own."
     )
     if prediction.cheapest is not None:
         said += f" An image costs least with {counted(prediction.cheapest, 'producer')}."
     table = figures_table(_header(prediction), _rows(prediction))
     rows = f"<details><summary>As a table</summary>{table}</details>"
-    return section("What more producers would bring", prediction_figure(summary, prediction) + rows, said)
+    return section("What other numbers of producers would bring", prediction_figure(summary, prediction) + rows, said)
 
 
 def _header(prediction: Prediction) -> list[str]:

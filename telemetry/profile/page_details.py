@@ -18,9 +18,9 @@ from penstock.telemetry.profile.summary import ProfileSummary
 from penstock.telemetry.profile.wording import counted, duration, nbytes, number, per_s
 
 STAGES = {
-    "training thread": ("step", *STEP_PARTS, "evaluate", "checkpoint", "report"),
-    "prefetching thread": ("wait_groups", "collate", "copy"),
-    "stream's thread": ("receive",),
+    "training": ("step", *STEP_PARTS, "evaluate", "checkpoint", "report"),
+    "prefetching": ("wait_groups", "collate", "copy"),
+    "receiving": ("receive",),
 }
 """Stages of a rank that are told of, by the thread that does them."""
 
@@ -43,7 +43,7 @@ def figures_table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]
         + "</tr>"
         for name, cells in listed
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll wide-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def facts(summary: ProfileSummary) -> str:
@@ -61,7 +61,8 @@ def facts(summary: ProfileSummary) -> str:
     if step := slowest_step(measured):
         shown["step, p50"] = duration(step.p50_s)
     shown["e, uses of an image"] = f"{measured.reuse:g}"
-    shown["fleet"] = f"{counted(len(measured.producers), 'producer')}, {counted(measured.world_size, 'rank')}"
+    shown["producers"] = f"{len(measured.producers):,}"
+    shown["ranks"] = f"{measured.world_size:,}"
     if summary.cost_per_million is not None:
         shown["a million images cost"] = f"{summary.cost_per_million:,.2f}"
     cells = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in shown.items())
@@ -89,14 +90,14 @@ def details(summary: ProfileSummary) -> Iterator[str]:
 def _rates(measured: Measurements) -> str:
     together = measured.together
     rows = [
-        ("P", "producers into a sink", measured.fleet, "made"),
-        ("W", "the wire alone, images of no engine", measured.wire, "made"),
-        ("H", "the host alone, batches from memory", measured.host, "trained on"),
-        ("T", "the trainer alone, on batches that were ready", measured.trainer, "trained on"),
-        ("", "all together: arrived", together.arrived if together else None, "made"),
-        ("", "all together: trained", together.trained if together else None, "trained on"),
+        ("P: producers into a sink", measured.fleet, "made"),
+        ("W: wire, images of no engine", measured.wire, "made"),
+        ("H: host, batches from memory", measured.host, "trained on"),
+        ("T: trainer, batches that are ready", measured.trainer, "trained on"),
+        ("together: arrived", together.arrived if together else None, "made"),
+        ("together: trained", together.trained if together else None, "trained on"),
     ]
-    header = ["", "phase", "images", "images/s", "spread", "lasted", "over the wire", "cores busy"]
+    header = ["phase", "images", "images/s", "spread", "lasted", "over the wire", "cores busy"]
     return section(
         "Rates of each phase",
         figures_table(header, (("", _rate(*row)) for row in rows)),
@@ -105,16 +106,16 @@ def _rates(measured: Measurements) -> str:
     )
 
 
-def _rate(symbol: str, phase: str, rate: Rate | None, unit: str) -> list[str]:
+def _rate(phase: str, rate: Rate | None, unit: str) -> list[str]:
     if rate is None:
-        return [symbol, phase, "not measured", "", "", "", "", ""]
+        return [phase, "not measured", "", "", "", "", ""]
     spread = ""
     if len(rate.windows) > 1 and rate.images_per_s:
         spread = f"{min(rate.windows) / rate.images_per_s - 1:+.0%} to {max(rate.windows) / rate.images_per_s - 1:+.0%}"
     carried = f"{nbytes(rate.nbytes / rate.seconds)}/s" if rate.nbytes and rate.seconds else ""
     busy = "" if rate.busy_share is None else f"{rate.busy_share:.0%}"
     images = f"{rate.images:,} {unit}"
-    return [symbol, phase, images, number(rate.images_per_s), spread, duration(rate.seconds), carried, busy]
+    return [phase, images, number(rate.images_per_s), spread, duration(rate.seconds), carried, busy]
 
 
 def _steps(measured: Measurements) -> str:
@@ -123,9 +124,9 @@ def _steps(measured: Measurements) -> str:
     )
     rows = []
     for thread, names in STAGES.items():
-        rows += [("", [thread, *_stage(slowest, name)]) for name in names if name in slowest.stages]
+        rows += [("", [*_stage(slowest, name), thread]) for name in names if name in slowest.stages]
     others = f" of {measured.world_size}, the slowest" if measured.world_size > 1 else ""
-    header = ["thread", "stage", "times", "p50", "p95", "p99", "of the time"]
+    header = ["stage", "times", "p50", "p95", "p99", "of the time", "thread"]
     table = figures_table(header, rows)
     said = f"Below: rank {slowest.rank}{others}. Stages of different threads run side by side."
     if (share := _flop_share(slowest)) is not None:
@@ -208,8 +209,8 @@ def _conditions(measured: Measurements) -> str:
     step = (
         f"{measured.groups_per_step:,} groups, {measured.images_per_use} of {measured.images_per_group} images of each"
     )
-    rows += [("a step", step), ("settings' digest", measured.config_digest), ("cores", str(measured.cores))]
-    rows += list(measured.environment.items())
+    rows += [("a step", step), ("settings' digest", measured.config_digest)]
+    rows += list(({"cores": str(measured.cores)} | dict(measured.environment)).items())
     body = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
     again = f"<p><code>{html.escape(measured.command)}</code></p>"
     table = f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'

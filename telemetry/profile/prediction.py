@@ -41,6 +41,8 @@ class Prediction:
     """What the run reached of the smallest capacity, at most 1; every prediction has it as a factor."""
     error: float
     """Standard error of the rates that the producers bound, as a share of them."""
+    ceiling_error: float
+    """Of those that the ceiling bounds."""
     ceiling: float
     """What the slowest other side allows, images/s."""
     ceiling_side: str
@@ -83,6 +85,7 @@ def predict(measurements: Measurements, parts: Sequence[Capacity], reached: Capa
         images_per_s_each=each,
         efficiency=efficiency,
         error=math.hypot(fleet.error, reached.error),
+        ceiling_error=math.hypot(slowest.error, reached.error),
         ceiling=slowest.images_per_s,
         ceiling_side=slowest.side,
         knee=knee,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penstock.telemetry.profile import in_run
-from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SYMBOLS, TRAINER, WIRE, Capacity
+from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SPAN, SYMBOLS, TRAINER, WIRE, Capacity
 from penstock.telemetry.profile.in_run import InRun
 from penstock.telemetry.profile.measurements import Measurements, Together
-from penstock.telemetry.profile.wording import per_s, times
+from penstock.telemetry.profile.wording import number, per_s, times
 
 Kind = Literal["producer-bound", "wire-bound", "host-bound", "trainer-bound", "balanced", "not enough data"]
 KINDS: dict[str, Kind] = {
@@ -96,8 +96,8 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
         kind="balanced" if is_balanced else KINDS[first.side],
         sides=sides,
         headline=_headline(sides),
-        evidence=f"{_figures(ordered)} All together reached {per_s(reached.images_per_s)}, {share:.0%} of the "
-        f"smallest. {seen.sentence}.",
+        evidence=f"{_figures(ordered)} Together they reached {per_s(reached.images_per_s)}, {share:.0%} of the "
+        f"least. {seen.sentence}.",
         shortfall=_shortfall(measurements, reached, share),
         contradiction=None if agrees else _contradiction(sides, seen),
         confidence=min(MOST_SURE, round(math.prod(factor for factor, _ in factors), 3)),
@@ -116,8 +116,8 @@ def _missing(together: Together, parts: Sequence[Capacity]) -> str | None:
         return f"{together.steps} steps were done all together; a verdict needs at least {MIN_STEPS}."
     smallest = min(parts, key=lambda part: part.images_per_s)
     if smallest.error > MAX_ERROR:
-        spread = 1.96 * smallest.error
-        return f"{SYMBOLS[smallest.side]} is known to {spread:.0%} only, {per_s(smallest.images_per_s)} on average."
+        spread = SPAN * smallest.error
+        return f"{SYMBOLS[smallest.side]} is known to ±{spread:.0%} only, {per_s(smallest.images_per_s)} on average."
     return None
 
 
@@ -147,15 +147,18 @@ def _headline(sides: Sequence[str]) -> str:
 
 def _figures(ordered: Sequence[Capacity]) -> str:
     """The capacities, the smallest first."""
-    first, *others = (f"{SYMBOLS[part.side]} = {per_s(part.images_per_s)}" for part in ordered)
-    return f"{first} is the smallest capacity; then {', '.join(others)}."
+    first, *others = ordered
+    verb = "allow" if first.side == PRODUCERS else "allows"
+    said = f"Alone, the {first.side} {verb} {per_s(first.images_per_s)} ({SYMBOLS[first.side]}), the least of all"
+    rest = (f"the {part.side} {number(part.images_per_s)} ({SYMBOLS[part.side]})" for part in others)
+    return f"{said}; {', '.join(rest)}."
 
 
 def _margin(ordered: Sequence[Capacity], is_balanced: bool) -> tuple[float, str]:
     """How sure the order of the capacities is, given how each of them varies: normal errors of their logarithms."""
     first, second = ordered[0], ordered[1]
     ratio = second.images_per_s / first.images_per_s
-    spread = f"their rates are known to {first.error:.0%} and {second.error:.0%}"
+    spread = f"their rates are known to ±{SPAN * first.error:.0%} and ±{SPAN * second.error:.0%}"
     if is_balanced:
         error, limit = math.hypot(first.error, second.error), math.log(BALANCED_RATIO)
         sure = _normal((limit - math.log(ratio)) / error) - _normal((-limit - math.log(ratio)) / error)
