@@ -15,6 +15,7 @@ from penstock.consumer.feed_state import FeedState
 from penstock.consumer.kept_groups import KeptGroups
 from penstock.consumer.ownership import owned_indices
 from penstock.consumer.profiling.bench import Bench, BusyCores
+from penstock.consumer.profiling.looks import worked_between
 from penstock.consumer.profiling.pouring import Arrival, rate_of, steady
 from penstock.consumer.stream import Group
 from penstock.protocol.fleet import PeerState
@@ -67,6 +68,8 @@ class Poured:
     rate: Rate
     by_producer: dict[str, float]
     """Images/s of each."""
+    engines: dict[str, float]
+    """Images/s that each producer's engine makes in the time that it works; of those that say so."""
 
 
 def warm_up(bench: Bench) -> None:
@@ -93,14 +96,13 @@ def pour(bench: Bench, seconds: float, *, probe: bool = False) -> Poured:
     Raises StarvedError, RunError: as the stream.
     """
     asking = Asking(bench, probe=probe)
-    begun, arrivals, wire_bytes = time.monotonic(), [], [(time.monotonic(), bench.stream.stats.image_bytes)]
+    begun, arrivals = time.monotonic(), []
     bench.stream.ask(asking, asking.stand_in)
 
     def take_for_a_moment() -> None:
         until = time.monotonic() + min(_LOOK_S, seconds / 4)
         while time.monotonic() < until:
             arrivals.append(_arrival(bench.stream.get()))
-        wire_bytes.append((time.monotonic(), bench.stream.stats.image_bytes))
         bench.check_fleet()
 
     def has_settled() -> bool:
@@ -108,20 +110,25 @@ def pour(bench: Bench, seconds: float, *, probe: bool = False) -> Poured:
         return ready <= {arrival.producer for arrival in arrivals}
 
     _until(bench, take_for_a_moment, lambda: has_settled() or time.monotonic() > begun + seconds)
-    since, busy, bytes_before = time.monotonic(), BusyCores(), bench.stream.stats.image_bytes
+    since, busy, before = time.monotonic(), BusyCores(), bench.stream.look()
 
     def has_seen_enough() -> bool:
         waited = time.monotonic() - since
         return waited >= seconds and (_has_batches(bench, arrivals, since) or waited > _AT_MOST * seconds)
 
     _until(bench, take_for_a_moment, has_seen_enough)
-    until = time.monotonic()
-    rate = rate_of(arrivals, since, until, bench.stream.stats.image_bytes - bytes_before)
+    until, after = time.monotonic(), bench.stream.look()
+    rate = rate_of(arrivals, since, until, after.stats.image_bytes - before.stats.image_bytes)
     names = {arrival.producer for arrival in arrivals}
     each = {name: [arrival for arrival in arrivals if arrival.producer == name] for name in names}
     by_producer = {name: rate_of(mine, since, until).images_per_s for name, mine in sorted(each.items())}
     bench.pass_index(asking.last_index)
-    return Poured(rate=replace(rate, busy_share=busy.share()), by_producer=by_producer)
+    worked = {} if probe else worked_between(before, after)
+    return Poured(
+        rate=replace(rate, busy_share=busy.share()),
+        by_producer=by_producer,
+        engines={name: images / busy_s for name, (images, busy_s) in worked.items() if images and busy_s},
+    )
 
 
 def drain(bench: Bench) -> None:
