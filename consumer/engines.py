@@ -13,8 +13,8 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.real_images import RealImages, lack_of_generator
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import RunError
-from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.tickets import Kind
 
 

@@ -22,8 +22,9 @@ from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.schedule import Share, open_order
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Kind
 from penstock.telemetry.recorder import Recorder
@@ -38,6 +39,8 @@ def open_stream(
     expects: Expectation | None,
     watch: Callable[[Kind], str | None] = lambda kind: None,
     real: Expectation | None = None,
+    *,
+    traces: bool = False,
     recorder: Recorder | None = None,
 ) -> GroupStream:
     """The stream of `rank`, not yet started.
@@ -50,6 +53,7 @@ def open_stream(
         endpoints: addresses of all ranks, by rank.
         expects, real: as in `RankMachine`.
         watch, recorder: as in `GroupStream`.
+        traces: whether producers are asked for their events.
     """
     stream = config.stream
     machine = RankMachine(
@@ -67,6 +71,7 @@ def open_stream(
             lease_s=stream.lease_s,
             max_attempts=stream.max_attempts,
         ),
+        traces=traces,
     )
     return GroupStream(socket, machine, stream, watch, recorder)
 

@@ -33,8 +33,8 @@ from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import ConfigError, StarvedError
-from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.sockets import RankSocket, next_endpoint
 from penstock.telemetry.pace import Pace
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TypeVar
 
@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.host_memory import keep_freed_memory
+from penstock.consumer.producer_traces import ProducerTraces
 from penstock.consumer.starvation import Starvation
 from penstock.consumer.stream_look import StreamLook, StreamStats
-from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
+from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send, Traced
+from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError
 from penstock.protocol.fleet import FleetState
 from penstock.protocol.inspection import Flaw, Pixels, inspect
 from penstock.protocol.messages import Header, Message, Result, Tickets
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import MESSAGES_PER_TURN, RankSocket, Sent
 from penstock.protocol.tickets import Kind, Manifest, Ticket
+from penstock.protocol.watching import Clock
 from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
@@ -97,6 +100,8 @@ class GroupStream:
         recorder: Recorder | None = None,
     ) -> None:
         self.recorder = recorder or Recorder()
+        self.traces = ProducerTraces()
+        """What producers have told of their events, where the machine asks them to."""
         self._socket = socket
         self._machine = machine
         self._config = config
@@ -246,7 +251,9 @@ class GroupStream:
         while self._machine.num_listening and time.monotonic() < deadline:
             self._socket.wait(_POLL_MS)
             for identity, frames in self._socket.received():
-                self._hear(identity, self._read(identity, frames), time.monotonic())
+                for action in self._hear(identity, self._read(identity, frames), time.monotonic()):
+                    if isinstance(action, Traced):
+                        self.traces.add(action)
                 if time.monotonic() > deadline:
                     break
         self._socket.close()
@@ -286,9 +293,10 @@ class GroupStream:
                 # What has come is heard before time passes: after a pause the heartbeats lie in the queue.
                 num_heard = 0
                 for identity, frames in self._socket.received():
+                    came_at = time.monotonic()  # before it is read, which takes time of its own
                     heard = self._read(identity, frames)
                     with self._changed:
-                        self._perform(self._hear(identity, heard, now))
+                        self._perform(self._hear(identity, heard, came_at))
                     num_heard += 1
                 with self._changed:
                     if num_heard < MESSAGES_PER_TURN:
@@ -364,6 +372,8 @@ class GroupStream:
                     self._deliver(action)
                 case Quarantine():
                     self._replace(action)
+                case Traced():
+                    self.traces.add(action)
                 case Note():
                     _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
                     self._producers_seen = max(self._producers_seen, len(self._machine.peers))
@@ -377,10 +387,13 @@ class GroupStream:
         """Send, or drop where the peer has no room: leases and heartbeats mend what is lost."""
         header = Header(run=self._machine.run_id, incarnation=self._machine.incarnation, seq=self._seq)
         self._seq += 1
-        if isinstance(action.message, Tickets):
-            for ticket in action.message.tickets:
+        message = action.message
+        if isinstance(message, Tickets):
+            for ticket in message.tickets:
                 self.recorder.mark("issue", ticket.index, ticket.attempt, Flow.BEGIN)
-        if self._socket.send(action.peer, encode(action.message, header)) is Sent.UNREACHABLE:
+        elif isinstance(message, Clock):
+            message = replace(message, sent_ns=time.monotonic_ns())
+        if self._socket.send(action.peer, encode(message, header)) is Sent.UNREACHABLE:
             self._unreachable.add(action.peer)
 
     def _replace(self, action: Quarantine) -> None:

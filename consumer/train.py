@@ -37,6 +37,8 @@ from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
 from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.run_trace import RunTrace
+from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
@@ -44,7 +46,7 @@ from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.progress import Progress
-from penstock.telemetry.recorder import RING, Recorder
+from penstock.telemetry.recorder import Recorder
 from penstock.telemetry.summary import BOX_WIDTH, box
 
 _REPORT_EVERY_STEPS = 10
@@ -133,16 +135,29 @@ def answer_producers(
     stack: ExitStack,
     recorder: Recorder,
     resume: Checkpoint | None = None,
+    *,
+    traces: bool = False,
 ) -> GroupStream:
     """The rank's stream, which answers producers from now on on rank 0; the others first learn of the run's engines.
 
-    `stack` closes it, with a word to the producers why.
+    `stack` closes it, with a word to the producers why; `traces` asks them for their events.
     """
     rank = accelerator.process_index
     endpoints = gather_strings(accelerator, opening.socket.endpoint)
     expects, real = engines.expected(config, opening.real, resume)
     watch = opening.fleet.check if opening.fleet else lambda kind: None
-    stream = open_stream(config, folder, opening.socket, rank, endpoints, expects, watch, real, recorder)
+    stream = open_stream(
+        config,
+        folder,
+        opening.socket,
+        rank,
+        endpoints,
+        expects,
+        watch,
+        real,
+        traces=traces,
+        recorder=recorder,
+    )
 
     def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
         stream.close(f"rank {rank} ends early: {error}" if error else "the run is over")
@@ -191,8 +206,21 @@ class Trainer:
         self._resume = self._read_checkpoint() if config.resume else None
         self._record = self._resume.record if self._resume else Record()
         self._earlier_hardest = tuple(self._record.hardest_prompts)
-        self._recorder = Recorder(RING if config.trace else 0)
-        self._stream = answer_producers(config, accelerator, opening, self._folder, stack, self._recorder, self._resume)
+        # Before the stream, so that it is written after the last word of the producers.
+        self._trace = stack.enter_context(RunTrace(config.trace, self._folder, self._rank, self._world_size))
+        self._trace.align(accelerator)
+        self._recorder = self._trace.recorder
+        self._stream = answer_producers(
+            config,
+            accelerator,
+            opening,
+            self._folder,
+            stack,
+            self._recorder,
+            self._resume,
+            traces=self._trace.asks_producers,
+        )
+        self._trace.producers = self._stream.traces
         self._observed = Observed(
             config=config,
             folder=self._folder,
@@ -215,6 +243,9 @@ class Trainer:
         # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
         set_seed(config.seed, device_specific=True)
         self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config), self._recorder)
+        if config.metrics or config.dashboard:  # who would see it
+            self._observed.flops_per_step = flops_per_step(config, network, self._world_size)
+            self._observed.matrix_flops_per_s = device_flops_per_s(accelerator)
         checkpoint.make_portable(accelerator)
         self._evaluation = self._open_evaluation()
 

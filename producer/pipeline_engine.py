@@ -29,8 +29,8 @@ from penstock.producer.loading import (
 from penstock.producer.outlet import Outlet
 from penstock.producer.schedules import scheduler_class
 from penstock.producer.work import Work
+from penstock.protocol.batching import same_recipe
 from penstock.protocol.errors import ModelError
-from penstock.protocol.producer_machine import same_recipe
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 
 _PAD_TEXTS = model_folder.STABLE_DIFFUSION | {

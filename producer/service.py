@@ -18,22 +18,29 @@ from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
 from penstock.producer.noise import answer_probe
+from penstock.producer.tracing import trace_of
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
+from penstock.protocol.limits import MAX_TRACE_EVENTS
 from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Ack, Choice, Header, Heartbeat, Hello, Message, Result, Tickets
+from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
+from penstock.protocol.watching import Status
 from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
+_TRACE_S = 0.5
+"""How often events are told of, where a rank traces."""
+_TRACES_AT_ONCE = 128
+"""Messages that tell of events, at most: as many as a full ring."""
 
 
 @dataclass(slots=True)
@@ -81,7 +88,7 @@ class ProducerService:
         self._incomplete_since: float | None = None
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
-        self._connected_at = time.monotonic()
+        self._connected_at = self._traced_at = time.monotonic()
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
@@ -115,6 +122,7 @@ class ProducerService:
             raise
         finally:
             with self._changed:
+                self._trace()
                 self._act(self._machine.leave(why))
                 self._stopping = True
             self._sockets.waker.wake()
@@ -273,9 +281,32 @@ class ProducerService:
             # Said here, because the engine may hold the main thread for long.
             self._act(self._machine.leave("what it had begun was not done in time"))
         if not self._stopping:
-            self._act(self._machine.tick(now))
+            self._act(self._machine.tick(now, self._status()))
+            if now - self._traced_at >= _TRACE_S:
+                self._traced_at = now
+                self._trace()
+
+    def _status(self) -> Status:
+        """What is to be told of the engine's work; its clock is that of the moment at which it is sent."""
+        work = self._engine.work
+        flops, rate = work.flops or 0.0, work.matrix_flops_per_s or 0.0
+        return Status(images=work.images, busy_s=work.seconds, flops=flops, matrix_flops_per_s=rate)
+
+    def _trace(self) -> None:
+        """Tell of events, where a rank wants to hear of them and the clocks are known."""
+        if (traced := self._machine.traced) is None:
+            return
+        peer, clock = traced
+        self.recorder.trace()
+        if clock.best is None:
+            return
+        for _ in range(_TRACES_AT_ONCE):
+            if not (events := self.recorder.drain(MAX_TRACE_EVENTS)):
+                return
+            self._act([Send(peer, trace_of(events, *clock.best))])
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
+        came_at = time.monotonic()
         try:
             header, message = decode(frames[0])
         except MessageError as error:
@@ -289,7 +320,9 @@ class ProducerService:
             for key in message.attempts:
                 self.recorder.mark("acknowledged", key.index, key.attempt)
         with self._changed:
-            self._act(self._machine.on_message(peer, header, message, time.monotonic()))
+            if isinstance(message, Bye):
+                self._trace()  # the last, before the answer ends all talk
+            self._act(self._machine.on_message(peer, header, message, came_at))
             if self._drain_asked or self._is_held_back or not isinstance(message, Ack | Heartbeat):
                 # Else what is none of the engine's business would wake its thread.
                 self._changed.notify_all()
@@ -300,8 +333,10 @@ class ProducerService:
             waiting, self._outbox = self._outbox, deque()
         for out in waiting:
             self._seq += 1
-            begun_ns = time.monotonic_ns()
-            if self._sockets.send(out.peer, encode(out.message, replace(out.header, seq=self._seq)), out.payload):
+            message, begun_ns = out.message, time.monotonic_ns()
+            if isinstance(message, Status):
+                message = replace(message, clock_ns=begun_ns)
+            if self._sockets.send(out.peer, encode(message, replace(out.header, seq=self._seq)), out.payload):
                 if isinstance(out.message, Result):
                     key = out.message.key
                     self.recorder.add("send", begun_ns, time.monotonic_ns(), key.index, key.attempt, Flow.STEP)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from penstock.protocol.messages import Message
 from penstock.protocol.tickets import Manifest, Ticket
+from penstock.protocol.watching import Trace
 
 Buffer = bytes | bytearray | memoryview
 
@@ -35,6 +36,15 @@ class Deliver:
     """Images of it that the filter had rejected."""
     crc32: int = 0
     """CRC-32 of the frame as it was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A producer has told of events; the shell keeps them for the trace."""
+
+    peer: bytes
+    producer: str
+    trace: Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +87,4 @@ class Finished:
     rejected: bool = False
 
 
-Action = Send | Deliver | Quarantine | Connect | Note | Fail | Finished
+Action = Send | Deliver | Traced | Quarantine | Connect | Note | Fail | Finished

@@ -297,7 +297,7 @@ def _parser(hint: Any) -> Callable[[Any], Any]:
         return lambda value: _build(typing.cast(type[Any], hint), value)
     if typing.get_origin(hint) is tuple:
         item = _parser(typing.get_args(hint)[0])
-        return lambda value: _tuple(value, item)
+        return _integers if item is _integer else lambda value: _tuple(value, item)
     if isinstance(hint, types.GenericAlias) and hint.__origin__ is dict:
         return _string_map
     return _SCALARS[hint]
@@ -315,6 +315,14 @@ def _tuple(value: Any, item: Callable[[Any], Any]) -> tuple[Any, ...]:
     except _WrongError as wrong:
         wrong.within(f"[{position}]")
         raise
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    """Looked at as a whole, since a TRACE has thousands of them; one by one only where one is wrong."""
+    are_integers = type(value) is list and {*map(type, value)} <= {int}
+    if are_integers and min(value, default=0) >= -1 and max(value, default=0) <= MAX_INT:
+        return tuple(value)
+    return _tuple(value, _integer)
 
 
 def _string_map(value: Any) -> dict[str, str]:

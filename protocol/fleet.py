@@ -7,6 +7,7 @@ from enum import Enum
 from penstock.protocol.durations import Durations
 from penstock.protocol.messages import Ack
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
+from penstock.protocol.watching import Status
 
 _UNKNOWN_BATCH_S = 1.0
 """Taken for a batch's time before any is known; only its ratio to others of the same kind counts."""
@@ -57,6 +58,8 @@ class PeerLook:
     """Since it was last heard."""
     service_s: tuple[float, ...]
     """From STARTED to the group, of its last groups, the oldest first."""
+    status: Status | None
+    """What it has last told of its work; None before the first."""
 
 
 @dataclass(slots=True)
@@ -91,6 +94,8 @@ class Peer:
     """Groups of it that have arrived, whole."""
     images: int = 0
     wire_bytes: int = 0
+    status: Status | None = None
+    """What it has last told of its work."""
 
     @property
     def is_doubtful(self) -> bool:
@@ -151,6 +156,7 @@ class Peer:
             wire_bytes=self.wire_bytes,
             silent_s=now - self.last_heard,
             service_s=self.service.last,
+            status=self.status,
         )
 
     def acknowledge(self) -> Ack:

@@ -46,6 +46,12 @@ MAX_RANKS: Final = 1024
 MAX_PRODUCERS: Final = 1024
 """Producers of one rank at a time; each costs it a manifest and two sockets' buffers."""
 
+MAX_TRACE_EVENTS: Final = 512
+"""Events in one TRACE; more go in several."""
+
+MAX_TRACE_KINDS: Final = 64
+"""Kinds of events in one TRACE."""
+
 MAX_NESTING: Final = 6
 """Levels of maps and lists in a header."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from penstock.protocol.actions import Buffer
+from penstock.protocol.clock import ClockDifference
 from penstock.protocol.messages import Result
 from penstock.protocol.tickets import Attempt, Ticket
 
@@ -83,6 +84,10 @@ class Link:
     sample_bytes: int = 0
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
+    traces: bool = False
+    """The rank wants to hear of events."""
+    clock: ClockDifference = field(default_factory=ClockDifference)
+    """The rank's clock minus this one."""
 
     @property
     def is_talking(self) -> bool:

@@ -1,11 +1,11 @@
 """The messages of the protocol, one frozen dataclass each. Their field types are the schema that the codec enforces.
 
-Producer to rank: HELLO, READY, STARTED, HEARTBEAT, RESULT, NACK, DRAIN, BYE.
-Rank to producer: WELCOME, REJECT, TICKETS, CANCEL, HEARTBEAT, ACK, NACK, BYE.
+Producer to rank: HELLO, READY, STARTED, HEARTBEAT, STATUS, RESULT, NACK, TRACE, DRAIN, BYE.
+Rank to producer: WELCOME, REJECT, TICKETS, CANCEL, HEARTBEAT, CLOCK, ACK, NACK, BYE.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from penstock.protocol.image_codec import JPEG, RAW
 from penstock.protocol.limits import (
@@ -18,6 +18,7 @@ from penstock.protocol.limits import (
 )
 from penstock.protocol.rules import require, require_name
 from penstock.protocol.tickets import Attempt, Manifest, Ticket, check_candidates
+from penstock.protocol.watching import Clock, Status, Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ class Welcome:
     """How often the producer must send a HEARTBEAT."""
     lease_ms: int
     """How long a ticket stays with a producer whose heartbeats do not name it."""
+    trace: bool = False
+    """Whether the producer is to send its events in TRACE."""
 
     def __post_init__(self) -> None:
         require(self.world_size <= MAX_RANKS, f"world_size must be at most {MAX_RANKS}", self.world_size)
@@ -261,9 +264,23 @@ def _shorten_reason(message: "Reject | Nack | Drain | Bye") -> None:
     object.__setattr__(message, "reason", message.reason[:MAX_REASON_LENGTH])
 
 
-Message = Hello | Welcome | Reject | Ready | Tickets | Started | Heartbeat | Result | Ack | Nack | Cancel | Drain | Bye
+Message = (
+    Hello
+    | Welcome
+    | Reject
+    | Ready
+    | Tickets
+    | Started
+    | Heartbeat
+    | Status
+    | Clock
+    | Result
+    | Ack
+    | Nack
+    | Cancel
+    | Trace
+    | Drain
+    | Bye
+)
 
-MESSAGE_TYPES: dict[str, type[Message]] = {
-    cls.kind: cls
-    for cls in (Hello, Welcome, Reject, Ready, Tickets, Started, Heartbeat, Result, Ack, Nack, Cancel, Drain, Bye)
-}
+MESSAGE_TYPES: dict[str, type[Message]] = {cls.kind: cls for cls in get_args(Message)}

@@ -8,10 +8,10 @@ clock. States and messages: docs/protocol.md.
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import fields
-from operator import attrgetter
 
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.batching import choose_batch, same_recipe
+from penstock.protocol.clock import ClockDifference
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState
@@ -34,17 +34,8 @@ from penstock.protocol.messages import (
     Tickets,
     Welcome,
 )
-from penstock.protocol.tickets import Attempt, Manifest, Recipe, Ticket
-
-_OWN = ("prompt", "seed", "num_images", "candidates")
-"""What every ticket of a batch has for itself."""
-_shared = attrgetter(*(field.name for field in fields(Recipe) if field.name not in _OWN))
-
-
-def same_recipe(ticket: Ticket) -> Hashable:
-    """All of the recipe but what is each ticket's own: where it is equal, any engine can make tickets together."""
-    shared: Hashable = _shared(ticket.recipe)
-    return shared
+from penstock.protocol.tickets import Attempt, Manifest, Ticket
+from penstock.protocol.watching import Clock, Status
 
 
 class ProducerMachine:
@@ -83,6 +74,11 @@ class ProducerMachine:
     def connected(self) -> bool:
         """Whether any rank has welcomed this producer and is still there."""
         return any(link.is_talking for link in self.links.values())
+
+    @property
+    def traced(self) -> tuple[bytes, ClockDifference] | None:
+        """The rank that wants to hear of events, and how far its clock is from this one's; None where none does."""
+        return next(((peer, link.clock) for peer, link in self.links.items() if link.is_talking and link.traces), None)
 
     @property
     def drained(self) -> bool:
@@ -130,28 +126,14 @@ class ProducerMachine:
     def take(
         self, max_images: int, company: Callable[[Ticket], Hashable] = same_recipe
     ) -> tuple[list[HeldTicket], list[Action]]:
-        """Begin the most urgent tickets that fit one batch of `max_images` images and can share it.
+        """Begin the most urgent tickets that fit one batch and can share it, as `choose_batch`.
 
         Nothing begins for a rank that owes acknowledgements for as many bytes as its credit: a slow link holds its own
         tickets back.
-
-        Args:
-            max_images: images of a batch. A group that is larger goes alone.
-            company: tickets may share a batch where it gives equal values and neither is `alone`. Probes, which the
-                engine never sees, share with all other probes and with nothing else.
         """
         slow = {peer for peer, link in self.links.items() if link.unacknowledged_bytes >= self.credit_bytes}
         queue = [held for held in self._queue if held.peer not in slow]
-        batch: list[HeldTicket] = []
-        room = max_images
-        for held in sorted(queue, key=lambda held: (held.ticket.need_by_step, held.ticket.index)):
-            images = held.ticket.recipe.num_first
-            if batch and (images > room or not _share_a_batch(held.ticket, batch[0].ticket, company)):
-                continue
-            batch.append(held)
-            room -= images
-            if room <= 0:
-                break
+        batch = choose_batch(queue, max_images, company)
         taken = {id(held) for held in batch}
         self._queue = [held for held in self._queue if id(held) not in taken]
         self._running += batch
@@ -243,8 +225,13 @@ class ProducerMachine:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> list[Action]:
-        """Let time pass: say HELLO where nobody has answered, name the held tickets, notice silent ranks."""
+    def tick(self, now: float, status: Status | None = None) -> list[Action]:
+        """Let time pass: say HELLO where nobody has answered, name the held tickets, notice silent ranks.
+
+        Args:
+            now: the time.
+            status: what to tell of the engine's work beside each heartbeat; None tells nothing.
+        """
         actions: list[Action] = []
         for peer, link in self.links.items():
             if link.is_talking and now - link.heard_at > link.lease_s:
@@ -259,6 +246,7 @@ class ProducerMachine:
                 link.sent = {key: sent for key, sent in link.sent.items() if now - sent.at < link.lease_s}
                 actions += self._send_waiting(peer, now)
                 actions.append(Send(peer, Heartbeat(held=self._keys(peer))))
+                actions += [Send(peer, status)] if status is not None else []
         return actions
 
     def not_sent(self, peer: bytes) -> None:
@@ -300,6 +288,8 @@ class ProducerMachine:
             case Cancel():
                 self._drop(peer, set(message.attempts))
                 link.owes_ready = True
+            case Clock():
+                link.clock.hear(message.echo_ns, message.heard_ns, message.sent_ns, round(now * 1e9))
             case Ack():
                 link.acknowledge(message.attempts, now)
                 return self._send_waiting(peer, now)
@@ -349,6 +339,7 @@ class ProducerMachine:
             actions.append(Note(f"serves rank {welcome.rank} of {welcome.world_size} at {link.endpoint}"))
         if self._draining is not None:
             actions += self._drain(peer)
+        link.traces, link.clock = welcome.trace, ClockDifference()
         link.owes_ready = True
         # By rank, not by address: one host has several names.
         life = (header.run, header.incarnation)
@@ -401,9 +392,3 @@ class ProducerMachine:
 
 def _asks_for_hello(nack: Nack) -> bool:
     return nack.index == -1 and nack.retryable
-
-
-def _share_a_batch(one: Ticket, other: Ticket, company: Callable[[Ticket], Hashable]) -> bool:
-    if one.alone or other.alone or one.probe != other.probe:
-        return False
-    return one.probe or company(one) == company(other)

@@ -7,10 +7,11 @@ the fences, the messages, and the watch over the producers. Times are seconds on
 States and messages: docs/protocol.md.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
-from penstock.protocol.actions import Action, Deliver, Note, Send
+from penstock.protocol.actions import Action, Deliver, Note, Send, Traced
+from penstock.protocol.admission import Expectation, refusal
 from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of, worst
@@ -33,23 +34,7 @@ from penstock.protocol.messages import (
 )
 from penstock.protocol.ticket_table import Entry, Fault, Hold
 from penstock.protocol.tickets import Attempt, Kind, Manifest, Ticket
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What the engines of one kind of producers must be. None takes the first producer's."""
-
-    model_digest: str | None = None
-    manifest_digest: str | None = None
-    same_engine: bool = False
-    """Whether the whole manifest must agree and not only the model: only then are equal tickets equal bits."""
-    filters: bool = False
-    """Whether it must have a scorer, and the same as the others."""
-    scorer: str | None = None
-    """Digest of that scorer."""
-    lack: str = ""
-    """What to say where there is no such producer: what is lacking, and the command that starts one, without the
-    address. Empty for what a run usually lacks."""
+from penstock.protocol.watching import Clock, Status, Trace
 
 
 class RankMachine(Dispatcher):
@@ -66,6 +51,7 @@ class RankMachine(Dispatcher):
         window_groups: groups asked for, or here and not yet taken, at a time.
         window_bytes: bytes of them; a ticket in two producers' hands counts twice.
         patience: leases, deadlines and attempts.
+        traces: whether producers are asked for their events, which become `Traced`.
     """
 
     def __init__(
@@ -81,6 +67,7 @@ class RankMachine(Dispatcher):
         window_groups: int,
         window_bytes: int,
         patience: Patience,
+        traces: bool = False,
     ) -> None:
         super().__init__(
             in_order=order == "ticket", window_groups=window_groups, window_bytes=window_bytes, patience=patience
@@ -89,6 +76,7 @@ class RankMachine(Dispatcher):
         self.incarnation = incarnation
         self.rank = rank
         self.endpoints = endpoints
+        self.traces = traces
         self.engines: dict[Kind, Manifest] = {}
         """The first accepted producer's of each kind."""
         self.expect(expects, real)
@@ -203,6 +191,14 @@ class RankMachine(Dispatcher):
                 for _, hold in self._held(identity, message.held):
                     hold.named_at = now
                 return []
+            case Status():
+                peer.status = message
+                heard_ns = round(now * 1e9)
+                return [Send(identity, Clock(echo_ns=message.clock_ns, heard_ns=heard_ns, sent_ns=heard_ns))]
+            case Trace():
+                if not self.traces:
+                    return self._nack(identity, None, "trace", "this rank does not trace", retryable=False)
+                return [Traced(identity, peer.name, message)]
             case Result():
                 return self._on_result(identity, peer, message, outcome, now) + self.issue(now)
             case Nack():
@@ -237,6 +233,7 @@ class RankMachine(Dispatcher):
             endpoints=self.endpoints,
             heartbeat_ms=int(self.patience.heartbeat_s * 1000),
             lease_ms=int(self.patience.lease_s * 1000),
+            trace=self.traces,
         )
         lossy = f"; its images come as {manifest.codec}, which is lossy" if manifest.is_lossy else ""
         joined = [Note(f"{message.producer} joined{lossy}")] if before is None else []
@@ -246,24 +243,7 @@ class RankMachine(Dispatcher):
         """Why a producer cannot serve the run, as the word that is counted and a sentence; or None."""
         if identity not in self.peers and len(self.peers) >= MAX_PRODUCERS:
             return "crowd", f"this rank has {MAX_PRODUCERS} producers, which is its limit"
-        kind = manifest.kind
-        first, expects = self.engines.get(kind), self.expects.get(kind)
-        what = f"{producer} serves {manifest.model} with digest {manifest.model_digest[:12]}"
-        if expects is None:
-            return "model", f"{what}: {kind.value} images, and this run uses none"
-        model_digest = expects.model_digest or (first.model_digest if first else manifest.model_digest)
-        if manifest.model_digest != model_digest:
-            apart = f" for its {kind.value} images" if len(self.expects) > 1 else ""
-            return "model", f"{what}, this run wants digest {model_digest[:12]}{apart}"
-        if expects.filters and (lack := _lack_of_scorer(manifest, expects.scorer or (first.scorer if first else ""))):
-            return "scorer", f"{producer} {lack}"
-        digest = expects.manifest_digest or (first.digest if first else manifest.digest)
-        if expects.same_engine and manifest.digest != digest:
-            others = asdict(first) if first else {}
-            named = [f"{k} {v}, the run has {others[k]}" for k, v in asdict(manifest).items() if others.get(k, v) != v]
-            what = "; ".join(named) or f"its manifest's digest is {manifest.digest[:12]}, the run has {digest[:12]}"
-            return "engine", f"{producer} cannot make the same bits as the run's first producer: {what:.400}"
-        return None
+        return refusal(producer, manifest, self.expects, self.engines.get(manifest.kind))
 
     def _on_result(
         self, identity: bytes, peer: Peer, result: Result, outcome: Pixels | Flaw | None, now: float
@@ -402,12 +382,3 @@ class RankMachine(Dispatcher):
         index, attempt = (key.index, key.attempt) if key else (-1, 0)
         note = self._count(self._name(identity), reason, text)
         return [Send(identity, Nack(index=index, attempt=attempt, reason=text, retryable=retryable)), *note]
-
-
-def _lack_of_scorer(manifest: Manifest, scorer: str) -> str:
-    """What a producer's scorer lacks for a run that filters by this one, or by any where it is empty; or nothing."""
-    if not manifest.scorer:
-        return "has no scorer, and this run filters its images: penstock produce --scorer NAME"
-    if scorer and manifest.scorer != scorer:
-        return f"scores with digest {manifest.scorer[:12]}, this run filters by {scorer[:12]}: use its --scorer"
-    return ""

@@ -47,6 +47,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "producer/model_folder.py": {"huggingface_hub"},
     "producer/tiny/": {"penstock.toyworld"},
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
+    "telemetry/flops.py": {"torch"},
     "telemetry/nvml.py": {"pynvml"},
     "telemetry/html_page.py": {"PIL"},
     "consumer/cpu_ranks.py": {"psutil"},
@@ -54,6 +55,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "consumer/encoders.py": {"timm"},
     "consumer/prompts/balance/matching.py": {"ahocorasick"},
     "consumer/paced.py": {"psutil"},
+    "consumer/profiling/bench.py": {"psutil"},
     "consumer/prompts/files/arrow_columns.py": {"pyarrow"},
     "consumer/prompts/files/hugging_face.py": {"datasets"},
 }

@@ -14,9 +14,10 @@ from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Pending
 from penstock.producer.service import ProducerService
 from penstock.producer.work import Work
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RunError
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed
 

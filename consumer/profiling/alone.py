@@ -15,6 +15,7 @@ from penstock.consumer.feed_state import FeedState
 from penstock.consumer.kept_groups import KeptGroups
 from penstock.consumer.ownership import owned_indices
 from penstock.consumer.profiling.bench import Bench, BusyCores
+from penstock.consumer.profiling.looks import worked_between
 from penstock.consumer.profiling.pouring import Arrival, rate_of, steady
 from penstock.consumer.stream import Group
 from penstock.protocol.fleet import PeerState
@@ -29,6 +30,7 @@ _FEW_BATCHES = 4
 """Batches of each producer that a rate should be made of."""
 _CACHED_BATCHES = 2
 _WARM_STEPS = 5
+_SHORTEST_STEP_S = 1e-4
 _DRAINED_S = 0.01
 """How often whoever waits for the end of what is out looks."""
 
@@ -66,6 +68,8 @@ class Poured:
     rate: Rate
     by_producer: dict[str, float]
     """Images/s of each."""
+    engines: dict[str, float]
+    """Images/s that each producer's engine makes in the time that it works; of those that say so."""
 
 
 def warm_up(bench: Bench) -> None:
@@ -92,14 +96,13 @@ def pour(bench: Bench, seconds: float, *, probe: bool = False) -> Poured:
     Raises StarvedError, RunError: as the stream.
     """
     asking = Asking(bench, probe=probe)
-    begun, arrivals, wire_bytes = time.monotonic(), [], [(time.monotonic(), bench.stream.stats.image_bytes)]
+    begun, arrivals = time.monotonic(), []
     bench.stream.ask(asking, asking.stand_in)
 
     def take_for_a_moment() -> None:
         until = time.monotonic() + min(_LOOK_S, seconds / 4)
         while time.monotonic() < until:
             arrivals.append(_arrival(bench.stream.get()))
-        wire_bytes.append((time.monotonic(), bench.stream.stats.image_bytes))
         bench.check_fleet()
 
     def has_settled() -> bool:
@@ -107,20 +110,25 @@ def pour(bench: Bench, seconds: float, *, probe: bool = False) -> Poured:
         return ready <= {arrival.producer for arrival in arrivals}
 
     _until(bench, take_for_a_moment, lambda: has_settled() or time.monotonic() > begun + seconds)
-    since, busy, bytes_before = time.monotonic(), BusyCores(), bench.stream.stats.image_bytes
+    since, busy, before = time.monotonic(), BusyCores(), bench.stream.look()
 
     def has_seen_enough() -> bool:
         waited = time.monotonic() - since
         return waited >= seconds and (_has_batches(bench, arrivals, since) or waited > _AT_MOST * seconds)
 
     _until(bench, take_for_a_moment, has_seen_enough)
-    until = time.monotonic()
-    rate = rate_of(arrivals, since, until, bench.stream.stats.image_bytes - bytes_before)
+    until, after = time.monotonic(), bench.stream.look()
+    rate = rate_of(arrivals, since, until, after.stats.image_bytes - before.stats.image_bytes)
     names = {arrival.producer for arrival in arrivals}
     each = {name: [arrival for arrival in arrivals if arrival.producer == name] for name in names}
     by_producer = {name: rate_of(mine, since, until).images_per_s for name, mine in sorted(each.items())}
     bench.pass_index(asking.last_index)
-    return Poured(rate=replace(rate, busy_share=busy.share()), by_producer=by_producer)
+    worked = {} if probe else worked_between(before, after)
+    return Poured(
+        rate=replace(rate, busy_share=busy.share()),
+        by_producer=by_producer,
+        engines={name: images / busy_s for name, (images, busy_s) in worked.items() if images and busy_s},
+    )
 
 
 def drain(bench: Bench) -> None:
@@ -136,16 +144,22 @@ def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:
     kept = KeptGroups(bench.groups)
     with bench.open_batches(kept, _beginning(bench)) as batches:
         ready = [batches.take(bench.num_steps + number) for number in range(_CACHED_BATCHES)]
-    bench.num_steps += _CACHED_BATCHES + 1
+    bench.num_steps += _CACHED_BATCHES
     bench.pass_index(kept.last_index)
     first_s = _timed(bench, ready, 1)[-1]
     warm = _timed(bench, ready, _WARM_STEPS)
     step_s = bench.most(min(after - before for before, after in itertools.pairwise(warm)))
-    num_steps = ceil(seconds / max(step_s, 1e-4))
-    busy = BusyCores()
-    done = _timed(bench, ready, num_steps)
+    steps_at_a_time = ceil(_LOOK_S / max(step_s, _SHORTEST_STEP_S))
+    bench.wait_for_device()
+    begun, done, busy = time.monotonic(), [0.0], BusyCores()
+
+    def go_on() -> None:
+        offset = time.monotonic() - begun
+        done.extend(offset + each for each in _timed(bench, ready, steps_at_a_time)[1:])
+
+    _until(bench, go_on, lambda: done[-1] >= seconds)
     rate = Rate(
-        images=num_steps * bench.images_per_step,
+        images=(len(done) - 1) * bench.images_per_step,
         seconds=done[-1],
         windows=steady(done, bench.images_per_step),
         busy_share=busy.share(),
@@ -186,6 +200,7 @@ def _timed(bench: Bench, ready: list[Batch], num_steps: int) -> list[float]:
     begun, done = time.monotonic(), [0.0]
     for number in range(num_steps):
         bench.step(ready[number % len(ready)], bench.num_steps)
+        bench.num_steps += 1
         done.append(time.monotonic() - begun)
     bench.wait_for_device()
     done[-1] = time.monotonic() - begun

@@ -3,7 +3,6 @@
 Each measurement asks for groups of its own, so global indices and step numbers only ever go on.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -55,12 +54,12 @@ class Bench:
     @property
     def rank(self) -> int:
         """Whose."""
-        return self.accelerator.process_index
+        return int(self.accelerator.process_index)
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.accelerator.num_processes
+        return int(self.accelerator.num_processes)
 
     @property
     def images_per_step(self) -> int:
@@ -104,6 +103,8 @@ class Bench:
 
     def most(self, value: float) -> float:
         """The largest of all ranks."""
+        if self.world_size == 1:
+            return value  # nobody needs to wait for the device
         here = torch.tensor([value], dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.gather(here).max())
 
@@ -135,8 +136,3 @@ def _core_seconds() -> tuple[float, float]:
     usable: Sequence[int] = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
     cores = [every[core] for core in usable if core < len(every)] or every
     return sum(core.idle + getattr(core, "iowait", 0.0) for core in cores), sum(sum(core) for core in cores)
-
-
-def seconds_since(begun: float) -> float:
-    """Since a moment on the monotonic clock."""
-    return time.monotonic() - begun

@@ -115,6 +115,38 @@ def services_between(before: Look, after: Look, rank: int) -> list[Service]:
     return found
 
 
+def worked_between(before: StreamLook, after: StreamLook) -> dict[str, tuple[int, float]]:
+    """By producer the images that it made from one look to the next, for all ranks, and the seconds that it worked.
+
+    Of those that told of their work meanwhile.
+    """
+    found = {}
+    earlier = peers_by_name(before)
+    for name, peer in peers_by_name(after).items():
+        told, told_before = peer.status, earlier[name].status if name in earlier else None
+        if told is not None and told_before is not None and told.clock_ns > told_before.clock_ns:
+            found[name] = told.images - told_before.images, told.busy_s - told_before.busy_s
+    return found
+
+
+def shares_between(before: StreamLook, after: StreamLook) -> dict[str, tuple[float, float | None]]:
+    """By producer the share of the time between two looks that its engine worked, and its share of matrix products.
+
+    Of those that told of their work meanwhile; the second is None where its arithmetic is not known.
+    """
+    found: dict[str, tuple[float, float | None]] = {}
+    earlier, now = peers_by_name(before), peers_by_name(after)
+    for name, (_, busy_s) in worked_between(before, after).items():
+        told, told_before = now[name].status, earlier[name].status
+        if told is None or told_before is None:
+            continue
+        seconds = (told.clock_ns - told_before.clock_ns) * 1e-9
+        reachable = seconds * told.matrix_flops_per_s
+        flop_share = (told.flops - told_before.flops) / reachable if reachable and told.flops else None
+        found[name] = min(1.0, busy_s / seconds), flop_share
+    return found
+
+
 def events_between(before: Look, after: Look) -> int:
     """Durations that the recorder took note of."""
     return sum(taken.count for taken in after.taken.values()) - sum(taken.count for taken in before.taken.values())

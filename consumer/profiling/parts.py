@@ -9,6 +9,10 @@ from penstock.consumer.profiling.together import Seen
 from penstock.telemetry.profile.measurements import ProducerMeasured, RankMeasured, Rate, Together
 
 
+_HELD_BACK = 1.15
+"""A sink into which nearly as much comes as over the wire alone is one that the wire may hold back."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One rank's measurements."""
@@ -22,6 +26,8 @@ class Part:
     first_step_s: float
     alone_by_producer: dict[str, float]
     """Images/s into this rank's sink."""
+    engines: dict[str, float]
+    """Images/s that each producer's engine makes while it works; of those that say so."""
     seen: Seen
     flops_per_step: float | None = None
     matrix_flops_per_s: float | None = None
@@ -52,6 +58,22 @@ class Met:
     ready_s: float | None
 
 
+def fleet(parts: Sequence[Part]) -> Rate:
+    """P: what came into all sinks, or, where the wire held that back, what the engines make in the time they work.
+
+    What comes into a sink has come over the wire, so where as much came as the wire carries alone, it says nothing of
+    how much more the fleet could make.
+    """
+    sink, wire = added([part.fleet for part in parts]), added([part.wire for part in parts])
+    engines = parts[0].engines
+    makes = sum(engines.values())
+    is_held_back = wire.images_per_s < _HELD_BACK * sink.images_per_s and sink.images_per_s < makes / _HELD_BACK
+    if not is_held_back or engines.keys() != parts[0].alone_by_producer.keys():
+        return sink
+    share = sink.images_per_s / makes
+    return replace(sink, seconds=sink.seconds * share, windows=tuple(rate / share for rate in sink.windows))
+
+
 def producers(met: Iterable[Met], parts: Sequence[Part]) -> tuple[ProducerMeasured, ...]:
     """The producers, with what all ranks had of them."""
     return tuple(
@@ -63,6 +85,9 @@ def producers(met: Iterable[Met], parts: Sequence[Part]) -> tuple[ProducerMeasur
             ready_s=each.ready_s,
             alone_images_per_s=sum(part.alone_by_producer.get(each.name, 0.0) for part in parts),
             together_images_per_s=sum(part.seen.by_producer.get(each.name, 0.0) for part in parts),
+            busy_share=parts[0].seen.busy_shares.get(each.name),
+            flop_share=parts[0].seen.flop_shares.get(each.name),
+            engine_images_per_s=parts[0].engines.get(each.name),
         )
         for each in met
     )

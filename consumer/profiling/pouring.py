@@ -14,7 +14,7 @@ import numpy as np
 from penstock.telemetry.profile.measurements import Rate
 
 _MAX_WINDOWS = 5
-_WINDOW_ARRIVALS = 4
+_WINDOW_ARRIVALS = 6
 """Times at which something came, in each window at least: with fewer a window tells of batches and not of the rate."""
 _BURST_S = 0.005
 """What comes closer together than this counts as having come at one time."""
@@ -61,10 +61,8 @@ def steady(times_s: Sequence[float], images: int) -> tuple[float, ...]:
     return _cut(at, np.arange(len(at)) * float(images), min(_MAX_WINDOWS, (len(at) - 1) // _WINDOW_ARRIVALS))
 
 
-def added(rates: Sequence[Rate]) -> Rate | None:
-    """The rate of several that went on at the same time; None where none did."""
-    if not rates:
-        return None
+def added(rates: Sequence[Rate]) -> Rate:
+    """The rate of several, at least one, that went on at the same time."""
     images, per_s = sum(rate.images for rate in rates), sum(rate.images_per_s for rate in rates)
     cut_alike = len({len(rate.windows) for rate in rates}) == 1
     return Rate(

@@ -25,6 +25,7 @@ from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.consumer.profiling.together import Expected, run_together
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.ranks import gather_texts
+from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.consumer.train import answer_producers, naming_lost_ranks, open_accelerator
@@ -38,8 +39,8 @@ from penstock.telemetry.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
-_SHORTER = 0.5
-"""Of the time of a measurement, what those of host and wire take, whose rates are high."""
+_SHORTER, _LONGER = 0.5, 1.5
+"""Of the time of a measurement, what the host takes, which is alone and steady, and what all together take."""
 _LOOK_S = 0.05
 _ALL_READY_S = 120.0
 """How long those that still load may keep the others waiting, once enough producers are ready."""
@@ -82,6 +83,8 @@ class _Profile:
         recorder = Recorder()
         stream = answer_producers(config, accelerator, opening, folder, stack, recorder)
         tokenizer = build_tokenizer(config, prompts)
+        self._flops_per_step: float | None = None
+        self._device_flops_per_s: float | None = None
         step = self._open_step(prompts, tokenizer, recorder)
         agreed = engines.agree(accelerator, stream, config, opening.real)
         digests = agreed.model_digest, agreed.real_digest
@@ -113,6 +116,8 @@ class _Profile:
         network = build_network(config, prompts, tokenizer)
         model, optimizer = accelerator.prepare(network, build_adamw(config, network))
         set_seed(config.seed, device_specific=True)
+        self._flops_per_step = flops_per_step(config, network, accelerator.num_processes)
+        self._device_flops_per_s = device_flops_per_s(accelerator)
         return TrainingStep(config, accelerator, model, optimizer, build_schedule(config), recorder)
 
     def measure(self, command: str) -> Measurements | None:
@@ -127,7 +132,7 @@ class _Profile:
         self._tell("steps on batches in memory (T)", trainer, "trained on")
         host = alone.host(bench, _SHORTER * seconds)
         self._tell("a host preparing batches from memory (H)", host, "trained on")
-        wire = alone.pour(bench, _SHORTER * seconds, probe=True).rate
+        wire = alone.pour(bench, seconds, probe=True).rate
         alone.drain(bench)
         self._tell("the wire alone (W)", wire, "made")
         fleet = alone.pour(bench, seconds)
@@ -135,7 +140,7 @@ class _Profile:
         if self._config.order == "ticket":
             alone.drain(bench)
         expected = self._expect(trainer, host, wire, fleet.rate)
-        seen = run_together(bench, 1.5 * seconds, expected)
+        seen = run_together(bench, _LONGER * seconds, expected)
         self._tell("all together", seen.trained, "trained on")
         part = Part(
             rank=bench.rank,
@@ -146,7 +151,10 @@ class _Profile:
             trainer=trainer,
             first_step_s=first_step_s,
             alone_by_producer=fleet.by_producer,
+            engines=fleet.engines,
             seen=seen,
+            flops_per_step=self._flops_per_step,
+            matrix_flops_per_s=self._device_flops_per_s,
         )
         texts = gather_texts(self._accelerator, json.dumps(asdict(part)))
         bench.stream.close("the profile is over")
@@ -160,7 +168,6 @@ class _Profile:
     ) -> Measurements:
         config = self._config
         policy = config.reservoir.reuse_policy
-        rates = {name: added([getattr(part, name) for part in every]) for name in ("fleet", "wire", "host", "trainer")}
         return Measurements(
             run_id=self._run_id,
             measured_at=time.time(),
@@ -179,6 +186,10 @@ class _Profile:
             max_reuse=policy.max_reuse,
             producers=parts.producers(met, every),
             ranks=tuple(part.measured for part in every),
+            fleet=parts.fleet(every),
+            wire=added([part.wire for part in every]),
+            host=added([part.host for part in every]),
+            trainer=added([part.trainer for part in every]),
             together=parts.together(every),
             services=tuple(service for part in every for service in part.seen.services),
             warmup_s=warmup_s,
@@ -186,7 +197,6 @@ class _Profile:
             prices=Prices(
                 producer_per_hour=config.producer_price_per_hour, trainer_per_hour=config.trainer_price_per_hour
             ),
-            **rates,
         )
 
     def _meet_producers(self, stream: GroupStream) -> tuple[list[Met], dict[str, float]]:

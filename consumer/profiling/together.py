@@ -25,6 +25,7 @@ from penstock.consumer.profiling.looks import (
     events_between,
     look_at,
     services_between,
+    shares_between,
     stages_between,
 )
 from penstock.consumer.profiling.pouring import rate_of, steady
@@ -65,6 +66,10 @@ class Seen:
     queues: tuple[Queue, ...]
     by_producer: dict[str, float]
     """Images/s that came of each."""
+    busy_shares: dict[str, float]
+    """Of the time, that each producer's engine worked, 0 to 1; of those that say so."""
+    flop_shares: dict[str, float]
+    """Their arithmetic as a share of what matrix products reach on their devices; where that is known."""
     groups_by_uses: tuple[int, ...]
     expired: int
     hedged: int
@@ -196,6 +201,7 @@ def _seen(bench: Bench, looks: Looks, before: Look, after: Look, trained: Rate) 
         for reason, count in after.stream.rejects.items()
         if count > before.stream.rejects.get(reason, 0)
     }
+    shares = shares_between(before.stream, after.stream)
     cost_s = looks.cost_s + cost_of_an_event_s() * events_between(before, after)
     return Seen(
         trained=trained,
@@ -207,6 +213,8 @@ def _seen(bench: Bench, looks: Looks, before: Look, after: Look, trained: Rate) 
         sampled_at_s=sampled_at_s,
         queues=queues,
         by_producer={name: rate_of(mine, before.at_s, after.at_s).images_per_s for name, mine in sorted(each.items())},
+        busy_shares={name: busy for name, (busy, _) in shares.items()},
+        flop_shares={name: flops for name, (_, flops) in shares.items() if flops is not None},
         groups_by_uses=after.groups_by_uses,
         expired=stats.expired - stats_before.expired,
         hedged=stats.hedged - stats_before.hedged,

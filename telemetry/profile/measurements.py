@@ -55,6 +55,8 @@ class ProducerMeasured:
     """Into the sink, while the others also filled it."""
     together_images_per_s: float
     """While the trainer ran too."""
+    engine_images_per_s: float | None = None
+    """What its engine makes in the time that it works; None where it has not said so."""
     ready_s: float | None = None
     """From the start of the profile until it was ready; None where it was ready before."""
     busy_share: float | None = None
@@ -176,7 +178,8 @@ class Measurements:
     producers: tuple[ProducerMeasured, ...]
     ranks: tuple[RankMeasured, ...]
     fleet: Rate | None
-    """P: images made into a sink, all producers at once."""
+    """P: images made into a sink, all producers at once; where the wire held them back, what their engines make in the
+    time that they work."""
     wire: Rate | None
     """W: images of no engine that all producers sent, and that were received as any."""
     host: Rate | None

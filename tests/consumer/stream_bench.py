@@ -9,10 +9,11 @@ from typing import Any, Self, TypeVar
 
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.messages import Ack, Header, Hello, Message, Nack, Ready, Result, Tickets, Welcome
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import ProducerSockets, RankSocket
 from penstock.protocol.tickets import Kind, Manifest, Ticket
 from tests.protocol.samples import MANIFEST, RECIPE

@@ -13,8 +13,8 @@ from penstock.consumer.making_config import FilterConfig, GeneratorConfig, RealC
 from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.consumer.real_images import RealImages
 from penstock.consumer.record import Record
+from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import RunError
-from penstock.protocol.rank_machine import Expectation
 
 PHOTOS = RealImages(ShuffledCaptions(ListedCaptions(["a fox"], "d2"), 0), "no photos")
 

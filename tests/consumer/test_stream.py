@@ -12,12 +12,13 @@ import zmq
 from penstock.consumer import stream as stream_module
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import GroupStream, Quarantined
+from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import encode
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RunError
 from penstock.protocol.limits import PROTOCOL_VERSION
 from penstock.protocol.messages import Bye, Header, Heartbeat, Hello, Nack, Reject, Tickets
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import MESSAGES_PER_TURN, Sent
 from penstock.protocol.tickets import Ticket
 from tests.consumer.stream_bench import (

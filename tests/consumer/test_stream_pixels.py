@@ -14,11 +14,11 @@ from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader
 from penstock.consumer.stream import GroupStream
 from penstock.producer.engine import Pending
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RejectedError
 from penstock.protocol.inspection import inspect
 from penstock.protocol.messages import Ack, Nack, Reject, Result, Welcome
-from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.tickets import Ticket
 from tests.consumer.stream_bench import MANIFEST, WAIT_S, HandProducer, StreamBench, stand_in_for
 from tests.producer.live_rank import RunningService, StubEngine

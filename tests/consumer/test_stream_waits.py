@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.consumer import stream as stream_module
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import StarvedError
 from penstock.protocol.messages import Bye, Heartbeat, Reject, Started, Tickets, Welcome
-from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.tickets import Kind
 from tests.consumer.stream_bench import MANIFEST, WAIT_S, StreamBench, until
 

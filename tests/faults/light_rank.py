@@ -22,9 +22,10 @@ from penstock.config.process import configure_logging, run
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import Group, GroupStream
 from penstock.consumer.watch import ProgressWatch
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RunError
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Ticket
 from tests.faults.workload import Workload, pixels

@@ -21,11 +21,12 @@ import numpy as np
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import GroupStream
 from penstock.protocol.actions import Action, Deliver, Fail, Quarantine, Send
+from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.limits import PROTOCOL_VERSION
 from penstock.protocol.messages import Ack, Cancel, Header, Nack, Tickets, Welcome
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Recipe, Ticket
 from tests.fuzz.decoder import make_mutator, read_corpus
@@ -54,6 +55,11 @@ LIES: tuple[dict[str, Any], ...] = (
     {"candidates": [0, 1, 2], "num_made": 15, "num_unsatisfied": 1},
 )
 """What nobody can have chosen for any recipe here."""
+
+
+STATUS = ("clock_ns", "images", "busy_s", "flops", "matrix_flops_per_s")
+TRACE: dict[str, Any] = {"uncertainty_ns": 5, "stages": ["encode"], "threads": ["finish"], "flows": [2]}
+EVENTS = ([], [0, 7, 5, 3, 0], [0, 7, 5, 3, 0] * 512, [0, 7, 5, 3, 0] * 513, [1, 7, 5, 3, 0], [0, 2**63 - 1, 1, 0, 0])
 
 
 @dataclass
@@ -95,6 +101,7 @@ class RankUnderFire:
             window_groups=12,
             window_bytes=WINDOW_BYTES,
             patience=Patience(max_quarantined=4),
+            traces=bool(self.num_lives % 2),
         )
         # The door is the stream's own; it asks the socket for nothing.
         self.stream = GroupStream(cast(RankSocket, None), self.machine, StreamConfig())
@@ -217,7 +224,9 @@ class RankUnderFire:
         poison = [key for key in keys if key["index"] % POISON == POISON - 1]
         if poison and self.rng.random() < 0.5:
             return [self._packed(producer, "NACK", poison[0] | {"reason": "poison", "retryable": False})]
-        kind = self.rng.choice(("HELLO", "READY", "STARTED", "HEARTBEAT", *["RESULT"] * 5, "NACK", "DRAIN", "BYE"))
+        kind = self.rng.choice(
+            ("HELLO", "READY", "STARTED", "HEARTBEAT", "STATUS", "TRACE", *["RESULT"] * 5, "NACK", "DRAIN", "BYE")
+        )
         peer = self.machine.peers.get(producer.identity)
         if peer is None or peer.last_seq > producer.seq + 100 or not producer.held:
             # Otherwise the rank would soon listen to nobody.
@@ -236,6 +245,8 @@ class RankUnderFire:
             },
             "STARTED": {"attempts": some},
             "HEARTBEAT": {"held": keys},
+            "STATUS": {key: self.rng.choice((0, 1, 2**62)) for key in STATUS},
+            "TRACE": TRACE | {"events": self.rng.choice(EVENTS)},
             "NACK": {"reason": "no", "retryable": self.rng.random() < 0.5},
             "DRAIN": {"returned": some, "reason": "SIGTERM"},
             "BYE": {"reason": "enough"},

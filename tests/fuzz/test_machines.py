@@ -14,11 +14,12 @@ from penstock.protocol.inspection import Pixels
 from penstock.protocol.messages import Header
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.tickets import Manifest
+from penstock.protocol.watching import Status
 from tests.fuzz.decoder import make_mutator, read_corpus
 from tests.fuzz.rank import fuzz
 
 CORPUS = read_corpus()
-FROM_A_RANK = ("WELCOME", "TICKETS", "CANCEL", "HEARTBEAT", "ACK", "NACK", "REJECT", "BYE")
+FROM_A_RANK = ("WELCOME", "TICKETS", "CANCEL", "HEARTBEAT", "CLOCK", "ACK", "NACK", "REJECT", "BYE")
 NOTHING = CodedImages(RAW, (), b"")
 RANK = b"tcp://127.0.0.1:5599"
 
@@ -29,7 +30,17 @@ def test_a_rank_under_fire_neither_raises_nor_loses_count() -> None:
     # It must have got somewhere: groups taken, bad ones refused, tickets taken back, a producer thrown out.
     assert fire.outcomes["Deliver"] > 50
     assert fire.outcomes["Deliver from JPEG"] > 5
-    assert {"ACK", "NACK", "REJECT", "CANCEL", "TICKETS", "WELCOME", "Quarantine"} <= fire.outcomes.keys()
+    assert {
+        "ACK",
+        "NACK",
+        "REJECT",
+        "CANCEL",
+        "TICKETS",
+        "WELCOME",
+        "CLOCK",
+        "Quarantine",
+        "Traced",
+    } <= fire.outcomes.keys()
 
 
 def test_a_rank_that_takes_any_pixels_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +64,13 @@ def _throw(machine: ProducerMachine, frame: bytes, now: float) -> bool:
         header, message = decode(frame)
     except MessageError:
         return False
-    actions = [*machine.on_message(RANK, header, message, now), *machine.tick(now), *machine.free()]
+    actions = [
+        *machine.on_message(RANK, header, message, now),
+        *machine.tick(now, Status(clock_ns=int(now * 1e9))),
+        *machine.free(),
+    ]
+    if (traced := machine.traced) is not None and traced[1].best is not None:
+        assert traced[1].best[1] >= 0
     batch, begun = machine.take(8)
     actions += begun
     for held in batch:

@@ -13,13 +13,14 @@ from penstock.producer.engine import Engine, Images, Made, Pending
 from penstock.producer.service import ProducerService
 from penstock.producer.work import Work
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
+from penstock.protocol.admission import Expectation
+from penstock.protocol.batching import same_recipe
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import ModelError
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.messages import Header
-from penstock.protocol.producer_machine import same_recipe
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket, Sent
 from penstock.protocol.tickets import Manifest, Ticket
 from tests.protocol import samples

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from penstock.protocol.actions import Action, Buffer, Deliver, Fail, Note, Quarantine, Send
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.inspection import inspect
 from penstock.protocol.messages import Header, Heartbeat, Hello, Message, Nack, Ready, Result, Started, Tickets
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.tickets import Attempt, Manifest
 from tests.protocol.samples import CRC32, MANIFEST, PIXELS, a_ticket
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from penstock.protocol.actions import Action, Buffer, Connect, Deliver, Finished, Note, Quarantine, Send
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Message, Result, Tickets
 from penstock.protocol.producer_machine import ProducerMachine
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.tickets import IMAGES, Attempt, Manifest, Ticket
 from tests.protocol.desk import hear
 from tests.protocol.samples import MANIFEST, RECIPE

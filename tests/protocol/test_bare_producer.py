@@ -9,8 +9,9 @@ from pathlib import Path
 
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Recipe, Ticket
 

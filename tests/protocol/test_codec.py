@@ -50,6 +50,7 @@ from penstock.protocol.messages import (
     Welcome,
 )
 from penstock.protocol.tickets import Attempt, Manifest, Recipe, Ticket
+from penstock.protocol.watching import Trace
 
 DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -111,6 +112,7 @@ TICKETS = st.builds(
     attempt=NATURAL,
     need_by_step=NATURAL,
     stand_in=NATURAL,
+    probe=st.booleans(),
     recipe=RECIPES,
 )
 ATTEMPTS = st.builds(Attempt, index=NATURAL, attempt=NATURAL)
@@ -162,6 +164,17 @@ SPECIAL: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "lease_ms": st.integers(1, 10**6),
     },
     Nack: {"index": st.integers(-1, 2**63 - 1)},
+    Trace: {
+        **{name: st.just(("encode", "send")) for name in ("stages", "threads")},
+        "flows": st.tuples(st.integers(0, 3), st.integers(0, 3)),
+        "events": st.lists(
+            st.tuples(
+                *(st.integers(0, 1), st.integers(0, 2**62), st.integers(0, 2**62)),
+                *(st.integers(-1, 2**63 - 1), NATURAL),
+            ),
+            max_size=4,
+        ).map(lambda events: tuple(number for event in events for number in event)),
+    },
     Result: {
         "candidates": st.lists(st.integers(0, MAX_CANDIDATES - 1), max_size=5, unique=True).map(tuple),
         "num_made": st.integers(0, MAX_CANDIDATES),
@@ -215,6 +228,12 @@ EXAMPLES: list[Message] = [
     Drain(returned=(Attempt(2, 3),), reason="SIGTERM"),
     Nack(index=-1, attempt=0, reason="why", retryable=True),
 ]
+
+
+STATUS = {"clock_ns": 1, "images": 1, "busy_s": 1.0, "flops": 1.0, "matrix_flops_per_s": 1.0}
+CLOCK = {"echo_ns": 1, "heard_ns": 1, "sent_ns": 1}
+TRACE = {"uncertainty_ns": 1, "stages": ["a"], "threads": ["b"], "flows": [0], "events": [0, 1, 1, -1, 0] * 512}
+WELCOME = {"rank": 0, "world_size": 1, "endpoints": ["e"], "heartbeat_ms": 1, "lease_ms": 1, "trace": False}
 
 
 def _envelope(kind: str) -> dict[str, object]:
@@ -584,9 +603,24 @@ def test_tickets_with_a_value_for_each_image_are_as_many_as_a_message_can_hold()
     ("kind", "fields"),
     [
         ("READY", {"credit_groups": -1, "credit_bytes": 0}),
+        *(("STATUS", STATUS | {name: -1}) for name in STATUS),
+        *(("CLOCK", CLOCK | {name: -1}) for name in CLOCK),
+        *(
+            ("TRACE", TRACE | change)
+            for change in (
+                {"uncertainty_ns": -1},
+                {"stages": ["a"] * 65, "threads": ["a"] * 65, "flows": [0] * 65},
+                *({"stages": ["a", "b"]}, {"threads": []}, {"flows": []}, {"flows": [4]}, {"flows": [-1]}),
+                *({"stages": [""]}, {"threads": ["a\nb"]}, {"stages": ["x" * 201]}),
+                *({"events": event} for event in ([0] * 4, [0] * 6, [1, 0, 0, 0, 0], [-1, 0, 0, 0, 0])),
+                *({"events": event} for event in ([0, -1, 0, 0, 0], [0, 0, -1, 0, 0], [0, 0, 0, 0, -1])),
+                {"events": [0, 2**63 - 1, 1, 0, 0]},
+                {"events": [0] * 5 * 513},
+            )
+        ),
         ("READY", {"credit_groups": 0, "credit_bytes": -1}),
         *(
-            ("WELCOME", {"rank": 0, "world_size": 1, "endpoints": ["e"], "heartbeat_ms": 1, "lease_ms": 1} | change)
+            ("WELCOME", WELCOME | change)
             for change in (
                 *({"rank": 1}, {"rank": -1}, {"world_size": 0}, {"world_size": 2}, {"endpoints": []}),
                 *({"heartbeat_ms": 0}, {"lease_ms": 0}, {"heartbeat_ms": -1}),
@@ -608,12 +642,29 @@ def test_a_name_that_could_forge_a_line_of_the_log_is_refused(name: str) -> None
 
 @pytest.mark.parametrize(("world_size", "taken"), [(1024, True), (1025, False)])
 def test_a_run_has_no_more_ranks_than_a_producer_has_sockets(world_size: int, taken: bool) -> None:
-    fields = {"rank": 0, "endpoints": ["e"] * world_size, "heartbeat_ms": 1, "lease_ms": 1}
+    fields = WELCOME | {"endpoints": ["e"] * world_size}
     frame = msgpack.packb(_envelope("WELCOME") | fields | {"world_size": world_size})
     if taken:
         assert decode(frame)[1].kind == "WELCOME"
     else:
         assert _reason(frame) == "bad_value"
+
+
+def test_as_many_events_as_a_trace_may_hold_are_read() -> None:
+    message = decode(msgpack.packb(_envelope("TRACE") | TRACE))[1]
+    assert isinstance(message, Trace)
+    assert message.events == (0, 1, 1, -1, 0) * 512
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(True, "wrong_type"), (1.0, "wrong_type"), (-2, "bad_value"), (2**63, "bad_value")]
+)
+def test_one_wrong_integer_among_thousands_is_refused_with_its_place(value: object, reason: str) -> None:
+    events = [0, 1, 1, -1, 0] * 500
+    events[1234] = value  # type: ignore[call-overload]
+    with pytest.raises(MessageError, match=r"TRACE\.events\[1234\]") as caught:
+        decode(msgpack.packb(_envelope("TRACE") | TRACE | {"events": events}))
+    assert caught.value.reason == reason
 
 
 def test_more_tickets_than_a_message_may_hold_are_refused() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from penstock.protocol.actions import Action
+from penstock.protocol.admission import Expectation
 from penstock.protocol.fleet import FleetState
 from penstock.protocol.messages import Reject, Welcome
-from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.tickets import Kind
 from tests.protocol.desk import ANN, BOB, CAT, Desk, delivered, failures, given, notes, quarantined, sent
 from tests.protocol.samples import MANIFEST, a_ticket

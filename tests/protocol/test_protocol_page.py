@@ -21,10 +21,11 @@ from penstock.consumer.config import StreamConfig
 from penstock.consumer.stream import GroupStream
 from penstock.protocol import limits, messages, tickets
 from penstock.protocol.actions import Deliver, Send
+from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.messages import MESSAGE_TYPES, Header
-from penstock.protocol.rank_machine import Expectation, RankMachine
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import ProducerSockets, RankSocket
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 from tests.protocol.desk import hear
@@ -122,7 +123,9 @@ def test_the_result_of_the_exchange_has_its_ticket_s_shape_and_checksum() -> Non
     assert result.stated["crc32"] == zlib.crc32(result.pixels)
 
 
-def _machine(run: str, incarnation: int, endpoints: tuple[str, ...], expects: Expectation | None = None) -> RankMachine:
+def _machine(
+    run: str, incarnation: int, endpoints: tuple[str, ...], expects: Expectation | None = None, *, traces: bool = False
+) -> RankMachine:
     return RankMachine(
         run_id=run,
         incarnation=incarnation,
@@ -133,6 +136,7 @@ def _machine(run: str, incarnation: int, endpoints: tuple[str, ...], expects: Ex
         window_groups=8,
         window_bytes=1 << 24,
         patience=Patience(),
+        traces=traces,
     )
 
 
@@ -141,22 +145,22 @@ def test_a_rank_answers_the_producer_of_the_exchange_as_the_page_says() -> None:
     tickets_message, welcome = told["TICKETS"], told["WELCOME"]
     assert isinstance(tickets_message, messages.Tickets)
     assert isinstance(welcome, messages.Welcome)
-    machine = _machine("demo", 7, welcome.endpoints)
+    machine = _machine("demo", 7, welcome.endpoints, traces=welcome.trace)
     machine.plan(tickets_message.tickets[0])
-    # As if number 6 were the same RESULT again, which the page tells of without showing it.
+    # As if number 7 were the same RESULT again, which the page tells of without showing it.
     mine = [said for said in EXCHANGE if said.by_producer]
     [result] = [said for said in mine if said.kind == "RESULT"]
     answers, delivered = [], []
     for said in [*mine[: mine.index(result) + 1], result, *mine[mine.index(result) + 1 :]]:
         header, message = decode(said.frame)
         if delivered and said is result:
-            header = Header(run="demo", incarnation=7, seq=6)
+            header = Header(run="demo", incarnation=7, seq=7)
         actions = hear(machine, b"p", header, message, said.pixels, float(header.seq))
         if said.kind == "HEARTBEAT":
             actions += machine.tick(float(header.seq))
         answers += [action.message for action in actions if isinstance(action, Send)]
         delivered += [action for action in actions if isinstance(action, Deliver)]
-    assert answers == [told[kind] for kind in ("WELCOME", "TICKETS", "HEARTBEAT", "ACK", "NACK")]
+    assert answers == [told[kind] for kind in ("WELCOME", "TICKETS", "HEARTBEAT", "CLOCK", "ACK", "NACK")]
     assert [bytes(group.payload) for group in delivered] == [result.pixels]
     assert machine.peers == {}
 
@@ -237,7 +241,7 @@ def test_every_reason_that_the_code_gives_is_on_the_page_and_no_other() -> None:
     for name, source in sources.items():
         given |= set(re.findall(r'(?:MessageError|_WrongError|__init__)\(\s*"(\w+)"', source))
         given |= set(re.findall(r'_nack\(identity, \w+, "(\w+)"', source))
-        if name in ("rank_machine.py", "inspection.py"):
+        if name in ("rank_machine.py", "admission.py", "inspection.py"):
             given |= set(re.findall(r'(?:return |Flaw\()"(\w+)", ', source))
             given |= set(re.findall(r'^[A-Z]+(?:: Final)? = "(\w+)"$', source, re.M))
     given |= set(re.findall(r'MessageError\("(\w+)" if .* else "(\w+)"', sources["codec.py"])[0])
@@ -269,6 +273,7 @@ def _provocations() -> dict[str, list[bytes]]:
         "bad_value": [pack(ready | {"credit_groups": -1})],
         "frame_count": [pack(ready), b"more"],
         "direction": [pack({key: ready[key] for key in ("v", "run", "inc", "seq")} | {"t": "CANCEL", "attempts": []})],
+        "trace": [pack(said["TRACE"].stated | {"seq": 50})],
         "sequence": [pack(ready | {"seq": 2})],
         "life": [pack(ready | {"inc": 6})],
         "unknown_producer": [pack(ready)],

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from penstock.protocol.actions import Deliver
+from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.limits import PROTOCOL_VERSION
@@ -24,7 +25,6 @@ from penstock.protocol.messages import (
     Tickets,
     Welcome,
 )
-from penstock.protocol.rank_machine import Expectation
 from penstock.protocol.tickets import Attempt, Kind
 from tests.protocol.desk import ANN, BOB, CAT, ENDPOINTS, PATIENCE, Desk, delivered, given, notes, sent
 from tests.protocol.samples import CRC32, MANIFEST, NBYTES, PIXELS, a_ticket

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from penstock.protocol.actions import Deliver
+from penstock.protocol.admission import Expectation
 from penstock.protocol.image_codec import encode_images
 from penstock.protocol.messages import Header, Nack, Reject, Result, Welcome
-from penstock.protocol.rank_machine import Expectation
 from tests.protocol.desk import ANN, BOB, CAT, Desk, delivered, notes, sent
 from tests.protocol.pictures import group
 from tests.protocol.samples import CRC32, MANIFEST, a_ticket

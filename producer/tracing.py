@@ -1,0 +1,35 @@
+"""A producer's events, as it tells a rank of them."""
+
+from collections.abc import Sequence
+
+from penstock.protocol.limits import MAX_INT, MAX_TRACE_KINDS
+from penstock.protocol.watching import Trace
+from penstock.telemetry.recorder import Event
+
+
+def trace_of(events: Sequence[Event], difference_ns: int, uncertainty_ns: int) -> Trace:
+    """A message that tells of `events`, with their times on the rank's clock.
+
+    What cannot be told is left out: a time that no clock shows, and kinds beyond as many as a message may have.
+
+    Args:
+        events: at most as many as a message may have.
+        difference_ns: the rank's clock minus this one.
+        uncertainty_ns: how wrong that may be.
+    """
+    kinds: dict[tuple[str, str, int], int] = {}
+    told: list[int] = []
+    for event in events:
+        name = (event.stage, event.thread, int(event.flow))
+        begin_ns, lasts_ns = event.begin_ns + difference_ns, event.end_ns - event.begin_ns
+        if name not in kinds and len(kinds) == MAX_TRACE_KINDS:
+            continue
+        if 0 <= begin_ns <= MAX_INT // 2 and lasts_ns >= 0:
+            told += (kinds.setdefault(name, len(kinds)), begin_ns, lasts_ns, event.ticket, event.attempt)
+    return Trace(
+        uncertainty_ns=uncertainty_ns,
+        stages=tuple(stage for stage, _, _ in kinds),
+        threads=tuple(thread for _, thread, _ in kinds),
+        flows=tuple(flow for _, _, flow in kinds),
+        events=tuple(told),
+    )
