@@ -92,11 +92,12 @@ def test_a_run_below_all_capacities_says_by_how_much_and_that_cores_are_shared()
     summary = analyse(measured(together=seen, producers=fleet))
     assert summary.verdict.shortfall == (
         "The run stays 40% below what every part could do alone: the 2 cores of the trainer's machine were 99% busy, "
-        "producers and trainer share them."
+        "and producers and trainer share them."
     )
     assert summary.verdict.confidence < 0.8
     assert summary.next_step.text == (
-        "Give producers and trainer cores of their own: up to 1.7 times as fast, 400 images/s."
+        "Give producers and trainer cores of their own: up to 1.7 times as fast, 400 images/s. After that: add 3 "
+        "producers on cores of their own: 2.5 times as fast, 1,000 images/s; beyond 5 the trainer bounds (T)."
     )
     assert summary.next_step.gain == pytest.approx(400 / 240)
 
