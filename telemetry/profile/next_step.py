@@ -112,7 +112,7 @@ def _more_producers(case: _Case) -> NextStep:
     gain = images_per_s / case.reached.images_per_s
     where = " on cores of their own" if any(each.is_local for each in case.measurements.producers) else ""
     text = f"Add {counted(wanted - num, 'producer')}{where}: {times(gain)} as fast, {per_s(images_per_s)}; "
-    text += f"beyond {prediction.knee} the {_bounds(prediction.ceiling_side)}."
+    text += f"beyond {prediction.knee:,} the {_bounds(prediction.ceiling_side)}."
     return NextStep(text=text, gain=gain, images_per_s=images_per_s)
 
 

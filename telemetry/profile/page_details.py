@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.telemetry.profile.detail_figures import (
     MAX_COLUMNS,
+    MAX_ROWS,
     STEP_PARTS,
     queues_figure,
     services_figure,
@@ -154,7 +155,10 @@ def _fleet(measured: Measurements) -> str:
     slow = slow_producers(measured)
     header = ["producer", "device", "backend", "alone, images/s", "together, images/s", "at work", "FLOP rate", "ready"]
     rows = []
-    for each in measured.producers:
+    shown = measured.producers
+    if len(shown) > MAX_ROWS:
+        shown = tuple(sorted(shown, key=lambda each: each.alone_images_per_s)[:MAX_ROWS])
+    for each in shown:
         shares = ["–" if share is None else f"{share:.0%}" for share in (each.busy_share, each.flop_share)]
         ready = "–" if each.ready_s is None else f"after {duration(each.ready_s)}"
         rates = [number(each.alone_images_per_s), number(each.together_images_per_s)]
@@ -162,9 +166,13 @@ def _fleet(measured: Measurements) -> str:
         rows.append(("slow" if each.name in slow else "", cells))
     found = stragglers(measured)
     said = " ".join(found) if found else "None is clearly slower than the others."
+    if len(shown) < len(measured.producers):
+        said += f" Below: the slowest {MAX_ROWS} of {len(measured.producers):,}; all are in summary.json."
     body = figures_table(header, rows)
     if measured.services:
-        body += "<h3>From a ticket's start to its group, median ms</h3>" + services_figure(measured)
+        body += "<h3>From a ticket's start to its group, median ms</h3>" + services_figure(
+            measured, [each.name for each in shown]
+        )
     return section("The fleet, and stragglers", body, said)
 
 
