@@ -153,7 +153,17 @@ def _flop_share(rank: RankMeasured) -> float | None:
 
 def _fleet(measured: Measurements) -> str:
     slow = slow_producers(measured)
-    header = ["producer", "device", "backend", "alone, images/s", "together, images/s", "at work", "FLOP rate", "ready"]
+    header = [
+        "producer",
+        "device",
+        "backend",
+        "alone, images/s",
+        "together",
+        "its engine",
+        "at work",
+        "FLOP rate",
+        "ready",
+    ]
     rows = []
     shown = measured.producers
     if len(shown) > MAX_ROWS:
@@ -161,7 +171,8 @@ def _fleet(measured: Measurements) -> str:
     for each in shown:
         shares = ["–" if share is None else f"{share:.0%}" for share in (each.busy_share, each.flop_share)]
         ready = "–" if each.ready_s is None else f"after {duration(each.ready_s)}"
-        rates = [number(each.alone_images_per_s), number(each.together_images_per_s)]
+        engine = "–" if each.engine_images_per_s is None else number(each.engine_images_per_s)
+        rates = [number(each.alone_images_per_s), number(each.together_images_per_s), engine]
         cells = [each.name, each.device, each.backend, *rates, *shares, ready]
         rows.append(("slow" if each.name in slow else "", cells))
     found = stragglers(measured)
