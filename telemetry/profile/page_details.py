@@ -33,10 +33,10 @@ def section(title: str, body: str, said: str = "") -> str:
 
 
 def figures_table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """A table; columns whose cells begin with a digit stand to the right. Rows are a class and their cells."""
+    """A table; columns of figures stand to the right. Rows are a class and their cells."""
     listed = list(rows)
-    first = listed[0][1] if listed else []
-    kinds = [' class="n"' if cell[:1].isdigit() else "" for cell in first] or [""] * len(header)
+    columns = zip(*(cells for _, cells in listed), strict=True)
+    kinds = [' class="n"' if _are_figures(column) else "" for column in columns] or [""] * len(header)
     head = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, header, strict=True))
     body = "".join(
         f'<tr class="{name}">'
@@ -45,6 +45,11 @@ def figures_table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]
         for name, cells in listed
     )
     return f'<div class="scroll wide-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _are_figures(cells: Sequence[str]) -> bool:
+    """Whether most of them begin as numbers do, or stand for an unknown one."""
+    return 2 * sum(cell[:1].isdigit() or cell[:1] in "+-–" for cell in cells) > len(cells)
 
 
 def facts(summary: ProfileSummary) -> str:
