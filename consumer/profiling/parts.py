@@ -8,7 +8,6 @@ from penstock.consumer.profiling.pouring import added
 from penstock.consumer.profiling.together import Seen
 from penstock.telemetry.profile.measurements import ProducerMeasured, RankMeasured, Rate, Together
 
-
 _HELD_BACK = 1.15
 """A sink into which nearly as much comes as over the wire alone is one that the wire may hold back."""
 

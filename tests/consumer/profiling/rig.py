@@ -36,7 +36,7 @@ def profile(
         folder: takes logs and report.
         fleet: images/s of each producer.
         trainer: images/s of each rank's steps.
-        wire_bytes_per_s: width of the pipe from all producers to rank 0; None for no pipe.
+        wire_bytes_per_s: width of each producer's pipe to rank 0; None for no pipe.
         host_s: seconds that each batch takes a rank's host beside its work.
         flags: further ones of the profile.
     """
@@ -46,7 +46,9 @@ def profile(
     module = ["penstock.consumer.profiled"]
     if host_s is not None:
         module = ["tests.consumer.profiling.slow_host", str(host_s)]
-    proxy = Proxy(port) if wire_bytes_per_s else None
+    if world_size > 1:
+        module = ["accelerate.commands.launch", "--cpu", f"--num_processes={world_size}", "--quiet", "-m", *module]
+    proxy = Proxy(port, chunk_bytes=GROUP_BYTES // 4) if wire_bytes_per_s else None
     connect = proxy.endpoint if proxy else f"tcp://127.0.0.1:{port}"
     if proxy and wire_bytes_per_s:
         proxy.up.bytes_per_s = wire_bytes_per_s
