@@ -62,15 +62,15 @@ def _num_processes(command: Sequence[str]) -> int | None:
     return None
 
 
-def run(num_ranks: int, argv: Sequence[str]) -> int:
-    """Run `num_ranks` ranks with the arguments `argv`; the first failure ends all. Returns its status, or 0."""
+def run(num_ranks: int, argv: Sequence[str], module: str = "penstock.consumer") -> int:
+    """Run `num_ranks` ranks of `module` with the arguments `argv`; the first failure ends all. Its status, or 0."""
     env = {
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
     }
-    command = [sys.executable, "-m", "penstock.consumer", *argv]
+    command = [sys.executable, "-m", module, *argv]
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(num_ranks):

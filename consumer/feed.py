@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from penstock.consumer.batch import NO_READER, Batch, Reader, collate
 from penstock.consumer.feed_state import Entered, FeedState, Kept
+from penstock.consumer.kept_groups import Groups
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.schedule import Order, images_of_use
-from penstock.consumer.stream import Group, GroupStream, Quarantined
+from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.tickets import Attempt, Ticket
 from penstock.telemetry.recorder import Flow, Recorder
 
@@ -48,7 +49,7 @@ class Feed:
     """Prepares batches for one rank; for one thread.
 
     Args:
-        stream: started.
+        stream: started, or what stands in its place.
         writer: writes the tickets that the stream asks for, in the stream's thread.
         order: what enters when, and what a step draws.
         reservoir: this rank's, empty.
@@ -64,7 +65,7 @@ class Feed:
     def __init__(
         self,
         *,
-        stream: GroupStream,
+        stream: Groups,
         writer: TicketWriter,
         order: Order,
         reservoir: Reservoir,

@@ -13,6 +13,7 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.filter_counts import FilterCounts
+from penstock.consumer.kept_groups import Groups
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.source import PromptSource
@@ -106,7 +107,7 @@ def open_ledger(
 def open_batches(
     config: TrainConfig,
     prompts: PromptSource,
-    stream: GroupStream,
+    stream: Groups,
     ledger: Ledger,
     model_digest: str,
     state: FeedState,
@@ -121,7 +122,7 @@ def open_batches(
     Args:
         config: the run's settings.
         prompts: what they name as the source of captions.
-        stream: started; its recorder takes note of the batches too.
+        stream: started, or what stands in its place; its recorder takes note of the batches too.
         ledger: this rank's.
         model_digest: of the generator that the run uses.
         state: where the rank stands.

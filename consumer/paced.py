@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
@@ -25,6 +25,7 @@ from penstock.config.load import load_config
 from penstock.config.process import configure_logging, run
 from penstock.config.rules import require
 from penstock.consumer import ledger_schema
+from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
@@ -89,18 +90,37 @@ class PacedReport:
     """(groups received so far, resident bytes)."""
 
 
-def wait_for_fleet(config: PacedConfig, stream: GroupStream) -> str:
-    """Wait until so many producers are connected. Returns their model's digest. Raises StarvedError."""
-    digest = stream.wait_for_engine().model_digest
-    deadline = time.monotonic() + config.stream.warmup_timeout_s
-    while (num_producers := stream.stats.producers) < config.min_producers:
+class PacedStep:
+    """A step that takes as long as its images take at a pace, and does nothing.
+
+    Args:
+        images_per_s: T of this rank.
+    """
+
+    def __init__(self, images_per_s: float) -> None:
+        self._images_per_s = images_per_s
+        self._pace = Pace()
+
+    def __call__(self, batch: Batch, step: int) -> None:
+        """Take the time of `batch`."""
+        with self.lasting(len(batch.images)):
+            pass
+
+    def lasting(self, num_images: int) -> AbstractContextManager[None]:
+        """Around what is done meanwhile, which takes none of the time of so many images."""
+        return self._pace.lasting(num_images / self._images_per_s)
+
+
+def wait_for_fleet(stream: GroupStream, min_producers: int, timeout_s: float) -> None:
+    """Wait until so many producers are connected. Raises StarvedError where they do not come in time."""
+    deadline = time.monotonic() + timeout_s
+    while (num_producers := stream.stats.producers) < min_producers:
         if time.monotonic() > deadline:
             raise StarvedError(
-                f"{num_producers} of min_producers ({config.min_producers}) came in "
-                f"{config.stream.warmup_timeout_s:g} s; see their logs, or raise stream.warmup_timeout_s"
+                f"{num_producers} of min_producers ({min_producers}) came in {timeout_s:g} s; see their logs, or raise "
+                "stream.warmup_timeout_s"
             )
         time.sleep(0.05)
-    return digest
 
 
 def train(config: PacedConfig, batches: Prefetcher, stream: GroupStream, world_size: int) -> PacedReport:
@@ -109,14 +129,14 @@ def train(config: PacedConfig, batches: Prefetcher, stream: GroupStream, world_s
     Raises StarvedError, RunError: as the stream.
     """
     images_per_step = config.groups_per_step // world_size * config.images_per_use
-    process, samples, pace = psutil.Process(), [], Pace()
+    process, samples, paced = psutil.Process(), [], PacedStep(config.images_per_s)
     begun = waited = cpu = 0.0
     received = 0
     for step in range(config.max_steps):
         if step == config.first_measured_step:
             begun, waited, cpu, received = time.monotonic(), batches.wait_s, _cpu_s(process), stream.stats.images
         batches.take(step)
-        with pace.lasting(images_per_step / config.images_per_s):
+        with paced.lasting(images_per_step):
             if config.sample_every_steps and step % config.sample_every_steps == 0:
                 samples.append((stream.stats.groups, process.memory_info().rss))
     seconds, steps, stats = time.monotonic() - begun, config.max_steps - config.first_measured_step, stream.stats
@@ -181,7 +201,8 @@ def main(argv: Sequence[str]) -> int:
         trace.producers = stream.traces
         stack.callback(stream.close, "the rehearsal is over")
         stream.start()
-        digest = wait_for_fleet(config, stream)
+        digest = stream.wait_for_engine().model_digest
+        wait_for_fleet(stream, config.min_producers, config.stream.warmup_timeout_s)
         ledger_schema.remove(folder.ledger(rank))  # of an earlier rehearsal: none goes on
         batches = open_batches(
             config,

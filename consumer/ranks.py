@@ -19,6 +19,16 @@ def gather_strings(accelerator: Accelerator, text: str) -> tuple[str, ...]:
     return tuple(bytes(row.tolist()).rstrip(b"\0").decode() for row in rows.cpu())
 
 
+def gather_texts(accelerator: Accelerator, text: str) -> tuple[str, ...]:
+    """Every rank's `text`, by rank; of any length."""
+    encoded = text.encode()
+    sizes: torch.Tensor = accelerator.gather(torch.tensor([len(encoded)], device=accelerator.device))
+    row = torch.zeros(1, int(sizes.max()), dtype=torch.uint8)
+    row[0, : len(encoded)] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+    rows: torch.Tensor = accelerator.gather(row.to(accelerator.device))
+    return tuple(bytes(row[:size].numpy()).decode() for row, size in zip(rows.cpu(), sizes.tolist(), strict=True))
+
+
 def sum_over_ranks(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
     """Each value's sum over all ranks."""
     totals: torch.Tensor = accelerator.reduce(

@@ -32,9 +32,10 @@ PROMPTS = "prompts.tsv"
 _OWN = re.compile(
     r"run\.json|run\.lock|summary\.json(\.tmp)?|picture\.png|encoder|pair|checkpoint(\.tmp|\.old)?"
     r"|ledger-\d+\.sqlite(-wal|-shm|-journal)?|(image-)?producer-\d+\.log|tracking|audit|embeddings|prompts\.tsv(\.tmp)?"
+    r"|report\.(txt|html)(\.tmp)?"
     r"|trace-\d+-\d+\.json(\.tmp)?|trace\.json(\.gz)?(\.tmp)?"
 )
-"""What a run writes; nothing else is ever deleted."""
+"""What a run or a profile writes; nothing else is ever deleted."""
 
 
 @dataclass(frozen=True, slots=True)

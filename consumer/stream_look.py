@@ -1,5 +1,6 @@
 """A rank's stream at one moment: what has come so far, and where everything is. For metrics, views and the profile."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class StreamLook:
 
     stats: StreamStats
     fleet: FleetState
-    tickets: Mapping[TicketState, int]
+    tickets: Counter[TicketState]
     """Tickets whose group has not been delivered, by state."""
     peers: tuple[PeerLook, ...]
     """The producers that are connected."""

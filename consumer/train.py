@@ -4,9 +4,11 @@ import os
 import re
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -36,7 +38,9 @@ from penstock.consumer.prompts.source import num_captions
 from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
+from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.run_trace import RunTrace
+from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
@@ -44,6 +48,7 @@ from penstock.consumer.views import Views
 from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
+from penstock.telemetry.recorder import Recorder
 from penstock.telemetry.summary import BOX_WIDTH, box
 
 _REPORT_EVERY_STEPS = 10
@@ -67,6 +72,24 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
     Raises:
         PenstockError: anything that the user can mend; see `penstock.protocol.errors`.
     """
+    accelerator = open_accelerator(config, rank, **accelerator_arguments(config.tracking, config.run_dir))
+    with naming_lost_ranks(accelerator):
+        Trainer(config, accelerator, opening, stack, started).run()
+    accelerator.end_training()
+
+
+def open_accelerator(config: TrainConfig, rank: int, **arguments: Any) -> Accelerator:
+    """This process's place among the ranks, with the arithmetic that `config` asks for.
+
+    Args:
+        config: the run's settings.
+        rank: this process's rank, as its launcher says.
+        arguments: further ones of `Accelerator`.
+
+    Raises:
+        ConfigError: there is no such arithmetic here.
+        RunError: the launcher and Accelerate do not agree on the rank.
+    """
     transformers_logging.disable_progress_bar()
     if config.fleet.local_producers and "OMP_NUM_THREADS" not in os.environ:
         # Processes that share cores and threads run many times slower.
@@ -84,7 +107,7 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
                 # a sum in another order has other last bits.
                 DistributedDataParallelKwargs(find_unused_parameters=config.order == "ticket"),
             ],
-            **accelerator_arguments(config.tracking, config.run_dir),
+            **arguments,
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {config.mixed_precision} is not possible here: {error}") from error
@@ -92,13 +115,59 @@ def train(config: TrainConfig, rank: int, opening: Opening, stack: ExitStack, st
         raise RunError(
             f"the launcher says rank {rank}, Accelerate says {accelerator.process_index}; set RANK for each process"
         )
+    return accelerator
+
+
+@contextmanager
+def naming_lost_ranks(accelerator: Accelerator) -> Iterator[None]:
+    """Around what the ranks do together; raises RunError where one of the others has gone."""
     try:
-        Trainer(config, accelerator, opening, stack, started).run()
+        yield
     except RuntimeError as error:
         if accelerator.num_processes == 1 or not _PEER_GONE.search(str(error)):
             raise
         raise RunError("another rank has ended; its own message says why") from error
-    accelerator.end_training()
+
+
+def answer_producers(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    opening: Opening,
+    folder: RunFolder,
+    stack: ExitStack,
+    recorder: Recorder,
+    resume: Checkpoint | None = None,
+    *,
+    traces: bool = False,
+) -> GroupStream:
+    """The rank's stream, which answers producers from now on on rank 0; the others first learn of the run's engines.
+
+    `stack` closes it, with a word to the producers why; `traces` asks them for their events.
+    """
+    rank = accelerator.process_index
+    endpoints = gather_strings(accelerator, opening.socket.endpoint)
+    expects, real = engines.expected(config, opening.real, resume)
+    watch = opening.fleet.check if opening.fleet else lambda kind: None
+    stream = open_stream(
+        config,
+        folder,
+        opening.socket,
+        rank,
+        endpoints,
+        expects,
+        watch,
+        real,
+        traces=traces,
+        recorder=recorder,
+    )
+
+    def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
+        stream.close(f"rank {rank} ends early: {error}" if error else "the run is over")
+
+    stack.push(say_goodbye)
+    if accelerator.is_main_process:
+        stream.start()
+    return stream
 
 
 def precision(name: str) -> str:
@@ -131,8 +200,7 @@ class Trainer:
         self._started = started
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._images_per_step = config.groups_per_step * config.images_per_use
-        self._real = opening.real
-        self._socket, self._fleet = opening.socket, opening.fleet
+        self._real, self._fleet = opening.real, opening.fleet
         accelerator.wait_for_everyone()
         # Rank 0 has asked for them, and kept them in the folder, before it came here.
         self._prompts = opening.prompts or open_prompts(config, opening.real)
@@ -144,7 +212,16 @@ class Trainer:
         self._trace = stack.enter_context(RunTrace(config.trace, self._folder, self._rank, self._world_size))
         self._trace.align(accelerator)
         self._recorder = self._trace.recorder
-        self._stream = self._open_stream()
+        self._stream = answer_producers(
+            config,
+            accelerator,
+            opening,
+            self._folder,
+            stack,
+            self._recorder,
+            self._resume,
+            traces=self._trace.asks_producers,
+        )
         self._trace.producers = self._stream.traces
         self._observed = Observed(
             config=config,
@@ -171,7 +248,10 @@ class Trainer:
         self._network = network
         # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
         set_seed(config.seed, device_specific=True)
-        self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config))
+        self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config), self._recorder)
+        if config.metrics or config.dashboard:  # who would see it
+            self._observed.flops_per_step = flops_per_step(config, network, self._world_size)
+            self._observed.matrix_flops_per_s = device_flops_per_s(accelerator)
         checkpoint.make_portable(accelerator)
         self._evaluation = self._open_evaluation()
 
@@ -184,33 +264,6 @@ class Trainer:
         if self._accelerator.is_main_process:
             checkpoint.rewind_ledgers(self._folder)
         return resume
-
-    def _open_stream(self) -> GroupStream:
-        """Answer producers from now on, on rank 0; the others first learn which engine the run uses."""
-        config = self._config
-        endpoints = gather_strings(self._accelerator, self._socket.endpoint)
-        expects, real = engines.expected(config, self._real, self._resume)
-        watch = self._fleet.check if self._fleet else lambda kind: None
-        stream = open_stream(
-            config,
-            self._folder,
-            self._socket,
-            self._rank,
-            endpoints,
-            expects,
-            watch,
-            real,
-            traces=self._trace.asks_producers,
-            recorder=self._recorder,
-        )
-
-        def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
-            stream.close(f"rank {self._rank} ends early: {error}" if error else "the run is over")
-
-        self._stack.push(say_goodbye)
-        if self._accelerator.is_main_process:
-            stream.start()
-        return stream
 
     def _open_evaluation(self) -> ToyWorldEvaluation | None:
         if not self._accelerator.is_main_process or self._config.evaluation.data == "none":

@@ -22,10 +22,12 @@ from penstock.consumer.cached_features import CachedFeatures
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.network import Network
 from penstock.consumer.optimizer import CosineSchedule
+from penstock.consumer.step_clock import StepClock
 from penstock.consumer.terms import Targets
 from penstock.kernels.augment import augment
 from penstock.kernels.augment_params import draw_params
 from penstock.kernels.collectives import default_group
+from penstock.telemetry.recorder import Recorder
 
 _BUCKET_BYTES = 32 << 20
 
@@ -50,6 +52,7 @@ class TrainingStep:
         model: a `Network` as `accelerator.prepare` gives it back.
         optimizer: likewise.
         schedule: of the learning rate.
+        recorder: takes note of the parts of each step; without one the step has its own.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class TrainingStep:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: CosineSchedule,
+        recorder: Recorder | None = None,
     ) -> None:
         self._config = config
         self._accelerator = accelerator
@@ -68,6 +72,7 @@ class TrainingStep:
         self._schedule = schedule
         self._parameters = [p for p in self._network.parameters() if p.requires_grad]
         self._num_parts = config.optimizer.grad_accum_steps
+        self._clock = StepClock(recorder or Recorder(), accelerator.device)
         self.num_skipped = torch.zeros((), device=accelerator.device)
         """Steps that changed nothing, as their gradients were no numbers."""
         self.num_skipped_last = torch.zeros((), device=accelerator.device)
@@ -75,16 +80,22 @@ class TrainingStep:
 
     def __call__(self, batch: Batch, step: int) -> StepLog:
         """Train on the batch of optimizer step `step`."""
+        self._clock.begin()
         views = self._augment(batch)
+        self._clock.lap("augment")
         targets = Targets(batch.prompt_ids, batch.sample_ids, batch.concepts)
         if self._num_parts == 1:
             losses = self._model(views, batch.token_ids, targets)
+            self._clock.lap("forward")
             self._accelerator.backward(losses["loss"])
         else:
             losses = self._in_parts(views, batch.token_ids, targets)
+        self._clock.lap("backward")
         lr = self._schedule.apply(self._optimizer, step)
         grad_norm = self._step()
         self._network.after_step(step / self._config.max_steps)
+        self._clock.lap("optimizer")
+        self._clock.end()
         return StepLog({name: loss.detach() for name, loss in losses.items()}, lr, grad_norm)
 
     def _augment(self, batch: Batch) -> Tensor:
@@ -122,6 +133,7 @@ class TrainingStep:
             if network.teacher is not None:
                 teacher = torch.cat([network.teach(part) for part in views.chunk(self._num_parts)])
             losses = network.losses(images.features, texts.features if texts else None, teacher, targets)
+        self._clock.lap("forward")
         self._accelerator.backward(losses["loss"])
         images.backward()
         if texts is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.deploy.html_page import page, picture_source
+from penstock.telemetry.html_page import page, picture_source
 
 if TYPE_CHECKING:
     from penstock.deploy.attribute import Neighbour

@@ -16,7 +16,7 @@ from penstock.deploy.audit_report import (
     share,
 )
 from penstock.deploy.audit_shares import CONFIDENCE, FEW_GROUPS, AttributeShares, ValueShares
-from penstock.deploy.html_page import page, picture_source
+from penstock.telemetry.html_page import page, picture_source
 
 if TYPE_CHECKING:
     from penstock.deploy.audit_worst import PartAccuracy, WorstGroups

@@ -18,6 +18,7 @@ verbs:
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
+  profile   measure which side bounds a run, and what would make it faster; compare two profiles
   sweep     train one arm for each value of a setting, and draw the curve
   ledger    ask a run what it trained on, step by step: penstock ledger RUN --step K
   replay    make a step's images again and check them against the ledger: penstock replay RUN --step K --out grid.png
@@ -59,6 +60,12 @@ def _evaluate(argv: Sequence[str]) -> int:
     from penstock.consumer.evaluation.command import main as evaluate
 
     return evaluate(argv)
+
+
+def _profile(argv: Sequence[str]) -> int:
+    from penstock.deploy import profile
+
+    return profile.main(argv)
 
 
 def _sweep(argv: Sequence[str]) -> int:
@@ -109,6 +116,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "compile": _compile,
     "train": _train,
     "evaluate": _evaluate,
+    "profile": _profile,
     "sweep": _sweep,
     "ledger": _ledger,
     "replay": _replay,

@@ -13,11 +13,11 @@ from penstock.producer.backends.fp8 import Calibration
 from penstock.producer.backends.part import Backend, Call, Part
 from penstock.producer.calibration import calibration_inputs
 from penstock.producer.denoising import Denoiser, example_inputs
-from penstock.producer.flops import count_flops
 from penstock.producer.networks import DecoderNetwork, DenoiserNetwork
 from penstock.producer.schedules import Schedules
 from penstock.producer.text import PromptEncoder
 from penstock.protocol.errors import ModelError
+from penstock.telemetry.flops import count_flops
 
 _MAX_SIZES = 4
 """Sizes whose networks are kept, those used last."""

@@ -18,7 +18,6 @@ from penstock.producer.denoising import Row
 from penstock.producer.device_stages import DeviceStages
 from penstock.producer.diversity import open_features
 from penstock.producer.engine import Made, Pending
-from penstock.producer.flops import matrix_flops_per_s
 from penstock.producer.guidance import Guidance
 from penstock.producer.loading import (
     describe,
@@ -33,6 +32,7 @@ from penstock.producer.schedules import Schedules
 from penstock.producer.text import PromptEncoder
 from penstock.producer.work import Work
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
+from penstock.telemetry.flops import matrix_flops_per_s
 from penstock.telemetry.recorder import Recorder
 
 _LOOP = "stable-diffusion 1"

@@ -1,6 +1,7 @@
 """What this machine offers: cores, memory, GPUs and the arithmetic of its CPU, asked without torch."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -52,6 +53,14 @@ def bf16_instructions(proc: Path = PROC) -> list[str]:
             flags = set(line.partition(":")[2].split())
             return [flag for flag in ("amx_bf16", "avx512_bf16", "avx_bf16", "bf16") if flag in flags]
     return []
+
+
+def cpu_model(proc: Path = PROC) -> str:
+    """The processor's name, as far as the system tells it."""
+    for line in _read(proc / "cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def nvidia_gpus() -> list[str]:

@@ -3,7 +3,8 @@
 The verdict uses the share of its time that the trainer waited for images, and nothing else, because that is
 what a run can know without an ablation: a trainer that waits is held back by the producers; one that never
 waits is itself the limit, because buffers are bounded and so the producers wait for it. How fast either side
-could go alone is not known.
+could go alone is not known, nor whether it waited for the wire or its host: `penstock profile` measures that, and
+calls the sides by the same names (telemetry/profile/verdict.py).
 """
 
 import dataclasses
@@ -215,7 +216,8 @@ def judge(summary: Summary) -> Verdict:
         if summary.reuse_factor >= 2:
             step += " A lower reuse factor, for fresher images, may cost no time."
         return Verdict("trainer", f"{share}: they were there when it asked.", step)
-    return Verdict("balanced", f"{share}: neither side waits much for the other.", "To go faster, add to both sides.")
+    step = "To go faster, add to both sides; `penstock profile` says how much of each."
+    return Verdict("balanced", f"{share}: neither side waits much for the other.", step)
 
 
 def box(summary: Summary, width: int = BOX_WIDTH) -> str:

@@ -55,7 +55,7 @@ def measure(session: Session, small: bool) -> dict[str, object]:
         session.skip("generate", f"not installed: {', '.join(lacking)}")
         return {}
     from baselines.sd_shapes import make_folder, make_tiny_autoencoder
-    from penstock.producer.flops import matrix_flops_per_s
+    from penstock.telemetry.flops import matrix_flops_per_s
 
     dtype = torch.float32 if small else torch.float16
     rate = matrix_flops_per_s(session.device, dtype)

@@ -36,9 +36,11 @@ class Proxy:
 
     Args:
         target_port: where connections are forwarded to. Nobody needs to listen there yet.
+        chunk_bytes: moved at a time; a narrow pipe lets as many through at once, then none for as long as they take.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, chunk_bytes: int = _CHUNK_BYTES) -> None:
+        self._chunk_bytes = chunk_bytes
         self.up = Direction()
         """From who dialled (the producer) to who listens (the rank)."""
         self.down = Direction()
@@ -121,7 +123,7 @@ class Proxy:
     def _take(self, source: socket.socket, held: list[tuple[float, bytes]], direction: Direction) -> bool:
         """Read what has come; False where the source has ended."""
         try:
-            data = source.recv(_CHUNK_BYTES)
+            data = source.recv(self._chunk_bytes)
         except TimeoutError:
             return True
         if data and not direction.swallowed:
