@@ -22,7 +22,10 @@ from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.protocol.errors import RunError
 from penstock.telemetry.summary import BOX_WIDTH
 
-DESCRIPTION = "Measure a run's parts alone and together, and say which of them bounds it."
+DESCRIPTION = (
+    "Measure a run's parts alone and together, and say which of them bounds it. "
+    "Two such profiles side by side: penstock profile compare A B."
+)
 MODULE = "penstock.consumer.profiled"
 
 

@@ -242,6 +242,7 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "matplotlib", "skle
         ("import penstock.consumer.evaluation.command", HEAVY),
         ("import penstock.consumer.config, penstock.producer.config", HEAVY),
         ("import penstock.deploy.demo", HEAVY),
+        ("import penstock.deploy.profile", HEAVY),
         ("import penstock.imagesets.opening, penstock.imagesets.resize", HEAVY),
         ("import penstock.telemetry.summary, penstock.telemetry.progress", HEAVY),
         ("import penstock.protocol.errors", (*HEAVY, "zmq", "tyro", "rich")),

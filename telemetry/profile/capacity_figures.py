@@ -104,7 +104,7 @@ def prediction_figure(summary: ProfileSummary, prediction: Prediction) -> str:
 def _mark_knee(axes: Axes, prediction: Prediction, is_narrow: bool) -> None:
     axes.axvline(prediction.knee, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
     symbol = SYMBOLS[prediction.ceiling_side]
-    words = f"{prediction.knee} {'is' if prediction.knee == 1 else 'are'} enough"
+    words = f"{prediction.knee:,} {'is' if prediction.knee == 1 else 'are'} enough"
     words += "" if is_narrow else f": with more, {symbol} bounds"
     is_right = prediction.knee > 0.55 * prediction.points[-1].producers
     axes.annotate(

@@ -87,9 +87,8 @@ def uses_figure(together: Together) -> str:
     return svg("uses", "Groups by how often they had been used", draw, 2.2)
 
 
-def services_figure(measurements: Measurements) -> str:
-    """Median time from a ticket's start to its group, producer by rank."""
-    names = [each.name for each in measurements.producers][:MAX_ROWS]
+def services_figure(measurements: Measurements, names: Sequence[str]) -> str:
+    """Median time from a ticket's start to its group: these producers by rank."""
     ranks = sorted({service.rank for service in measurements.services})[:MAX_COLUMNS]
     values = np.full((len(names), len(ranks)), math.nan)
     for service in measurements.services:
@@ -109,8 +108,9 @@ def services_figure(measurements: Measurements) -> str:
                 axes.annotate(text, (column, row), ha="center", va="center", color=PALETTE["ink"], fontsize=10)
         axes.set_xlim(-0.5, len(ranks) - 0.5)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xticks(range(len(ranks)), [f"rank {rank}" for rank in ranks])
+        axes.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.set_xlabel("rank")
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)

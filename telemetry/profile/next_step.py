@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SYMBOLS, TRAINER, WIRE, Capacity
 from penstock.telemetry.profile.measurements import Measurements
@@ -67,23 +67,41 @@ def advise(
 
 def _step(case: _Case, verdict: Verdict) -> NextStep:
     reached = case.reached
-    if verdict.shortfall and reached.cores_busy is not None and reached.cores_busy >= BUSY:
-        return _own_cores(case)
-    if verdict.kind == "balanced":
-        return _both(case, verdict.sides)
+    is_crowded = reached.cores_busy is not None and reached.cores_busy >= BUSY
+    if verdict.shortfall and is_crowded:
+        return _own_cores(case, verdict)
+    step = _of_sides(case, verdict.sides)
+    besides = {PRODUCERS: _more_uses, TRAINER: _spare}.get(verdict.sides[0])
+    if besides and len(verdict.sides) == 1 and (text := besides(case)):
+        return replace(step, text=f"{step.text} {text}")
+    return step
+
+
+def _of_sides(case: _Case, sides: Sequence[str]) -> NextStep:
+    """What moves the side that bounds, or both of a balanced run."""
+    if len(sides) > 1:
+        return _both(case, sides)
     advice: dict[str, Callable[[_Case], NextStep]] = {
         PRODUCERS: _more_producers,
         WIRE: _wider_wire,
         HOST: _faster_host,
         TRAINER: _more_ranks,
     }
-    return advice[verdict.sides[0]](case)
+    return advice[sides[0]](case)
 
 
-def _own_cores(case: _Case) -> NextStep:
+def _own_cores(case: _Case, verdict: Verdict) -> NextStep:
+    """First what takes the parts out of each other's way, then what moves the side that bounds them after that."""
     bound = min(case.rates.values())
     gain = bound / case.reached.images_per_s
-    text = f"Give producers and trainer cores of their own: up to {times(gain)} as fast, {per_s(bound)}."
+    after = replace(
+        case,
+        reached=replace(case.reached, images_per_s=bound),
+        prediction=replace(case.prediction, efficiency=1.0),
+    )
+    then = _of_sides(after, verdict.sides).text
+    text = f"Give producers and trainer cores of their own: up to {times(gain)} as fast, {per_s(bound)}. "
+    text += f"After that: {then[0].lower()}{then[1:]}"
     return NextStep(text=text, gain=gain, images_per_s=bound)
 
 
@@ -94,9 +112,7 @@ def _more_producers(case: _Case) -> NextStep:
     gain = images_per_s / case.reached.images_per_s
     where = " on cores of their own" if any(each.is_local for each in case.measurements.producers) else ""
     text = f"Add {counted(wanted - num, 'producer')}{where}: {times(gain)} as fast, {per_s(images_per_s)}; "
-    text += f"beyond {prediction.knee} the {_bounds(prediction.ceiling_side)}."
-    if (uses := _uses(case, prediction.ceiling)) > case.measurements.max_reuse:
-        text += f" Or use each image {uses} times (--reservoir.reuse): as fast, and less fresh."
+    text += f"beyond {prediction.knee:,} the {_bounds(prediction.ceiling_side)}."
     return NextStep(text=text, gain=gain, images_per_s=images_per_s)
 
 
@@ -110,8 +126,6 @@ def _more_ranks(case: _Case) -> NextStep:
     gain, images_per_s = case.outcome(min(each * wanted, rate))
     text = f"Add {counted(wanted - ranks, 'rank')} or take a faster device: {times(gain)} as fast, "
     text += f"{per_s(images_per_s)}; beyond {counted(enough, 'rank')} the {_bounds(side)}."
-    if spare := _spare(case):
-        text += f" {spare}"
     return NextStep(text=text, gain=gain, images_per_s=images_per_s)
 
 
@@ -142,6 +156,14 @@ def _both(case: _Case, sides: Sequence[str]) -> NextStep:
     text = f"Add to both sides in step: twice the {sides[0]} and the {sides[1]} make it {times(gain)} as fast, "
     text += f"{per_s(images_per_s)}{held}; to one side alone brings {alone - 1:.0%} at most."
     return NextStep(text=text, gain=gain, images_per_s=images_per_s)
+
+
+def _more_uses(case: _Case) -> str:
+    """What else feeds a trainer whose producers bound the run."""
+    uses = _uses(case, case.prediction.ceiling)
+    if uses <= case.measurements.max_reuse:
+        return ""
+    return f"Or use each image {uses} times (--reservoir.reuse): as fast, and less fresh."
 
 
 def _spare(case: _Case) -> str:

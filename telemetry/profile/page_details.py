@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.telemetry.profile.detail_figures import (
     MAX_COLUMNS,
+    MAX_ROWS,
     STEP_PARTS,
     queues_figure,
     services_figure,
@@ -32,10 +33,10 @@ def section(title: str, body: str, said: str = "") -> str:
 
 
 def figures_table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """A table; columns whose cells begin with a digit stand to the right. Rows are a class and their cells."""
+    """A table; columns of figures stand to the right. Rows are a class and their cells."""
     listed = list(rows)
-    first = listed[0][1] if listed else []
-    kinds = [' class="n"' if cell[:1].isdigit() else "" for cell in first] or [""] * len(header)
+    columns = zip(*(cells for _, cells in listed), strict=True)
+    kinds = [' class="n"' if _are_figures(column) else "" for column in columns] or [""] * len(header)
     head = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, header, strict=True))
     body = "".join(
         f'<tr class="{name}">'
@@ -44,6 +45,11 @@ def figures_table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]
         for name, cells in listed
     )
     return f'<div class="scroll wide-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _are_figures(cells: Sequence[str]) -> bool:
+    """Whether most of them begin as numbers do, or stand for an unknown one."""
+    return 2 * sum(cell[:1].isdigit() or cell[:1] in "+-–" for cell in cells) > len(cells)
 
 
 def facts(summary: ProfileSummary) -> str:
@@ -152,19 +158,37 @@ def _flop_share(rank: RankMeasured) -> float | None:
 
 def _fleet(measured: Measurements) -> str:
     slow = slow_producers(measured)
-    header = ["producer", "device", "backend", "alone, images/s", "together, images/s", "at work", "FLOP rate", "ready"]
+    header = [
+        "producer",
+        "device",
+        "backend",
+        "alone, images/s",
+        "together",
+        "its engine",
+        "at work",
+        "FLOP rate",
+        "ready",
+    ]
     rows = []
-    for each in measured.producers:
+    shown = measured.producers
+    if len(shown) > MAX_ROWS:
+        shown = tuple(sorted(shown, key=lambda each: each.alone_images_per_s)[:MAX_ROWS])
+    for each in shown:
         shares = ["–" if share is None else f"{share:.0%}" for share in (each.busy_share, each.flop_share)]
         ready = "–" if each.ready_s is None else f"after {duration(each.ready_s)}"
-        rates = [number(each.alone_images_per_s), number(each.together_images_per_s)]
+        engine = "–" if each.engine_images_per_s is None else number(each.engine_images_per_s)
+        rates = [number(each.alone_images_per_s), number(each.together_images_per_s), engine]
         cells = [each.name, each.device, each.backend, *rates, *shares, ready]
         rows.append(("slow" if each.name in slow else "", cells))
     found = stragglers(measured)
     said = " ".join(found) if found else "None is clearly slower than the others."
+    if len(shown) < len(measured.producers):
+        said += f" Below: the slowest {MAX_ROWS} of {len(measured.producers):,}; all are in summary.json."
     body = figures_table(header, rows)
     if measured.services:
-        body += "<h3>From a ticket's start to its group, median ms</h3>" + services_figure(measured)
+        body += "<h3>From a ticket's start to its group, median ms</h3>" + services_figure(
+            measured, [each.name for each in shown]
+        )
     return section("The fleet, and stragglers", body, said)
 
 

@@ -12,9 +12,15 @@ SLOW_RANK = 1.2
 """A rank whose step takes more than this many times the others' median is one."""
 
 
+MAX_NAMED = 5
+"""Sentences about stragglers; of the others only the number is told."""
+
+
 def stragglers(measurements: Measurements) -> list[str]:
-    """A sentence for each; none where there are not two to compare."""
-    return [*_producers(measurements), *_ranks(measurements)]
+    """A sentence for each, the slowest producers first; none where there are not two to compare."""
+    found = [*_producers(measurements), *_ranks(measurements)]
+    more = [f"And {len(found) - MAX_NAMED:,} more."] if len(found) > MAX_NAMED else []
+    return [*found[:MAX_NAMED], *more]
 
 
 def slow_producers(measurements: Measurements) -> set[str]:
@@ -29,9 +35,10 @@ def slowest_step(measurements: Measurements) -> StageTimes | None:
 
 
 def _slow(measurements: Measurements) -> Iterator[tuple[str, float, float]]:
-    """Name, rate alone, median of the others."""
-    for each in measurements.producers:
-        others = [other.alone_images_per_s for other in measurements.producers if other is not each]
+    """Name, rate alone, median of the others; the slowest first."""
+    rates = sorted(each.alone_images_per_s for each in measurements.producers)
+    for place, each in enumerate(sorted(measurements.producers, key=lambda each: each.alone_images_per_s)):
+        others = rates[:place] + rates[place + 1 :]
         if others and each.alone_images_per_s < SLOW_PRODUCER * statistics.median(others):
             yield each.name, each.alone_images_per_s, statistics.median(others)
 

@@ -158,7 +158,7 @@ def _margin(ordered: Sequence[Capacity], is_balanced: bool) -> tuple[float, str]
     """How sure the order of the capacities is, given how each of them varies: normal errors of their logarithms."""
     first, second = ordered[0], ordered[1]
     ratio = second.images_per_s / first.images_per_s
-    spread = f"their rates are known to ±{SPAN * first.error:.0%} and ±{SPAN * second.error:.0%}"
+    spread = f"their rates are known to {_known(first)} and {_known(second)}"
     if is_balanced:
         error, limit = math.hypot(first.error, second.error), math.log(BALANCED_RATIO)
         sure = _normal((limit - math.log(ratio)) / error) - _normal((-limit - math.log(ratio)) / error)
@@ -168,6 +168,11 @@ def _margin(ordered: Sequence[Capacity], is_balanced: bool) -> tuple[float, str]
         for part in ordered[1:]
     ]
     return math.prod(orders), f"the next capacity, the {_possessive(second.side)}, is {times(ratio)} as large; {spread}"
+
+
+def _known(part: Capacity) -> str:
+    assumed = "" if part.half_width is not None else " (assumed: there are too few parts to tell)"
+    return f"±{SPAN * part.error:.0%}{assumed}"
 
 
 def _nearness(share: float) -> tuple[float, str]:
@@ -201,8 +206,10 @@ def _shortfall(measurements: Measurements, reached: Capacity, share: float) -> s
     said = f"The run stays {1 - share:.0%} below what every part could do alone"
     if reached.cores_busy is not None and reached.cores_busy >= BUSY:
         cores = f"the {measurements.cores} cores" if measurements.cores > 1 else "the one core"
-        sharing = "producers and trainer share them" if any(p.is_local for p in measurements.producers) else "full"
-        return f"{said}: {cores} of the trainer's machine were {reached.cores_busy:.0%} busy, {sharing}."
+        busy = f"{'were' if measurements.cores > 1 else 'was'} {reached.cores_busy:.0%} busy"
+        is_shared = any(each.is_local for each in measurements.producers)
+        why = "producers and trainer share them" if is_shared else "the rank's threads wait for each other"
+        return f"{said}: {cores} of the trainer's machine {busy}, and {why}."
     return f"{said}: its parts hold each other up in a way that none of them shows alone."
 
 

@@ -52,7 +52,7 @@ def test_the_installed_command_says_its_version_and_refuses_in_one_line() -> Non
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "produce", "train", "evaluate", "sweep", "replay", "export", "audit", "doctor"]
+    "verb", ["demo", "produce", "train", "evaluate", "profile", "sweep", "replay", "export", "audit", "doctor"]
 )
 def test_every_verb_has_help(verb: str) -> None:
     done = run(verb, "--help")

@@ -24,8 +24,8 @@ PUBLISHED: dict[str, str] = {
         world_size groups_per_step images_per_group images_per_use policy min_reuse max_reuse producers ranks fleet wire
         host trainer together services fleet_points warmup_s overhead_share prices""",
     "measurements.fleet": "images seconds windows nbytes busy_share",
-    "measurements.producers.0": """name device backend is_local alone_images_per_s together_images_per_s ready_s
-        busy_share flop_share""",
+    "measurements.producers.0": """name device backend is_local alone_images_per_s together_images_per_s
+        engine_images_per_s ready_s busy_share flop_share""",
     "measurements.ranks.0": "rank device images_trained images_arrived wait_s stages flops_per_step matrix_flops_per_s",
     "measurements.ranks.0.stages.step": "count seconds p50_s p95_s p99_s",
     "measurements.together": """trained arrived steps wait_share sampled_at_s queues groups_by_uses expired hedged

@@ -68,10 +68,21 @@ def test_the_run_that_points_elsewhere_is_told_of_and_lowers_the_confidence() ->
     assert summary.next_step.text.startswith("First profile again")
 
 
-@pytest.mark.parametrize(("busy", "agrees"), [(0.99, True), (0.5, False)])
-def test_engines_that_idle_speak_against_the_producers(busy: float, agrees: bool) -> None:
+@pytest.mark.parametrize(
+    ("busy", "wire", "kind", "agrees"),
+    [
+        (0.99, 2000.0, "producer-bound", True),
+        (0.5, 2000.0, "producer-bound", False),
+        (0.99, 150.0, "wire-bound", False),
+        (0.5, 150.0, "wire-bound", True),
+    ],
+)
+def test_engines_at_work_speak_for_the_producers_and_idle_ones_for_the_wire(
+    busy: float, wire: float, kind: str, agrees: bool
+) -> None:
     fleet = (producer("a", 100.0, busy_share=busy), producer("b", 100.0, busy_share=busy))
-    verdict = analyse(measured(producers=fleet)).verdict
+    verdict = analyse(measured(producers=fleet, wire=rate(wire))).verdict
+    assert verdict.kind == kind
     assert (verdict.contradiction is None) == agrees
 
 
@@ -81,11 +92,12 @@ def test_a_run_below_all_capacities_says_by_how_much_and_that_cores_are_shared()
     summary = analyse(measured(together=seen, producers=fleet))
     assert summary.verdict.shortfall == (
         "The run stays 40% below what every part could do alone: the 2 cores of the trainer's machine were 99% busy, "
-        "producers and trainer share them."
+        "and producers and trainer share them."
     )
     assert summary.verdict.confidence < 0.8
     assert summary.next_step.text == (
-        "Give producers and trainer cores of their own: up to 1.7 times as fast, 400 images/s."
+        "Give producers and trainer cores of their own: up to 1.7 times as fast, 400 images/s. After that: add 3 "
+        "producers on cores of their own: 2.5 times as fast, 1,000 images/s; beyond 5 the trainer bounds (T)."
     )
     assert summary.next_step.gain == pytest.approx(400 / 240)
 
