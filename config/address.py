@@ -26,7 +26,11 @@ class Address:
     @property
     def url(self) -> str:
         """As a browser wants it, without a path."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"http://{self}"
+
+    def __str__(self) -> str:
+        """As `parse_address` reads it."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def shifted(self, places: int) -> "Address":
         """The address so many ports higher; a free port stays one. Raises ConfigError beyond the last port."""

@@ -5,6 +5,7 @@ others, most of those that the generator or the scorer has seen least of: it rem
 which.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class FilterCounts:
 
     def __init__(self, num_concepts: int, concept_of: Callable[[Ticket], int]) -> None:
         self._concept_of = concept_of
+        self._changing = threading.Lock()
+        """A look from another thread sees a group whole or not at all."""
         self._unsatisfied = 0
         self._made = [0] * (num_concepts + 1)
         """By concept; the last is of prompts without any."""
@@ -44,9 +47,10 @@ class FilterCounts:
             return
         concept = self._concept_of(group.ticket)
         rejected = group.num_made - len(group.images)
-        self._made[concept] += group.num_made
-        self._rejected[concept] += rejected
-        self._unsatisfied += group.num_unsatisfied
+        with self._changing:
+            self._made[concept] += group.num_made
+            self._rejected[concept] += rejected
+            self._unsatisfied += group.num_unsatisfied
         if rejected:
             self._by_prompt[group.ticket.recipe.prompt] += rejected
             if len(self._by_prompt) > 2 * _COUNTED_PROMPTS:
@@ -55,7 +59,8 @@ class FilterCounts:
     @property
     def values(self) -> list[int]:
         """All counts, as `FilterTotals.of` reads them; those of several ranks or lives are added place by place."""
-        return [self._unsatisfied, *self._made, *self._rejected]
+        with self._changing:
+            return [self._unsatisfied, *self._made, *self._rejected]
 
     def gather_hardest(self, accelerator: Accelerator, earlier: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """Prompts with the most rejections over all ranks, and how many. All ranks call it together.

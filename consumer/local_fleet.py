@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from penstock.config import children
+from penstock.config.address import Address
 from penstock.consumer.config import FleetConfig
 from penstock.consumer.making_config import RealConfig
 from penstock.consumer.run_folder import RunFolder
@@ -48,10 +49,19 @@ class LocalFleet:
         endpoint: of a rank of the run.
         folder: takes their logs.
         real: the set that producers of real images serve.
+        metrics: where they serve their metrics, one after another; none where there are too few.
     """
 
-    def __init__(self, config: FleetConfig, endpoint: str, folder: RunFolder, real: RealConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: FleetConfig,
+        endpoint: str,
+        folder: RunFolder,
+        real: RealConfig | None = None,
+        metrics: Sequence[Address] = (),
+    ) -> None:
         self._locals: list[_Local] = []
+        self._metrics = iter(metrics)
         self._lost: set[str] = set()
         generating = ["--config", config.local_producer_config]
         generating += ["--scorer", config.local_scorer] if config.local_scorer else []
@@ -63,6 +73,10 @@ class LocalFleet:
 
     def _add(self, name: str, kind: Kind, log: Path, endpoint: str, arguments: Sequence[str]) -> None:
         command = [sys.executable, "-m", "penstock.producer", *arguments, "--connect", endpoint, "--name", name]
+        if (address := next(self._metrics, None)) is not None:
+            command += ["--metrics", str(address)]
+            place = f"at {address.url}/metrics" if address.port else f"at a free port, which {log} names"
+            _log.info("%s serves its metrics %s", name, place)
         with log.open("wb") as output:
             self._locals.append(_Local(name, kind, log, self._start(command, output)))
 

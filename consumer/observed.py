@@ -28,6 +28,8 @@ class Observed:
     """Optimizer steps done, in all lives of the run."""
     first_step: int = 0
     """Of this life."""
+    stepped_at: float = field(default_factory=time.time)
+    """When the last step was done, seconds since the epoch; when the rank began, before the first."""
     flops_per_step: float | None = None
     """Floating point operations of this rank's step; None where that is not known."""
     matrix_flops_per_s: float | None = None

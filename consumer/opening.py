@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from penstock.config.address import Address, parse_address
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.local_fleet import LocalFleet
@@ -28,6 +30,9 @@ from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.sockets import RankSocket, next_endpoint
+
+if TYPE_CHECKING:
+    from penstock.telemetry.metrics_server import MetricsServer
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +50,8 @@ class Opening:
     """Bound; producers that dial it wait until the stream starts."""
     fleet: LocalFleet | None
     """The producers that this rank started."""
+    metrics: "MetricsServer | None"
+    """Listening; None where nobody asked for metrics."""
 
 
 def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) -> Opening:
@@ -53,14 +60,16 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     Raises:
         ConfigError: a package is missing, the prompts or the set of real images cannot be read, or have no concepts
             where they are learnt, or the batch cannot be divided among the ranks.
-        EndpointError: the address is taken or not allowed, or whoever is asked for prompts is down or refuses.
+        EndpointError: the address, or that of the metrics, is taken or not allowed, or whoever is asked for prompts is
+            down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
     """
     if config.groups_per_step % world_size:
         raise ConfigError(
             f"groups_per_step must be a multiple of the number of ranks ({world_size}), got {config.groups_per_step}"
         )
-    check_installed(config.tracking.trackers)
+    if not config.tracking.is_auto:
+        check_installed(config.tracking.trackers)
     check_name(config.model.name)
     if rank == 0:
         _check_kept(config)
@@ -74,8 +83,10 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         group_bytes=config.generator.group_bytes,
     )
     stack.callback(socket.close)
+    metrics = stack.enter_context(_open_metrics(config, rank)) if config.metrics else None
     if rank != 0:
-        return Opening(prompts, real, socket, None)
+        return Opening(prompts, real, socket, None, metrics)
+    addresses = _producers_metrics(config, world_size)
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     # Before the asking: one that another trainer holds is refused, too, before anybody is paid.
@@ -88,9 +99,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
-        return Opening(prompts, real, socket, None)
-    fleet = LocalFleet(local, socket.endpoint, folder, config.real)
-    return Opening(prompts, real, socket, stack.enter_context(fleet))
+        return Opening(prompts, real, socket, None, metrics)
+    fleet = LocalFleet(local, socket.endpoint, folder, config.real, addresses)
+    return Opening(prompts, real, socket, stack.enter_context(fleet), metrics)
 
 
 def open_prompts(
@@ -119,6 +130,24 @@ def open_prompts(
         prompts = MixedPrompts(prompts, real.prompts, config.real.fraction, config.seed)
     check_concepts(prompts, config)
     return prompts
+
+
+def _open_metrics(config: TrainConfig, rank: int) -> "MetricsServer":
+    """Where the metrics of `rank` are served. Raises ConfigError, EndpointError."""
+    from penstock.telemetry.metrics_server import MetricsServer  # not loaded where nobody asks for it
+
+    return MetricsServer(parse_address(config.metrics, "metrics").shifted(rank))
+
+
+def _producers_metrics(config: TrainConfig, world_size: int) -> Sequence[Address]:
+    """Where each of the run's own producers serves its metrics: the next free ports above those of the ranks."""
+    if not config.metrics:
+        return ()
+    from penstock.telemetry.metrics_server import free_addresses
+
+    local = config.local_fleet
+    above = parse_address(config.metrics, "metrics").shifted(world_size)
+    return free_addresses(above, local.local_producers + local.local_image_producers)
 
 
 def _check_kept(config: TrainConfig) -> None:

@@ -32,6 +32,7 @@ from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.stream import GroupStream
 from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import ConfigError, StarvedError
@@ -184,7 +185,18 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError("a rehearsal's groups are all paced; leave real.fraction out")
         if config.filter.is_on:
             raise ConfigError("a rehearsal's images show nothing that could be scored; leave filter out")
-        stream = open_stream(config, folder, socket, rank, endpoints, Expectation())
+        trace = stack.enter_context(RunTrace(config.trace, folder, rank, world_size))
+        stream = open_stream(
+            config,
+            folder,
+            socket,
+            rank,
+            endpoints,
+            Expectation(),
+            traces=trace.asks_producers,
+            recorder=trace.recorder,
+        )
+        trace.producers = stream.traces
         stack.callback(stream.close, "the rehearsal is over")
         stream.start()
         digest = stream.wait_for_engine().model_digest

@@ -37,6 +37,8 @@ class BatchesLook:
     """Groups that the reservoir can keep."""
     is_ready: bool
     """Whether the next step's batch is ready."""
+    wait_s: float
+    """Seconds that the training thread has waited, the wait that is going on included."""
 
 
 class Prefetcher:
@@ -81,6 +83,8 @@ class Prefetcher:
         self._state: FeedState | None = None
         self.wait_s = 0.0
         """Seconds that `take` has waited."""
+        self._waits_since_ns: int | None = None
+        """Since when it waits, on the monotonic clock; None where it does not."""
         self.groups_by_uses: list[int] = [0]
         """How many groups have been used u times, at place u: what this life adds to those before it."""
         self.groups_by_concept: Counter[int] = Counter()
@@ -96,6 +100,7 @@ class Prefetcher:
             raise ValueError(f"steps {self._steps.start} to {self._steps.stop - 1} are prepared, got {step}")
         start_ns = time.monotonic_ns()
         with self._changed:
+            self._waits_since_ns = start_ns
             self._changed.wait_for(lambda: self._ready or self._error or self._closed)
             prepared, copied = self._ready, self._copied
             if prepared is None or self._closed:
@@ -104,8 +109,10 @@ class Prefetcher:
                 raise ValueError(f"steps must be taken in their order: {prepared.step} is next, got {step}")
             self._ready, self._wants_next = None, True
             self._changed.notify_all()
-        now_ns = time.monotonic_ns()
-        self.wait_s += (now_ns - start_ns) / 1e9
+            # Both at once: who looked in between would count this wait twice.
+            now_ns = time.monotonic_ns()
+            self.wait_s += (now_ns - start_ns) / 1e9
+            self._waits_since_ns = None
         self._recorder.add("wait_batch", start_ns, now_ns)
         if copied is not None:
             _hand_over(prepared.batch, copied)
@@ -125,8 +132,13 @@ class Prefetcher:
         return self._feed.newest(num_groups)
 
     def look(self) -> BatchesLook:
-        """How much is in memory now. For any thread."""
+        """How much is in memory now, and how long it was waited for. For any thread."""
+        with self._changed:
+            since_ns = self._waits_since_ns
+            waits_s = 0.0 if since_ns is None else (time.monotonic_ns() - since_ns) / 1e9
+            wait_s = self.wait_s + waits_s
         return BatchesLook(
+            wait_s=wait_s,
             reservoir_groups=self._feed.num_kept,
             reservoir_bytes=self._feed.kept_bytes,
             capacity_groups=self._feed.capacity_groups,

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation.online import Look
+from penstock.consumer.figures import Figures, of_stream
 from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.meter import Totals
 from penstock.consumer.ranks import sum_over_ranks
@@ -35,6 +36,7 @@ class Reporter:
         train_on: makes the steps, and counts those that were skipped.
         record: of the run; written here.
         tracking: the trackers.
+        figures: what they hear of this rank alone.
         progress: the line on the terminal; None on other ranks than 0.
     """
 
@@ -45,6 +47,7 @@ class Reporter:
         train_on: TrainingStep,
         record: Record,
         tracking: Tracking,
+        figures: Figures,
         progress: Progress | None,
     ) -> None:
         self._config = config
@@ -52,6 +55,7 @@ class Reporter:
         self._train_on = train_on
         self._record = record
         self._tracking = tracking
+        self._figures = figures
         self._progress = progress
         self._skipped = 0
         self.last_step_counted = True
@@ -83,23 +87,18 @@ class Reporter:
         if math.isfinite(losses["loss"]):
             self._record.loss.append((done, losses["loss"]))
         self._record.totals = totals
-        filtered = FilterTotals.of(totals.filter_counts)
-        self._tracking.scalars(
-            {
-                **{f"train/{name}": loss for name, loss in losses.items()},
-                "train/lr": log.lr,
-                "train/grad_norm": float(log.grad_norm),
-                "train/steps_skipped": self._record.steps_skipped,
-                "stream/images_made": totals.images_made,
-                "stream/images_made_per_s": totals.made_per_s,
-                "stream/images_trained_per_s": totals.trained_per_s,
-                "stream/reuse": totals.reuse,
-                "stream/data_wait": totals.data_wait,
-                "stream/producers": totals.producers,
-                **({"stream/rejected": filtered.rejected_fraction} if filtered else {}),
-            },
-            done,
-        )
+        if self._tracking.is_on:
+            self._tracking.scalars(
+                {
+                    **{f"train/{name}": loss for name, loss in losses.items()},
+                    "train/lr": log.lr,
+                    "train/grad_norm": float(log.grad_norm),
+                    "train/steps_skipped": self._record.steps_skipped,
+                    **of_stream(totals),
+                    **self._figures.since_last(),
+                },
+                done,
+            )
         if self._progress:
             self._progress.update(self._snapshot(done, losses["loss"], totals))
 

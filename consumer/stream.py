@@ -8,7 +8,7 @@ memory stays bounded.
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -202,9 +202,6 @@ class GroupStream:
         now = time.monotonic()
         with self._changed:
             machine = self._machine
-            rejects: Counter[str] = Counter()
-            for (reason, _), count in machine.rejects.counts.items():
-                rejects[reason] += count
             return StreamLook(
                 stats=self._stats(),
                 fleet=machine.fleet,
@@ -215,7 +212,7 @@ class GroupStream:
                 reserved_bytes=machine.reserved_bytes,
                 window_groups=machine.window_groups,
                 window_bytes=machine.window_bytes,
-                rejects=rejects,
+                rejects=machine.rejects.by_kind,
                 waiting=None if self._waited_s is None else machine.describe_wait(now),
             )
 

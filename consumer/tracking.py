@@ -3,6 +3,7 @@
 A tracker that keeps files on this machine, and can be told where, keeps them in `RUN/tracking`.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.tracking_config import TrackingConfig, check_installed
+from penstock.consumer.tracking_config import TrackingConfig
 from penstock.protocol.errors import RunError
 from penstock.telemetry.sample_grid import draw_grid
+
+_log = logging.getLogger(__name__)
 
 GROUPS_TAG = "stream/groups"
 
@@ -33,10 +36,9 @@ def accelerator_arguments(config: TrackingConfig, run_dir: Path) -> dict[str, An
 
     Raises ConfigError where a tracker's package is not installed.
     """
-    if not config.trackers:
+    if not (trackers := config.chosen):
         return {}
-    check_installed(config.trackers)
-    return {"log_with": list(config.trackers), "project_dir": str(run_dir / "tracking")}
+    return {"log_with": list(trackers), "project_dir": str(run_dir / "tracking")}
 
 
 class Tracking:
@@ -51,7 +53,7 @@ class Tracking:
             tracker can.
 
     Raises:
-        RunError: a tracker does not start.
+        RunError: a tracker that was named does not start. TensorBoard that nobody named is passed over with a warning.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Tracking:
         first_step: int = 0,
     ) -> None:
         self._accelerator = accelerator
-        self._images_every_steps = config.images_every_steps
+        self._images_every_steps = 0 if config.is_auto else config.images_every_steps
         # Some trackers start on every process that asks them to.
         self._is_on = accelerator.is_main_process and bool(accelerator.log_with)
         if not self._is_on:
@@ -72,8 +74,17 @@ class Tracking:
         try:
             accelerator.init_trackers(config.project, flat(settings), start_arguments(folder, first_step))
         except Exception as error:  # each tracker has errors of its own: no login, no network, a broken store
+            if config.is_auto:
+                _log.warning("nothing is told to TensorBoard, which does not start: %s", error or type(error).__name__)
+                self._is_on = False
+                return
             names = ", ".join(config.trackers)
             raise RunError(f"tracking.trackers ({names}): did not start: {error or type(error).__name__}") from error
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anybody listens."""
+        return self._is_on
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Tell figures, by names such as `train/loss`, of optimizer step `step`. Steps must not fall."""

@@ -23,10 +23,12 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.engines import Engines
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.figures import Figures
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
+from penstock.consumer.metrics import RankMetrics
 from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
@@ -232,6 +234,8 @@ class Trainer:
             steps=self._resume.step if self._resume else 0,
             first_step=self._resume.step if self._resume else 0,
         )
+        if opening.metrics:
+            opening.metrics.collect(RankMetrics(self._observed).reading)
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)
         self._tokenizer_digest = self._tokenizer.digest if self._tokenizer else ""
@@ -268,7 +272,8 @@ class Trainer:
         config = self._config
         tracking = Tracking(self._accelerator, config.tracking, self._folder, asdict(config), first_step)
         progress = Progress() if self._accelerator.is_main_process else None
-        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, progress)
+        figures = Figures(self._observed)
+        return Reporter(config, self._accelerator, self._train_on, self._record, tracking, figures, progress)
 
     def _open_batches(self, ledger: Ledger, agreed: Engines, first_step: int) -> Prefetcher:
         """The batches of all steps to come; the first is prepared from now on."""
@@ -332,6 +337,7 @@ class Trainer:
             meter.step()
             watch.done(step)
             done = self._observed.steps = step + 1
+            self._observed.stepped_at = time.time()
             reporter.stepped(done, batch)
             if self._evaluation and done % self._config.evaluation.every_steps == 0:
                 with self._recorder.span("evaluate"):

@@ -5,9 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from penstock.config.address import parse_address
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig, default_name
@@ -15,6 +18,9 @@ from penstock.producer.device_child import WARMS_UP
 from penstock.producer.engine import Engine
 from penstock.protocol.sockets import check_endpoint
 from penstock.telemetry.recorder import Recorder
+
+if TYPE_CHECKING:
+    from penstock.telemetry.metrics_server import MetricsServer
 
 _log = logging.getLogger("penstock.producer")
 
@@ -40,6 +46,14 @@ def main(argv: Sequence[str]) -> int:
         from penstock.producer.device_list import find_devices
 
         return DeviceFleet(config, argv, find_devices(config.devices)).run()
+    with ExitStack() as stack:
+        # Before the engine, which may take minutes: an address in use is said at once.
+        metrics = stack.enter_context(open_metrics(config.metrics)) if config.metrics else None
+        return serve(config, metrics)
+
+
+def serve(config: ProduceConfig, metrics: "MetricsServer | None") -> int:
+    """Be one producer, and say so to whoever asks for its metrics. Returns the exit status."""
     from penstock.producer.service import ProducerService
 
     recorder = Recorder()
@@ -52,9 +66,20 @@ def main(argv: Sequence[str]) -> int:
     what = f"{manifest.model} on {manifest.device} in {manifest.dtype}, digest {manifest.model_digest}{scores}"
     _log.info("%s%s", WARMS_UP, what)
     service = ProducerService(config, engine, recorder)
+    if metrics is not None:
+        from penstock.producer.metrics import ProducerMetrics
+
+        metrics.collect(ProducerMetrics(service).reading)
     with ending_gently(service.drain, echo_s=_ECHO_S) as asked:
         service.run()
     return 128 + signal.SIGTERM if asked() else 0
+
+
+def open_metrics(address: str) -> "MetricsServer":
+    """Listen there. Raises EndpointError."""
+    from penstock.telemetry.metrics_server import MetricsServer
+
+    return MetricsServer(parse_address(address, "metrics"))
 
 
 def open_engine(config: ProduceConfig, recorder: Recorder | None = None) -> Engine:

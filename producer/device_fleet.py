@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 from penstock.config import children
+from penstock.config.address import Address, parse_address
 from penstock.config.process import ending_gently
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.device_child import ASKED, ChildState, DeviceChild
@@ -45,8 +46,14 @@ class DeviceFleet:
         self._drain_s = config.drain_timeout_s
         name = config.name or default_name()
         env = {} if config.threads else share_of_cores(len(devices))
+        metrics = parse_address(config.metrics, "metrics") if config.metrics else None
         self._children = [
-            DeviceChild(f"{name}-{number}", device, command(argv, device, f"{name}-{number}"), env)
+            DeviceChild(
+                f"{name}-{number}",
+                device,
+                command(argv, device, f"{name}-{number}", metrics.shifted(number) if metrics else None),
+                env,
+            )
             for number, device in enumerate(devices)
         ]
         self._is_asked = False
@@ -122,9 +129,11 @@ class DeviceFleet:
             tell_health(gpus)
 
 
-def command(argv: Sequence[str], device: str, name: str) -> list[str]:
+def command(argv: Sequence[str], device: str, name: str, metrics: Address | None = None) -> list[str]:
     """What starts the producer of one device: a later flag overrides an earlier one."""
-    return [sys.executable, "-m", "penstock.producer", *argv, "--devices", "", "--device", device, "--name", name]
+    own = ["--devices", "", "--device", device, "--name", name]
+    own += ["--metrics", str(metrics)] if metrics else []
+    return [sys.executable, "-m", "penstock.producer", *argv, *own]
 
 
 def share_of_cores(num_processes: int) -> dict[str, str]:

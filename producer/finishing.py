@@ -117,6 +117,7 @@ class Finisher:
             if isinstance(outcome, ModelError):
                 self._refuse([held], str(outcome))
             else:
+                self._work.groups += not held.ticket.probe
                 self._encode(held, outcome, seconds / len(begun.batch))
         if now - self._reported_at >= _REPORT_S:
             self._reported_at = now

@@ -8,7 +8,7 @@ than one batch is ahead of it. All share the state machine under one lock.
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,15 +18,15 @@ from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
 from penstock.producer.noise import answer_probe
-from penstock.producer.tracing import trace_of
+from penstock.producer.tracing import tell
+from penstock.producer.work import Work
 from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
-from penstock.protocol.limits import MAX_TRACE_EVENTS
-from penstock.protocol.links import HeldTicket
-from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets
+from penstock.protocol.links import HeldTicket, ProducerLook
+from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets, Welcome
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
@@ -39,8 +39,6 @@ _TICK_S = 0.05
 """How often time passes for the state machine."""
 _TRACE_S = 0.5
 """How often events are told of, where a rank traces."""
-_TRACES_AT_ONCE = 128
-"""Messages that tell of events, at most: as many as a full ring."""
 
 
 @dataclass(slots=True)
@@ -122,7 +120,7 @@ class ProducerService:
             raise
         finally:
             with self._changed:
-                self._trace()
+                self._act(tell(self.recorder, self._machine.traced))
                 self._act(self._machine.leave(why))
                 self._stopping = True
             self._sockets.waker.wake()
@@ -137,6 +135,27 @@ class ProducerService:
         """
         self._drain_asked = self._loaded
         return self._loaded
+
+    @property
+    def name(self) -> str:
+        """In logs and metrics."""
+        return self._machine.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it has said that it is."""
+        return self._machine.manifest
+
+    @property
+    def work(self) -> Work:
+        """What its engine has done so far."""
+        return self._engine.work
+
+    def look(self) -> ProducerLook:
+        """How it is now. For any thread."""
+        with self._changed:
+            look = self._machine.look()
+            return replace(look, rejects=self._garbled.by_kind + Counter(look.rejects))
 
     # --- main thread --------------------------------------------------------------------------------------------------
 
@@ -281,39 +300,24 @@ class ProducerService:
             # Said here, because the engine may hold the main thread for long.
             self._act(self._machine.leave("what it had begun was not done in time"))
         if not self._stopping:
-            self._act(self._machine.tick(now, self._status()))
+            self._act(self._machine.tick(now, self._engine.work.status))
             if now - self._traced_at >= _TRACE_S:
                 self._traced_at = now
-                self._trace()
-
-    def _status(self) -> Status:
-        """What is to be told of the engine's work; its clock is that of the moment at which it is sent."""
-        work = self._engine.work
-        flops, rate = work.flops or 0.0, work.matrix_flops_per_s or 0.0
-        return Status(images=work.images, busy_s=work.seconds, flops=flops, matrix_flops_per_s=rate)
-
-    def _trace(self) -> None:
-        """Tell of events, where a rank wants to hear of them and the clocks are known."""
-        if (traced := self._machine.traced) is None:
-            return
-        peer, clock = traced
-        self.recorder.trace()
-        if clock.best is None:
-            return
-        for _ in range(_TRACES_AT_ONCE):
-            if not (events := self.recorder.drain(MAX_TRACE_EVENTS)):
-                return
-            self._act([Send(peer, trace_of(events, *clock.best))])
+                self._act(tell(self.recorder, self._machine.traced))
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
         came_at = time.monotonic()
         try:
             header, message = decode(frames[0])
         except MessageError as error:
-            if self._garbled.counts_round(error.reason, peer.decode()):
+            with self._changed:
+                is_told = self._garbled.counts_round(error.reason, peer.decode())
+            if is_told:
                 _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
-        if isinstance(message, Tickets):
+        if isinstance(message, Welcome) and message.trace:
+            self.recorder.trace()
+        elif isinstance(message, Tickets):
             for ticket in message.tickets:
                 self.recorder.mark("held", ticket.index, ticket.attempt, Flow.STEP)
         elif isinstance(message, Ack):
@@ -321,7 +325,7 @@ class ProducerService:
                 self.recorder.mark("acknowledged", key.index, key.attempt)
         with self._changed:
             if isinstance(message, Bye):
-                self._trace()  # the last, before the answer ends all talk
+                self._act(tell(self.recorder, self._machine.traced))  # the last, before the answer ends all talk
             self._act(self._machine.on_message(peer, header, message, came_at))
             if self._drain_asked or self._is_held_back or not isinstance(message, Ack | Heartbeat):
                 # Else what is none of the engine's business would wake its thread.

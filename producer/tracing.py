@@ -2,9 +2,29 @@
 
 from collections.abc import Sequence
 
-from penstock.protocol.limits import MAX_INT, MAX_TRACE_KINDS
+from penstock.protocol.actions import Send
+from penstock.protocol.clock import ClockDifference
+from penstock.protocol.limits import MAX_INT, MAX_TRACE_EVENTS, MAX_TRACE_KINDS
 from penstock.protocol.watching import Trace
-from penstock.telemetry.recorder import Event
+from penstock.telemetry.recorder import Event, Recorder
+
+_AT_ONCE = 128
+"""Messages that tell of events, at most: as many as a full ring."""
+
+
+def tell(recorder: Recorder, traced: tuple[bytes, ClockDifference] | None) -> list[Send]:
+    """What is to be sent of the events so far; nothing as long as the clocks are not known.
+
+    Args:
+        recorder: has them.
+        traced: who wants to hear of them, as `ProducerMachine.traced`.
+    """
+    if traced is None or (known := traced[1].best) is None:
+        return []
+    sends: list[Send] = []
+    while len(sends) < _AT_ONCE and (events := recorder.drain(MAX_TRACE_EVENTS)):
+        sends.append(Send(traced[0], trace_of(events, *known)))
+    return sends
 
 
 def trace_of(events: Sequence[Event], difference_ns: int, uncertainty_ns: int) -> Trace:

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+from penstock.protocol.watching import Status
+
 
 @dataclass(slots=True)
 class Work:
     """Counts since the engine was loaded. The arithmetic is that of denoiser and decoder, padded rows included."""
 
     images: int = 0
+    groups: int = 0
+    """That could travel."""
     flops: float | None = None
     """Floating point operations, two for each product and sum; None where the engine does not know."""
     matrix_flops_per_s: float | None = None
@@ -21,6 +25,12 @@ class Work:
     """Images of them that were not kept."""
     seconds: float = 0.0
     """Time in which the engine was busy."""
+
+    @property
+    def status(self) -> Status:
+        """What ranks are told of it."""
+        flops, rate = self.flops or 0.0, self.matrix_flops_per_s or 0.0
+        return Status(images=self.images, busy_s=self.seconds, flops=flops, matrix_flops_per_s=rate)
 
     def describe(self) -> str:
         """One line for the log."""

@@ -51,6 +51,14 @@ class Tally:
         self.counts: Counter[tuple[str, str]] = Counter()
         """By (what, who)."""
 
+    @property
+    def by_kind(self) -> Counter[str]:
+        """Counts by what, whoever did it."""
+        kinds: Counter[str] = Counter()
+        for (what, _), count in self.counts.items():
+            kinds[what] += count
+        return kinds
+
     def counts_round(self, what: str, who: str) -> int:
         """Count one more. Returns how many there are now where that is 1, 2, 4, 8, …, else 0: floods spare the log."""
         key = (what, who)

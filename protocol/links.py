@@ -1,7 +1,7 @@
 """The ranks as one producer sees them: where the talk with each stands, and what is on its way to it."""
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -145,6 +145,43 @@ class Link:
         self.sent.clear()
         self.waiting.clear()
         self.seconds_per_byte, self.sample_bytes = float("inf"), 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerLook:
+    """A producer at one moment, as it sees itself: for people and for metrics."""
+
+    queued: int
+    """Tickets whose work has not begun."""
+    running: int
+    waiting: int
+    """Groups that are made and wait for their link."""
+    sent: int
+    """Groups that are on their way and not acknowledged."""
+    unacknowledged_bytes: int
+    """Bytes of the pixels of both."""
+    credit_groups: int
+    """Tickets that it would hold for each rank."""
+    links: Mapping[LinkState, int]
+    """Ranks that it knows, by where the talk with them stands."""
+    rejects: Mapping[str, int]
+    """Messages that a rank refused, or that came garbled, by reason."""
+
+
+def look_at(
+    links: Sequence[Link], queued: int, running: int, credit_groups: int, rejects: Mapping[str, int]
+) -> ProducerLook:
+    """How a producer with these links is now; the other arguments are as in `ProducerLook`."""
+    return ProducerLook(
+        queued=queued,
+        running=running,
+        waiting=sum(len(link.waiting) for link in links),
+        sent=sum(len(link.sent) for link in links),
+        unacknowledged_bytes=sum(link.unacknowledged_bytes for link in links),
+        credit_groups=credit_groups,
+        links=Counter(link.state for link in links),
+        rejects=rejects,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,6 +219,11 @@ class Nack:
         """The attempt that is meant; None where no ticket is."""
         return Attempt(self.index, self.attempt) if self.index >= 0 else None
 
+    @property
+    def asks_for_hello(self) -> bool:
+        """Whether a rank does not know its producer, or not any more."""
+        return self.index == -1 and self.retryable
+
     def __post_init__(self) -> None:
         require(self.attempt >= 0, "attempt must be >= 0", self.attempt)
         _shorten_reason(self)

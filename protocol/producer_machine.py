@@ -14,7 +14,7 @@ from penstock.protocol.batching import choose_batch, same_recipe
 from penstock.protocol.clock import ClockDifference
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
-from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState
+from penstock.protocol.links import FinishedGroup, HeldTicket, Link, LinkState, ProducerLook, look_at
 from penstock.protocol.messages import (
     NO_CHOICE,
     Ack,
@@ -84,6 +84,11 @@ class ProducerMachine:
     def drained(self) -> bool:
         """Whether nothing is left of what a draining producer had begun: made, sent and acknowledged."""
         return not self._running and not any(link.sent or link.waiting for link in self.links.values())
+
+    def look(self) -> ProducerLook:
+        """How it is now."""
+        tickets = (len(self._queue), len(self._running))
+        return look_at(list(self.links.values()), *tickets, self.credit_groups, self._refused.by_kind)
 
     def header(self, peer: bytes) -> Header:
         """The fences of a message to `peer`, without its sequence number."""
@@ -270,7 +275,7 @@ class ProducerMachine:
             return self._on_welcome(peer, link, header, message, now)
         if not link.is_talking:
             return []
-        if isinstance(message, Nack) and _asks_for_hello(message) and header.incarnation > link.incarnation:
+        if isinstance(message, Nack) and message.asks_for_hello and header.incarnation > link.incarnation:
             self._restart(peer)
             return [Note(f"{link.endpoint} has begun another life")]
         if (header.run, header.incarnation) != (link.run, link.incarnation):
@@ -296,7 +301,7 @@ class ProducerMachine:
             case Nack():
                 if message.key is not None:
                     link.sent.pop(message.key, None)
-                if _asks_for_hello(message):
+                if message.asks_for_hello:
                     self._restart(peer)
                 actions = self._send_waiting(peer, now)
                 if self._refused.counts_round(message.reason.partition(":")[0], link.endpoint):
@@ -388,7 +393,3 @@ class ProducerMachine:
         if any(link.is_talking for link in self.links.values()):
             return []
         return [Finished(reason, rejected)]
-
-
-def _asks_for_hello(nack: Nack) -> bool:
-    return nack.index == -1 and nack.retryable

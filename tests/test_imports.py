@@ -50,6 +50,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "telemetry/flops.py": {"torch"},
     "telemetry/nvml.py": {"pynvml"},
     "telemetry/html_page.py": {"PIL"},
+    "telemetry/metrics_server.py": {"penstock.config.address", "penstock.protocol.errors"},
     "consumer/cpu_ranks.py": {"psutil"},
     "consumer/evaluation/report.py": {"rich"},
     "consumer/encoders.py": {"timm"},

@@ -10,6 +10,7 @@ from typing import IO
 import psutil
 import pytest
 
+from penstock.config.address import Address
 from penstock.consumer import run_folder
 from penstock.consumer.config import FleetConfig
 from penstock.consumer.local_fleet import LocalFleet
@@ -140,6 +141,31 @@ def test_producers_of_real_images_serve_the_run_s_set_and_are_missed_apart(
         assert fleet.check() is None, "the other kind's live on"
     assert len([text for text in caplog.messages if "local-images-0 ended" in text]) == 1
     run_folder.check(tmp_path / "run", overwrite=True, resume=False)
+
+
+def test_each_producer_serves_its_metrics_at_an_address_of_its_own_and_the_log_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    commands: list[list[str]] = []
+    real = LocalFleet._start
+
+    def start_stub(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return real([sys.executable, "-c", GOOD], output)
+
+    monkeypatch.setattr(LocalFleet, "_start", staticmethod(start_stub))
+    folder = run_folder.prepare(tmp_path / "run", overwrite=False, resume=False)
+    config = FleetConfig(local_producers=2, local_image_producers=1)
+    places = [Address("127.0.0.1", 9402), Address("::1", 9404), Address("127.0.0.1", 0)]
+    with LocalFleet(config, "tcp://127.0.0.1:1", folder, RealConfig(source="toyworld", fraction=0.5), places):
+        told = [command[command.index("--metrics") + 1] for command in commands]
+    assert told == ["127.0.0.1:9402", "[::1]:9404", "127.0.0.1:0"]
+    assert [text for text in caplog.messages if "metrics" in text] == [
+        "local-0 serves its metrics at http://127.0.0.1:9402/metrics",
+        "local-1 serves its metrics at http://[::1]:9404/metrics",
+        f"local-images-0 serves its metrics at a free port, which {folder.image_producer_log(0)} names",
+    ]
 
 
 def test_a_fleet_closes_twice(start: StartFleet, tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.schedule import Share, open_order
 from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError, StarvedError
-from penstock.protocol.messages import Result
+from penstock.protocol.messages import Ack, Result
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Ticket
+from penstock.telemetry.recorder import Flow, Recorder
 from tests.consumer.stream_bench import StreamBench, until
 from tests.protocol.samples import MANIFEST, RECIPE
 
@@ -84,6 +85,7 @@ def _batches(
     device: str = "cpu",
     reuse: int = 1,
     concept: Callable[[Ticket], int] = lambda ticket: -1,
+    recorder: Recorder | None = None,
 ) -> Prefetcher:
     """Batches of two groups, each used `reuse` times."""
     config = TrainConfig(generator=GeneratorConfig(images_per_group=2, height=8, width=8))
@@ -99,6 +101,7 @@ def _batches(
         images_per_use=0,
         pin_memory=device == "cuda",
         reader=Reader(concept),
+        recorder=recorder,
     )
     return Prefetcher(
         feed,
@@ -106,6 +109,7 @@ def _batches(
         torch.device(device),
         steps,
         keeps_state=lambda step: step % 2 == 0,
+        recorder=recorder,
     )
 
 
@@ -122,6 +126,25 @@ def test_the_next_batch_is_prepared_while_the_step_runs_and_only_that(tmp_path: 
         until(lambda: tap.given == 6)
         time.sleep(0.1)
         assert tap.given == 6, "one batch ahead, no more"
+
+
+def test_a_wait_is_seen_while_it_lasts_and_counted_once(tmp_path: Path) -> None:
+    tap = _Tap()
+    with _batches(tap, tmp_path) as batches:
+        assert batches.look().wait_s == 0
+
+        def see_it_and_end_it() -> None:
+            until(lambda: batches.look().wait_s > 0.05)
+            tap.let_through.release(2)
+
+        looker = threading.Thread(target=see_it_and_end_it)
+        begun = time.monotonic()
+        looker.start()
+        batches.take(0)
+        took_s = time.monotonic() - begun
+        looker.join(WAIT_S)
+        assert 0.05 < batches.look().wait_s <= took_s
+        assert batches.look().wait_s == batches.wait_s, "the wait is over"
 
 
 def test_only_what_was_taken_counts(tmp_path: Path) -> None:
@@ -208,6 +231,46 @@ def test_closing_ends_a_real_stream_that_waits(tmp_path: Path) -> None:
             start = time.monotonic()
         assert not batches._thread.is_alive()
         assert time.monotonic() - start < WAIT_S / 2
+
+
+def test_a_group_s_way_is_noted_from_its_ticket_to_its_first_use(tmp_path: Path) -> None:
+    with StreamBench() as bench:
+        stream = bench.start(ask=False)
+        recorder = stream.recorder
+        recorder.trace()
+        batches = _batches(stream, tmp_path, steps=range(2), reuse=2, recorder=recorder)
+        producer = bench.join(stream)
+        with batches:
+            for _ in range(2):
+                ticket = producer.next_ticket()
+                pixels = np.full(ticket.recipe.shape, 9, np.uint8).tobytes()
+                figures = {"shape": ticket.recipe.shape, "crc32": zlib.crc32(pixels), "seconds": 0.1}
+                producer.say(Result(index=ticket.index, attempt=ticket.attempt, **figures), pixels)
+                producer.hear(Ack)
+            taken = [batches.take(step).indices for step in range(2)]
+    assert [sorted(indices) for indices in taken] == [[0, 1], [0, 1]]
+    events = recorder.drain()
+    flows = [(event.stage, event.flow) for event in events if event.ticket == 1 and event.flow]
+    assert sorted(flows, key=lambda flow: flow[1]) == [
+        ("issue", Flow.BEGIN),
+        ("receive", Flow.STEP),
+        ("enter", Flow.STEP),
+        ("use", Flow.END),
+    ]
+    threads = {event.stage: event.thread for event in events}
+    assert {threads[stage] for stage in ("issue", "receive")} == {"penstock-stream"}
+    assert {threads[stage] for stage in ("wait_groups", "enter", "collate", "copy")} == {"penstock-prefetch"}
+    assert threads["use"] == threads["wait_batch"] == threading.current_thread().name
+    noted = recorder.taken()
+    assert {name: noted[name].count for name in ("receive", "collate", "copy", "wait_batch")} == {
+        "receive": 2,
+        "collate": 2,
+        "copy": 2,
+        "wait_batch": 2,
+    }
+    assert noted["wait_batch"].seconds == pytest.approx(batches.wait_s)
+    assert noted["sample_age"].count == 4, "of each group of each step, used before or not"
+    assert 0 < min(noted["sample_age"].recent_s) <= max(noted["sample_age"].recent_s) < WAIT_S
 
 
 def test_from_the_wire_to_the_batch_pixels_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:

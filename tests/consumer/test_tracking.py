@@ -129,7 +129,7 @@ def test_a_tracker_hears_all_in_order_and_its_end_once(folder: RunFolder) -> Non
 
 def test_images_go_to_those_trackers_that_take_them(folder: RunFolder) -> None:
     viewer, recorder = Viewer(), Recorder()
-    config = TrackingConfig(images_every_steps=20)
+    config = TrackingConfig(trackers=("wandb",), images_every_steps=20)
     tracking = Tracking(Accelerator(cpu=True, log_with=[recorder, viewer]), config, folder, {})
     assert [step for step in range(1, 50) if tracking.wants_groups(step)] == [20, 40]
     tracking.groups(GROUPS, 40)
@@ -143,8 +143,34 @@ def test_images_go_to_those_trackers_that_take_them(folder: RunFolder) -> None:
 @pytest.mark.parametrize(("tracker", "every"), [(Recorder, 20), (Viewer, 0)])
 def test_no_grid_is_wanted_where_nobody_looks(folder: RunFolder, tracker: type[Recorder], every: int) -> None:
     accelerator = Accelerator(cpu=True, log_with=tracker())
-    tracking = Tracking(accelerator, TrackingConfig(images_every_steps=every), folder, {})
+    config = TrackingConfig(trackers=("wandb",), images_every_steps=every)
+    tracking = Tracking(accelerator, config, folder, {})
     assert not any(tracking.wants_groups(step) for step in range(100))
+
+
+def test_nobody_gets_an_image_that_was_not_asked_for(folder: RunFolder) -> None:
+    default = TrackingConfig(images_every_steps=20)
+    accelerator = Accelerator(cpu=True, **accelerator_arguments(default, folder.path))
+    with Tracking(accelerator, default, folder, {}) as tracking:
+        tracking.scalars({"train/loss": 2.5}, 20)
+        assert not any(tracking.wants_groups(step) for step in range(100))
+    assert _scalars(folder, "train/loss") == [(20, 2.5)]
+    assert [path for path in folder.path.rglob("*") if path.suffix in {".png", ".jpg"}] == []
+
+
+def test_tensorboard_that_nobody_named_and_that_is_broken_is_one_line(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accelerator = Accelerator(cpu=True, **accelerator_arguments(TrackingConfig(), folder.path))
+
+    def broken(*_: object) -> None:
+        raise ImportError("no module named six")
+
+    monkeypatch.setattr(accelerator, "init_trackers", broken)
+    with Tracking(accelerator, TrackingConfig(), folder, {}) as tracking:
+        tracking.scalars({"train/loss": 2.5}, 20)
+        assert not tracking.is_on
+    assert caplog.messages == ["nothing is told to TensorBoard, which does not start: no module named six"]
 
 
 def test_other_ranks_than_the_first_tell_nothing(folder: RunFolder) -> None:
@@ -159,8 +185,9 @@ def test_other_ranks_than_the_first_tell_nothing(folder: RunFolder) -> None:
 
 
 def test_without_trackers_nothing_is_written(folder: RunFolder) -> None:
-    accelerator = Accelerator(cpu=True, **accelerator_arguments(TrackingConfig(), folder.path))
-    with Tracking(accelerator, TrackingConfig(), folder, {}) as tracking:
+    nobody = TrackingConfig(trackers=())
+    accelerator = Accelerator(cpu=True, **accelerator_arguments(nobody, folder.path))
+    with Tracking(accelerator, nobody, folder, {}) as tracking:
         tracking.scalars({"train/loss": 1.0}, 1)
         tracking.groups(GROUPS, 500)
         assert not tracking.wants_groups(500)

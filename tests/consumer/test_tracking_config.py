@@ -13,8 +13,22 @@ def test_the_trackers_are_those_that_accelerate_knows() -> None:
     assert sorted(LOGGER_TYPE_TO_CLASS) == sorted(tracking_config._PACKAGES)
 
 
+def test_tensorboard_is_told_where_it_is_installed_and_nobody_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TrackingConfig().chosen == ("tensorboard",)
+    assert TrackingConfig(trackers=()).chosen == ()
+    monkeypatch.setattr(tracking_config, "_PACKAGES", {"tensorboard": ("no_such_package_d", "no_such_package_e")})
+    assert TrackingConfig().chosen == ()
+    with pytest.raises(ConfigError, match="pip install no_such_package_d"):
+        TrackingConfig(trackers=("tensorboard",)).chosen  # noqa: B018 - the property raises
+
+
+def test_auto_stands_alone() -> None:
+    with pytest.raises(ConfigError, match=r"trackers must be auto alone, or names, got \('auto', 'wandb'\)"):
+        TrackingConfig(trackers=("auto", "wandb"))
+
+
 def test_an_unknown_tracker_is_one_line_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match=r"trackers must be among aim, .*wandb, got 'tensorbord'; did you mean 'ten"):
+    with pytest.raises(ConfigError, match=r"trackers must be among aim, .*wandb, or left empty, got 'tensorbord'; did"):
         TrackingConfig(trackers=("tensorbord",))
 
 

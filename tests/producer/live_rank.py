@@ -12,7 +12,7 @@ from penstock.producer.config import ProduceConfig
 from penstock.producer.engine import Engine, Images, Made, Pending
 from penstock.producer.service import ProducerService
 from penstock.producer.work import Work
-from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
+from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send, Traced
 from penstock.protocol.admission import Expectation
 from penstock.protocol.batching import same_recipe
 from penstock.protocol.codec import decode, encode
@@ -88,6 +88,7 @@ class LiveRank:
         digest: str = "d1",
         real_digest: str = "",
         others: tuple[str, ...] = (),
+        traces: bool = False,
         **patience: Any,
     ) -> None:
         self.socket = RankSocket(endpoint)
@@ -102,9 +103,11 @@ class LiveRank:
             window_groups=10**6,
             window_bytes=1 << 40,
             patience=Patience(**{"heartbeat_s": 0.1, "lease_s": 1.0, "max_attempts": 3} | patience),
+            traces=traces,
         )
         self.delivered: dict[int, Deliver] = {}
         self.quarantined: list[Quarantine] = []
+        self.traced: list[Traced] = []
         self.notes: list[str] = []
 
     def plan(self, *indices: int) -> None:
@@ -144,6 +147,8 @@ class LiveRank:
                 case Deliver():
                     assert action.ticket.index not in self.delivered
                     self.delivered[action.ticket.index] = action
+                case Traced():
+                    self.traced.append(action)
                 case Quarantine():
                     self.quarantined.append(action)
                 case Note() | Fail():

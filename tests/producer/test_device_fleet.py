@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from penstock.config.address import Address
 from penstock.producer import device_fleet
 from penstock.producer.config import ProduceConfig
 from penstock.producer.device_child import ChildState
 from penstock.producer.device_fleet import DeviceFleet, command, share_of_cores, tell_health, worst
+from penstock.protocol.errors import ConfigError
 from penstock.telemetry import nvml
 from tests.faults.programs import wait_until
 from tests.telemetry.fake_nvml import FakeNvml
@@ -28,7 +30,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[StartFleet]:
     made: list[DeviceFleet] = []
 
     def start_one(*scripts: str, drain_timeout_s: float = 25.0) -> DeviceFleet:
-        def stub(argv: Sequence[str], device: str, name: str) -> list[str]:
+        def stub(argv: Sequence[str], device: str, name: str, metrics: Address | None) -> list[str]:
             number = int(name.rpartition("-")[2])
             return [sys.executable, "-c", scripts[number].replace("{number}", str(number))]
 
@@ -124,6 +126,18 @@ def test_each_producer_gets_the_same_settings_and_its_own_device_and_name() -> N
         *("--devices", "all", "--connect", "tcp://a:1"),
         *("--devices", "", "--device", "cuda:1", "--name", "ann-1"),
     ]
+
+
+def test_each_producer_serves_its_metrics_at_the_next_port() -> None:
+    config = ProduceConfig(devices="cpu,cpu", name="ann", metrics="[::1]:9400")
+    fleet = DeviceFleet(config, ["--metrics", "[::1]:9400"], ["cpu", "cpu"])
+    flags = [child._command[child._command.index("--name") :] for child in fleet._children]
+    assert flags == [
+        ["--name", "ann-0", "--metrics", "[::1]:9400"],
+        ["--name", "ann-1", "--metrics", "[::1]:9401"],
+    ]
+    with pytest.raises(ConfigError, match="port 65535 \\+ 1 is beyond 65535"):
+        DeviceFleet(ProduceConfig(devices="cpu,cpu", metrics="65535"), [], ["cpu", "cpu"])
 
 
 @pytest.mark.parametrize(("cores", "processes", "threads"), [(8, 2, "4"), (8, 3, "2"), (2, 8, "1")])

@@ -1,0 +1,111 @@
+"""What a rank opens before torch is loaded: the metrics' address is taken, or refused, before anything is touched."""
+
+import json
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.config.address import Address
+from penstock.consumer import opening, run_folder
+from penstock.consumer.config import FleetConfig, StreamConfig, TrainConfig
+from penstock.consumer.making_config import PromptsConfig
+from penstock.consumer.opening import Opening, open_run
+from penstock.protocol.errors import ConfigError, EndpointError
+
+
+def _config(path: Path, **settings: Any) -> TrainConfig:
+    return TrainConfig(
+        run_dir=path,
+        groups_per_step=6,
+        prompts=PromptsConfig(source="toyworld"),
+        stream=StreamConfig(endpoint="tcp://127.0.0.1:0"),
+        **settings,
+    )
+
+
+@contextmanager
+def _open(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Iterator[Opening]:
+    with ExitStack() as stack:
+        yield open_run(config, rank, world_size, stack)
+
+
+@contextmanager
+def _taken() -> Iterator[int]:
+    """A port where somebody listens, and two above it where nobody does."""
+    while True:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            port: int = listening.getsockname()[1]
+            try:
+                for place in (1, 2):
+                    with socket.socket() as probe:
+                        probe.bind(("127.0.0.1", port + place))
+            except OSError:
+                continue
+            yield port
+            return
+
+
+def test_without_the_setting_nobody_listens(tmp_path: Path) -> None:
+    with _open(_config(tmp_path / "run")) as opened:
+        assert opened.metrics is None
+
+
+def test_metrics_are_served_while_torch_still_loads_and_each_rank_has_the_next_port(tmp_path: Path) -> None:
+    with _taken() as port:
+        config = _config(tmp_path / "run", metrics=str(port))
+        with _open(config, 1, 3) as one, _open(config, 2, 3) as two:
+            for place, opened in ((1, one), (2, two)):
+                assert opened.metrics is not None
+                assert opened.metrics.address == Address("127.0.0.1", port + place)
+                with urllib.request.urlopen(f"http://127.0.0.1:{port + place}/metrics", timeout=20) as answer:
+                    assert b"process_resident_memory_bytes" in answer.read()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port + 1), 5)
+
+
+def test_an_address_in_use_costs_no_earlier_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    before = run_folder.prepare(path, overwrite=False, resume=False).run_id
+    with (
+        _taken() as port,
+        pytest.raises(EndpointError, match=f"metrics: cannot listen at 127.0.0.1, port {port}: Address already in use"),
+        _open(_config(path, metrics=f"127.0.0.1:{port}", overwrite=True)),
+    ):
+        pass
+    assert json.loads((path / "run.json").read_text())["run_id"] == before
+
+
+def test_ports_that_end_cost_no_earlier_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    before = run_folder.prepare(path, overwrite=False, resume=False).run_id
+    config = _config(path, metrics="65535", overwrite=True, fleet=FleetConfig(local_producers=1))
+    with pytest.raises(ConfigError, match="beyond 65535"), _open(config):
+        pass
+    assert json.loads((path / "run.json").read_text())["run_id"] == before
+
+
+def test_the_run_s_own_producers_take_the_free_ports_above_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    class Fleet(ExitStack):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__()
+            given.append(arguments[-1])
+
+    monkeypatch.setattr(opening, "LocalFleet", Fleet)
+    with _taken() as port:
+        # Two ranks; somebody else listens where the first producer would.
+        fleet = FleetConfig(local_producers=2)
+        with _open(_config(tmp_path / "run", metrics=str(port - 2), fleet=fleet), 0, 2):
+            pass
+    [addresses] = given
+    assert addresses == [Address("127.0.0.1", port + 1), Address("127.0.0.1", port + 2)]

@@ -1,0 +1,207 @@
+"""The metrics' server against real sockets: good clients, slow ones, many, none, and a look that fails."""
+
+import contextlib
+import http.client
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+from prometheus_client.registry import Collector
+
+from penstock.config.address import Address
+from penstock.protocol.errors import ConfigError, EndpointError
+from penstock.telemetry import metrics_server
+from penstock.telemetry.metrics_server import MetricsServer, free_addresses
+
+HERE = Address("127.0.0.1", 0)
+WAIT_S = 20.0
+
+
+class Foxes(Collector):
+    """Says how many there are, or that it cannot."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return [GaugeMetricFamily("foxes", "Foxes.")]
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        assert self.gate.wait(WAIT_S)
+        if self.error is not None:
+            raise self.error
+        return [GaugeMetricFamily("foxes", "Foxes.", 7)]
+
+
+@pytest.fixture
+def foxes() -> Foxes:
+    return Foxes()
+
+
+@pytest.fixture
+def server(foxes: Foxes) -> Iterator[MetricsServer]:
+    with MetricsServer(HERE) as opened:
+        opened.collect(foxes)
+        yield opened
+
+
+def _get(server: MetricsServer, path: str = "/metrics", accept: str = "", method: str = "GET") -> tuple[int, str, str]:
+    """Status, content type and text."""
+    connection = http.client.HTTPConnection(server.address.host, server.address.port, timeout=WAIT_S)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers={"Accept": accept} if accept else {})
+        response = connection.getresponse()
+        return response.status, response.headers["Content-Type"], response.read().decode()
+
+
+def _value(text: str) -> float:
+    (sample,) = next(family for family in read_text(text) if family.name == "foxes").samples
+    return sample.value
+
+
+def test_it_serves_what_is_collected_and_the_process_itself(server: MetricsServer) -> None:
+    status, content_type, text = _get(server)
+    assert (status, content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert _value(text) == 7
+    assert {"process_resident_memory_bytes", "process_cpu_seconds"} <= {family.name for family in read_text(text)}
+    assert "python_info" not in text, "no other process-wide registry"
+
+
+def test_it_speaks_openmetrics_to_whom_asks_for_it(server: MetricsServer) -> None:
+    _, content_type, text = _get(server, accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert "foxes" in {family.name for family in read_openmetrics(text)}
+
+
+@pytest.mark.parametrize(("path", "method", "status"), [("/", "GET", 404), ("/metrics", "POST", 501)])
+def test_there_is_nothing_else(server: MetricsServer, path: str, method: str, status: int) -> None:
+    assert _get(server, path, method=method)[0] == status
+
+
+def test_a_look_that_fails_is_a_line_and_a_500_and_the_next_one_works(
+    server: MetricsServer, foxes: Foxes, caplog: pytest.LogCaptureFixture
+) -> None:
+    foxes.error = RuntimeError("the wood burns")
+    status, _, text = _get(server)
+    assert status == 500
+    assert "burns" not in text, "what is wrong inside is for the log"
+    lines = [record for record in caplog.records if "burns" in record.getMessage()]
+    assert [(line.levelno, line.exc_info) for line in lines] == [(logging.WARNING, None)]
+    foxes.error = None
+    assert _value(_get(server)[2]) == 7
+
+
+def test_an_address_in_use_is_one_line(server: MetricsServer) -> None:
+    with pytest.raises(EndpointError) as caught:
+        MetricsServer(server.address)
+    expected = (
+        f"metrics: cannot listen at 127.0.0.1, port {server.address.port}: Address already in use; choose another"
+    )
+    assert str(caught.value) == f"{expected} address"
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "192.0.2.1"])
+def test_a_host_that_is_not_ours_is_one_line(host: str) -> None:
+    with pytest.raises(EndpointError, match=f"metrics: cannot listen at {host}, port 0: .+; choose another address"):
+        MetricsServer(Address(host, 0))
+
+
+def test_it_listens_again_at_once_where_another_has_just_ended(foxes: Foxes) -> None:
+    with MetricsServer(HERE) as first:
+        _get(first)
+    with MetricsServer(first.address) as second:
+        second.collect(foxes)
+        assert _value(_get(second)[2]) == 7
+
+
+def test_it_says_where_it_is_and_who_can_reach_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with MetricsServer(HERE) as inner, MetricsServer(Address("0.0.0.0", 0)) as outer:
+        assert f"metrics at http://127.0.0.1:{inner.address.port}/metrics" in caplog.messages
+        open_to_all = f"metrics at http://0.0.0.0:{outer.address.port}/metrics, open to all who reach this machine"
+        assert open_to_all in caplog.messages
+
+
+def test_ipv6_is_an_address_like_any_other() -> None:
+    try:
+        with MetricsServer(Address("::1", 0)) as server:
+            assert _get(server)[0] == 200
+    except EndpointError:
+        pytest.skip("this machine has no IPv6")
+
+
+def test_clients_that_are_silent_or_trickle_are_hung_up_on(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_server, "_PATIENCE_S", 0.3)
+    where = (server.address.host, server.address.port)
+    with socket.create_connection(where, WAIT_S) as silent, socket.create_connection(where, WAIT_S) as trickling:
+        begun = time.monotonic()
+        trickling.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
+        trickling.settimeout(0.05)
+        while time.monotonic() - begun < WAIT_S:
+            try:
+                trickling.sendall(b"x")
+                if trickling.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert silent.recv(1) == b""
+        assert time.monotonic() - begun < 5
+    assert _get(server)[0] == 200
+
+
+def test_more_clients_than_it_takes_are_turned_away_and_it_serves_again(server: MetricsServer, foxes: Foxes) -> None:
+    where = (server.address.host, server.address.port)
+    with contextlib.ExitStack() as stack:
+        for _ in range(metrics_server._MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(where, WAIT_S))
+        with socket.create_connection(where, WAIT_S) as one_more:
+            assert one_more.recv(1) == b""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            assert _get(server)[0] == 200
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+
+
+def test_it_closes_in_time_whoever_is_connected_and_whatever_it_looks_at(server: MetricsServer, foxes: Foxes) -> None:
+    foxes.gate.clear()
+    with socket.create_connection((server.address.host, server.address.port), WAIT_S) as asking:
+        asking.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        begun = time.monotonic()
+        server.close()
+        assert time.monotonic() - begun < 2
+        server.close()
+        foxes.gate.set()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((server.address.host, server.address.port), WAIT_S)
+
+
+def test_free_addresses_skip_those_in_use(server: MetricsServer) -> None:
+    taken = server.address
+    found = free_addresses(taken, 2)
+    assert len(found) == 2
+    assert taken not in found
+    assert all(address.port > taken.port for address in found)
+    assert found[0].port < found[1].port
+    with MetricsServer(found[0]), MetricsServer(found[1]):
+        pass
+
+
+def test_the_free_port_is_always_free_and_the_last_one_is_the_end() -> None:
+    assert free_addresses(HERE, 3) == [HERE] * 3
+    with pytest.raises(ConfigError, match="beyond 65535"):
+        free_addresses(Address("127.0.0.1", 65535), 2)
