@@ -71,6 +71,7 @@ def write_trace(path: Path, processes: Sequence[ProcessTrace], about: Mapping[st
             _write_process(file, pid, process, shift_ns - origin_ns, flows)
         for number, points in enumerate(flows.values(), start=1):
             _write_flow(file, number, sorted(points))
+        # What is said twice does no harm, and ends the list without a comma.
         file.write('{"ph":"M","name":"process_sort_index","pid":1,"args":{"sort_index":1}}\n]}\n')
     os.replace(scratch, path)
     return len(begins)

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.run_folder import RunFolder
@@ -47,6 +49,7 @@ def _stages_of_ways(trace: dict[str, Any]) -> list[list[str]]:
     return [[stage for _, stage in way] for way in trace_rules.ways(trace)]
 
 
+@pytest.mark.slow
 def test_producers_whose_clocks_are_hours_apart_stand_on_one_time_line(tmp_path: Path) -> None:
     socket = RankSocket("tcp://127.0.0.1:0")
     machine = RankMachine(
@@ -89,6 +92,8 @@ def test_producers_whose_clocks_are_hours_apart_stand_on_one_time_line(tmp_path:
     assert all(0 <= span["ts"] < WAIT_S * 1e6 for span in spans.values()), "in µs: no hour stands between any of them"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ctrl_c_leaves_a_trace_of_all_ranks_and_producers(tmp_path: Path) -> None:
     run_dir, path = tmp_path / "run", tmp_path / "trace.json.gz"
     settings = ["--config", "demo", "--groups-per-step", "4", "--reservoir.capacity-groups", "16"]

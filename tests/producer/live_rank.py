@@ -108,6 +108,7 @@ class LiveRank:
         self.delivered: dict[int, Deliver] = {}
         self.quarantined: list[Quarantine] = []
         self.traced: list[Traced] = []
+        self._unreachable: set[bytes] = set()
         self.notes: list[str] = []
 
     def plan(self, *indices: int) -> None:
@@ -125,6 +126,10 @@ class LiveRank:
                 header, message = decode(frames[0])
                 payload = frames[1] if len(frames) == 2 else None
                 self._perform(hear(self.machine, identity, header, message, payload, now))
+            # A BYE comes before the end of its connection.
+            gone, self._unreachable = self._unreachable, set()
+            for identity in gone:
+                self._perform(self.machine.on_unreachable(identity))
             self._perform(self.machine.tick(now))
 
     def run_for(self, seconds: float) -> None:
@@ -143,7 +148,7 @@ class LiveRank:
                 case Send():
                     header = Header(run="run", incarnation=self.machine.incarnation)
                     if self.socket.send(action.peer, encode(action.message, header)) is Sent.UNREACHABLE:
-                        self._perform(self.machine.on_unreachable(action.peer))
+                        self._unreachable.add(action.peer)
                 case Deliver():
                     assert action.ticket.index not in self.delivered
                     self.delivered[action.ticket.index] = action

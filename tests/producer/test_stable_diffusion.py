@@ -16,6 +16,7 @@ from penstock.producer.schedules import Schedules
 from penstock.producer.stable_diffusion import StableDiffusionEngine
 from penstock.protocol.errors import ModelError
 from penstock.protocol.tickets import Ticket
+from penstock.telemetry.recorder import Recorder
 from tests.producer import folders
 from tests.producer.engine_bench import BATCH, config, equal, ticket
 
@@ -44,6 +45,20 @@ def xl(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionEngine:
 @pytest.fixture(scope="module")
 def lcm(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionEngine:
     return _engine(folders.make_lcm(tmp_path_factory.mktemp("lcm")))
+
+
+def test_a_batch_tells_how_long_its_stages_took_one_after_the_other(pipeline_folder: Path) -> None:
+    recorder = Recorder(ring=16)
+    engine = StableDiffusionEngine(config(pipeline_folder), recorder)
+    engine.load()
+    with recorder.span("generate"):
+        make(engine, [ticket(engine, 0)])
+    *stages, whole = recorder.drain()
+    assert [event.stage for event in stages] == ["text", "denoise", "decode"]
+    borders = [whole.begin_ns, *(at for event in stages for at in (event.begin_ns, event.end_ns)), whole.end_ns]
+    assert borders == sorted(borders)
+    assert stages[0].end_ns == stages[1].begin_ns
+    assert stages[1].end_ns == stages[2].begin_ns
 
 
 def _stock(engine: StableDiffusionEngine, asked: Ticket, **options: Any) -> np.ndarray:
