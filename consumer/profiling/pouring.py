@@ -16,6 +16,8 @@ from penstock.telemetry.profile.measurements import Rate
 _MAX_WINDOWS = 5
 _WINDOW_ARRIVALS = 6
 """Times at which something came, in each window at least: with fewer a window tells of batches and not of the rate."""
+_WINDOW_STEPS = 3
+"""Likewise of steps, which do not come in batches."""
 _BURST_S = 0.005
 """What comes closer together than this counts as having come at one time."""
 
@@ -58,7 +60,7 @@ def steady(times_s: Sequence[float], images: int) -> tuple[float, ...]:
         images: of each recurrence.
     """
     at = np.asarray(times_s, dtype=np.float64)
-    return _cut(at, np.arange(len(at)) * float(images), min(_MAX_WINDOWS, (len(at) - 1) // _WINDOW_ARRIVALS))
+    return _cut(at, np.arange(len(at)) * float(images), min(_MAX_WINDOWS, (len(at) - 1) // _WINDOW_STEPS))
 
 
 def added(rates: Sequence[Rate]) -> Rate:
