@@ -55,7 +55,7 @@ test: setup  ## all tests that need no GPU, the quick half of the faults among t
 
 faults: setup  ## every fault on real processes, and the table of what was seen; then the longest tests; half an hour
 	@$(ONE_THREAD) $(PY) -m pytest -q tests/faults --session-timeout=1500
-	@$(ONE_THREAD) $(PY) -m pytest -q -m long tests/integration tests/benchmarks --session-timeout=1800
+	@$(ONE_THREAD) $(PY) -m pytest -q -m long tests/integration tests/benchmarks tests/consumer --session-timeout=1800
 
 OBSERVED := tests/deploy/test_prometheus.py tests/deploy/test_grafana.py tests/integration/test_metrics.py \
   tests/integration/test_prometheus.py $(wildcard tests/telemetry/dashboard)

@@ -19,7 +19,7 @@ WAIT_S = 90
 
 def _free_ports() -> int:
     """The first of two ports in a row that nobody listens on."""
-    for port in range(21_000, 60_000, 7):
+    for port in range(21_000 + os.getpid() % 10_000, 60_000, 7):
         with socket.socket() as one, socket.socket() as two:
             try:
                 one.bind(("127.0.0.1", port))

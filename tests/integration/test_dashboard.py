@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 SCREENSHOTS = os.environ.get("PENSTOCK_SCREENSHOTS", "")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if SCREENSHOTS else 280)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900 if SCREENSHOTS else 280)]
 SMALL = ["--groups-per-step", "8", "--reservoir.capacity-groups", "16", "--stream.window-groups", "16"]
 SMALL += ["--evaluation.data", "none"]
 RICH = ["--evaluation.every-steps", "20", "--max-steps", "400"]

@@ -93,6 +93,7 @@ def test_producers_whose_clocks_are_hours_apart_stand_on_one_time_line(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_ctrl_c_leaves_a_trace_of_all_ranks_and_producers(tmp_path: Path) -> None:
     run_dir, path = tmp_path / "run", tmp_path / "trace.json.gz"

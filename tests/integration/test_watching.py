@@ -28,6 +28,9 @@ RUN += ["--reservoir.reuse", "4", "--generator.images-per-group", "4", "--fleet.
 WAIT_S = 110.0
 
 
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(300)
 def test_a_terminal_shows_a_run_its_lost_producer_and_its_stall_and_is_given_back(tmp_path: Path) -> None:
     env = {"OMP_NUM_THREADS": "1", "COLORTERM": "truecolor"}
     with PseudoTerminal(120, 40, [*RUN, "--run-dir", str(tmp_path / "run")], wait_s=WAIT_S, **env) as terminal:
