@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from penstock.consumer.batch import NO_READER, Batch, Reader, collate
 from penstock.consumer.feed_state import Entered, FeedState, Kept
+from penstock.consumer.group import Group, Quarantined
 from penstock.consumer.kept_groups import Groups
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.schedule import Order, images_of_use
-from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.tickets import Attempt, Ticket
 from penstock.telemetry.recorder import Flow, Recorder
 

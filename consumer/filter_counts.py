@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
+from penstock.consumer.group import Group
 from penstock.consumer.ranks import gather_strings
-from penstock.consumer.stream import Group
 from penstock.protocol.tickets import Ticket
 
 _HARDEST = 5

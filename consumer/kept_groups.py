@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from penstock.consumer.stream import Group, GroupStream, Quarantined
+from penstock.consumer.group import Group, Quarantined
+from penstock.consumer.stream import GroupStream
 from penstock.protocol.errors import RunError
 from penstock.protocol.tickets import Ticket
 from penstock.telemetry.recorder import Recorder

@@ -17,6 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
+from penstock.consumer.group import Group, Quarantined
 from penstock.consumer.known_prompts import KnownPrompts
 from penstock.consumer.ledger_schema import (
     PATIENCE_S,
@@ -29,7 +30,6 @@ from penstock.consumer.ledger_schema import (
     read_marks,
     transaction,
 )
-from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.tickets import Manifest, Recipe, prompt_id
 
 _PER_GROUP = ("prompt", "seed", "guidance_scales")

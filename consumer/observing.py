@@ -13,9 +13,9 @@ from typing import Self
 from penstock.config.process import printable
 from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.fleet_views import FleetViews
+from penstock.consumer.group import Group
 from penstock.consumer.observed import Observed
 from penstock.consumer.prefetch import BatchesLook
-from penstock.consumer.stream import Group
 from penstock.consumer.stream_look import StreamLook
 from penstock.protocol.fleet import FleetState
 from penstock.protocol.ticket_table import TicketState

@@ -18,8 +18,8 @@ from penstock.consumer.batch import Batch
 from penstock.consumer.feed import Feed, Prepared
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.filter_counts import FilterCounts
+from penstock.consumer.group import Group
 from penstock.consumer.ledger import Ledger
-from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
 from penstock.telemetry.recorder import Flow, Recorder
 

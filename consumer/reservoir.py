@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from penstock.consumer.group import Group
 from penstock.consumer.reuse import ReusePolicy, Usage
-from penstock.consumer.stream import Group
 
 
 @dataclass(frozen=True, slots=True)

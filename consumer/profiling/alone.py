@@ -12,12 +12,12 @@ from math import ceil
 
 from penstock.consumer.batch import Batch
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.group import Group
 from penstock.consumer.kept_groups import KeptGroups
 from penstock.consumer.ownership import owned_indices
 from penstock.consumer.profiling.bench import Bench, BusyCores
 from penstock.consumer.profiling.looks import worked_between
 from penstock.consumer.profiling.pouring import Arrival, rate_of, steady
-from penstock.consumer.stream import Group
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.tickets import Ticket
 from penstock.telemetry.profile.measurements import Rate

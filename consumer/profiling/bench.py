@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from penstock.consumer.batch import Batch
 from penstock.consumer.engines import Engines
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.group import Group
 from penstock.consumer.intake import open_batches
 from penstock.consumer.kept_groups import Groups
 from penstock.consumer.ledger import Ledger
@@ -22,7 +23,7 @@ from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.ranks import sum_over_ranks
-from penstock.consumer.stream import Group, GroupStream
+from penstock.consumer.stream import GroupStream
 from penstock.consumer.tokenizer import CaptionTokenizer
 
 _ENDLESS = 1 << 30

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from penstock.consumer.batch import Reader, collate
+from penstock.consumer.group import Group
 from penstock.consumer.reservoir import Use
-from penstock.consumer.stream import Group
 from penstock.protocol.tickets import Manifest, Recipe, Ticket, prompt_id
 
 MANIFEST = Manifest(

@@ -18,6 +18,7 @@ from penstock.consumer import checkpoint, run_folder
 from penstock.consumer.checkpoint import Checkpoint
 from penstock.consumer.config import ObjectiveConfig, TrainConfig
 from penstock.consumer.feed_state import FeedState, Kept
+from penstock.consumer.group import Group
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.ledger_schema import NO_ROWS
@@ -26,7 +27,6 @@ from penstock.consumer.meter import Totals
 from penstock.consumer.prompts.captions import ListedCaptions, ShuffledCaptions
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.stream import Group
 from penstock.kernels.augment_recipe import AugmentRecipe
 from penstock.protocol.errors import RunError
 from tests.protocol.samples import MANIFEST, a_ticket

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState, Kept, merge
+from penstock.consumer.group import Group, Quarantined
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.consumer.making_config import GeneratorConfig
@@ -26,7 +27,6 @@ from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.schedule import Share, open_order
-from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.limits import MAX_IMAGES_PER_GROUP
 from penstock.protocol.tickets import Manifest, Ticket
 

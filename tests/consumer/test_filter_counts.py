@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from penstock.consumer.filter_counts import FilterCounts, FilterTotals
-from penstock.consumer.stream import Group
+from penstock.consumer.group import Group
 from penstock.protocol.tickets import Ticket
 from tests.protocol.samples import MANIFEST, a_ticket
 

@@ -8,8 +8,9 @@ from typing import cast
 import numpy as np
 import pytest
 
+from penstock.consumer.group import Group
 from penstock.consumer.kept_groups import KeptGroups
-from penstock.consumer.stream import Group, GroupStream
+from penstock.consumer.stream import GroupStream
 from penstock.protocol.errors import RunError
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 from penstock.telemetry.recorder import Recorder

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.consumer import ledger_schema
+from penstock.consumer.group import Group, Quarantined
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.consumer.ledger_schema import pack, unpack
-from penstock.consumer.stream import Group, Quarantined
 from penstock.protocol.errors import RunError
 from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed, prompt_id
 from tests.protocol.samples import MANIFEST

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from penstock.consumer import ledger_file, ledger_schema
+from penstock.consumer.group import Group
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.consumer.ledger_schema import marks_of, rewind
 from penstock.consumer.schedule import images_of_use
-from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError
 from tests.consumer.test_ledger import LIFE, a_group
 from tests.protocol.samples import MANIFEST

@@ -12,12 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from penstock.consumer import stream as stream_module
 from penstock.consumer.filter_counts import FilterCounts
+from penstock.consumer.group import Group
 from penstock.consumer.metrics import RankMetrics
 from penstock.consumer.observed import Observed
 from penstock.consumer.prefetch import BatchesLook, Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.stream import Group, GroupStream
+from penstock.consumer.stream import GroupStream
 from penstock.protocol.fleet import PeerState
 from penstock.protocol.ticket_table import TicketState
 from penstock.telemetry.metric_table import TRAINER

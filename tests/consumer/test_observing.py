@@ -16,12 +16,13 @@ from penstock.consumer import observing
 from penstock.consumer import stream as stream_module
 from penstock.consumer.event_log import KEPT, EventLog
 from penstock.consumer.filter_counts import FilterCounts
+from penstock.consumer.group import Group
 from penstock.consumer.observed import Observed
 from penstock.consumer.observing import Looker, Observer, thinned
 from penstock.consumer.prefetch import BatchesLook, Prefetcher
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.stream import Group, GroupStream
+from penstock.consumer.stream import GroupStream
 from penstock.protocol.messages import Bye
 from penstock.protocol.tickets import Ticket
 from penstock.protocol.watching import Status

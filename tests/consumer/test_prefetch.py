@@ -17,6 +17,7 @@ from penstock.consumer.batch import Reader, collate
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed import Feed
 from penstock.consumer.feed_state import FeedState
+from penstock.consumer.group import Group
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.making_config import GeneratorConfig
@@ -26,7 +27,6 @@ from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.reservoir import Reservoir, Use
 from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.schedule import Share, open_order
-from penstock.consumer.stream import Group
 from penstock.protocol.errors import RunError, StarvedError
 from penstock.protocol.messages import Ack, Result
 from penstock.protocol.sockets import RankSocket

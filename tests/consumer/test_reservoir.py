@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.consumer.group import Group
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.reuse import ReusePolicy, Usage
-from penstock.consumer.stream import Group
 from penstock.protocol.tickets import Manifest, Recipe, Ticket
 
 MANIFEST = Manifest(

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.consumer.config import ReservoirConfig
+from penstock.consumer.group import Group
 from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.reuse import ReusePolicy, Usage
 from penstock.consumer.schedule import ArrivalOrder, Share
-from penstock.consumer.stream import Group
 from penstock.protocol.tickets import Ticket
 from tests.protocol.samples import MANIFEST, RECIPE
 

@@ -11,7 +11,8 @@ import zmq
 
 from penstock.consumer import stream as stream_module
 from penstock.consumer.config import StreamConfig
-from penstock.consumer.stream import GroupStream, Quarantined
+from penstock.consumer.group import Quarantined
+from penstock.consumer.stream import GroupStream
 from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import encode
 from penstock.protocol.dispatcher import Patience

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from penstock.consumer.evaluation.preprocessing import Preprocessing
+from penstock.consumer.group import Group
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_file import LedgerGroup
 from penstock.consumer.ledger_reader import LedgerReader
-from penstock.consumer.stream import Group
 from penstock.deploy import attribute, embeddings, nearest
 from penstock.deploy.cli import dispatch
 from penstock.deploy.embeddings import EmbeddingStore, embed_groups, sample

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.consumer.group import Quarantined
 from penstock.consumer.ledger import Ledger
-from penstock.consumer.stream import Quarantined
 from penstock.deploy.cli import dispatch
 from penstock.protocol.errors import ConfigError, PenstockError
 from penstock.protocol.tickets import Recipe

@@ -20,7 +20,8 @@ import numpy as np
 
 from penstock.config.process import configure_logging, run
 from penstock.consumer.config import StreamConfig
-from penstock.consumer.stream import Group, GroupStream
+from penstock.consumer.group import Group
+from penstock.consumer.stream import GroupStream
 from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
