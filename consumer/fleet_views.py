@@ -59,7 +59,7 @@ class FleetViews:
                 known = self._known[name] = _Known(peer, now, _natural(name))
             known.images.update(peer.images, anew=known.is_gone)
             if peer.status:
-                known.busy_s.update(peer.status.busy_s)
+                known.busy_s.update(peer.status.worked_s)
                 known.flops.update(peer.status.flops)
             known.peer, known.seen_at, known.is_gone = peer, now, False
         for name in self._known.keys() - named.keys():

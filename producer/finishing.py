@@ -39,7 +39,7 @@ class Finisher:
     Its thread is a daemon's: a device that hangs must not keep the process from ending.
 
     Args:
-        work: gets the seconds in which the engine was busy.
+        work: learns when a batch is finished; whoever begins one says that it begins.
         jpeg_quality: 1 to 100, or None where images travel raw.
         deliver: takes a group that is ready: its ticket, the images, their checksum, the seconds that it took, and what
             a filter chose.
@@ -112,7 +112,7 @@ class Finisher:
         # The device takes up a batch when it has done the one before.
         seconds, self._done_at = now - max(begun.at, self._done_at), now
         if not begun.batch[0].ticket.probe:
-            self._work.seconds += seconds
+            self._work.end()
         for held, outcome in zip(begun.batch, made, strict=True):
             if isinstance(outcome, ModelError):
                 self._refuse([held], str(outcome))

@@ -36,7 +36,7 @@ class ProducerMetrics:
     def _say_work(self, scrape: Scrape, work: Work) -> None:
         scrape.say("penstock_producer_images_total", work.images)
         scrape.say("penstock_producer_groups_total", work.groups)
-        scrape.say("penstock_producer_busy_seconds_total", work.seconds)
+        scrape.say("penstock_producer_busy_seconds_total", work.busy_s)
         scrape.say("penstock_producer_diversity_ratio", work.diversity)
         scrape.say("penstock_producer_images_rejected_total", work.rejected)
         flops, most = work.flops, work.matrix_flops_per_s

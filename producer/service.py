@@ -243,9 +243,11 @@ class ProducerService:
         """Let the engine begin a batch; None where it can make none of it. Probes are not the engine's business."""
         if batch[0].ticket.probe:
             return lambda: [answer_probe(held.ticket) for held in batch]
+        self._engine.work.begin()
         try:
             return self._engine.generate([held.ticket for held in batch])
         except ModelError as error:
+            self._engine.work.end()
             self._refuse(batch, str(error))
             return None
         except Exception as error:

@@ -1,6 +1,8 @@
 """What an engine has done so far: images, and the arithmetic that they took."""
 
-from dataclasses import dataclass
+import threading
+import time
+from dataclasses import dataclass, field
 
 from penstock.protocol.watching import Status
 
@@ -24,13 +26,50 @@ class Work:
     rejected: int = 0
     """Images of them that were not kept."""
     seconds: float = 0.0
-    """Time in which the engine was busy."""
+    """Time in which the engine was busy with what is finished."""
+    _num_begun: int = field(default=0, init=False, repr=False)
+    """Batches that are begun and not finished."""
+    _counted_to: float = field(default=0.0, init=False, repr=False)
+    """Up to when its time is counted, while there are any; monotonic."""
+    _changing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    """Guards these and the seconds: one thread begins, one finishes, and others look."""
+
+    def begin(self) -> None:
+        """The engine begins a batch, at times before the one ahead of it is finished."""
+        with self._changing:
+            if not self._num_begun:
+                self._counted_to = time.monotonic()
+            self._num_begun += 1
+
+    def end(self) -> None:
+        """Of the batches that are begun the oldest is finished, or given up."""
+        with self._changing:
+            now = time.monotonic()
+            self.seconds += now - self._counted_to
+            self._counted_to = now
+            self._num_begun -= 1
+
+    @property
+    def busy_s(self) -> float:
+        """Time in which the engine was busy, with what is not finished yet too: it grows while a batch is made."""
+        return sum(self._times())
 
     @property
     def status(self) -> Status:
         """What ranks are told of it."""
-        flops, rate = self.flops or 0.0, self.matrix_flops_per_s or 0.0
-        return Status(images=self.images, busy_s=self.seconds, flops=flops, matrix_flops_per_s=rate)
+        finished_s, unfinished_s = self._times()
+        return Status(
+            images=self.images,
+            busy_s=finished_s,
+            unfinished_s=unfinished_s,
+            flops=self.flops or 0.0,
+            matrix_flops_per_s=self.matrix_flops_per_s or 0.0,
+        )
+
+    def _times(self) -> tuple[float, float]:
+        """Seconds of work on what is finished, and on what is not."""
+        with self._changing:
+            return self.seconds, time.monotonic() - self._counted_to if self._num_begun else 0.0
 
     def describe(self) -> str:
         """One line for the log."""

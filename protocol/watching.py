@@ -12,6 +12,9 @@ from penstock.protocol.rules import require, require_name
 EVENT_WIDTH: Final = 5
 """Integers of one event of a TRACE."""
 _NUM_FLOWS = 4
+_MOST: Final = 1e30
+"""Seconds or floating point operations that a STATUS may tell of: whoever adds such figures up, or divides them, gets a
+finite number whatever a producer says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +27,28 @@ class Status:
     images: int = 0
     """Images made, for all ranks."""
     busy_s: float = 0.0
-    """Time in which its engine worked."""
+    """Time in which its engine worked on what it has finished."""
+    unfinished_s: float = 0.0
+    """And on what it has not finished yet: the batch that is being made, so far."""
     flops: float = 0.0
     """Floating point operations that they took; 0 where that is not known."""
     matrix_flops_per_s: float = 0.0
     """What large matrix products reach on its device; 0 where that is not known."""
 
     def __post_init__(self) -> None:
-        for name in ("clock_ns", "images", "busy_s", "flops", "matrix_flops_per_s"):
+        for name in ("clock_ns", "images"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must be >= 0", value)
+        for name in ("busy_s", "unfinished_s", "flops", "matrix_flops_per_s"):
+            value = getattr(self, name)
+            require(0 <= value <= _MOST, f"{name} must be in [0, {_MOST:g}]", value)
+        rate = self.matrix_flops_per_s
+        require(not 0 < rate < 1, "matrix_flops_per_s must be 0 or >= 1", rate)
+
+    @property
+    def worked_s(self) -> float:
+        """Time in which its engine worked: it grows while a batch is made."""
+        return self.busy_s + self.unfinished_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from penstock.consumer.profiling.pouring import Arrival
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.stream_look import StreamLook
 from penstock.protocol.fleet import PeerLook
+from penstock.protocol.watching import Status
 from penstock.telemetry.profile.measurements import Queue, Service, StageTimes
 from penstock.telemetry.recorder import Recorder, Taken
 
@@ -118,15 +119,12 @@ def services_between(before: Look, after: Look, rank: int) -> list[Service]:
 def worked_between(before: StreamLook, after: StreamLook) -> dict[str, tuple[int, float]]:
     """By producer the images that it made from one look to the next, for all ranks, and the seconds that it worked.
 
-    Of those that told of their work meanwhile.
+    Of those that told of their work meanwhile; the seconds are those of what was finished, as the images are.
     """
-    found = {}
-    earlier = peers_by_name(before)
-    for name, peer in peers_by_name(after).items():
-        told, told_before = peer.status, earlier[name].status if name in earlier else None
-        if told is not None and told_before is not None and told.clock_ns > told_before.clock_ns:
-            found[name] = told.images - told_before.images, told.busy_s - told_before.busy_s
-    return found
+    return {
+        name: (told.images - told_before.images, told.busy_s - told_before.busy_s)
+        for name, (told_before, told) in _told_between(before, after).items()
+    }
 
 
 def shares_between(before: StreamLook, after: StreamLook) -> dict[str, tuple[float, float | None]]:
@@ -135,15 +133,11 @@ def shares_between(before: StreamLook, after: StreamLook) -> dict[str, tuple[flo
     Of those that told of their work meanwhile; the second is None where its arithmetic is not known.
     """
     found: dict[str, tuple[float, float | None]] = {}
-    earlier, now = peers_by_name(before), peers_by_name(after)
-    for name, (_, busy_s) in worked_between(before, after).items():
-        told, told_before = now[name].status, earlier[name].status
-        if told is None or told_before is None:
-            continue
+    for name, (told_before, told) in _told_between(before, after).items():
         seconds = (told.clock_ns - told_before.clock_ns) * 1e-9
         reachable = seconds * told.matrix_flops_per_s
         flop_share = (told.flops - told_before.flops) / reachable if reachable and told.flops else None
-        found[name] = min(1.0, busy_s / seconds), flop_share
+        found[name] = min(1.0, (told.worked_s - told_before.worked_s) / seconds), flop_share
     return found
 
 
@@ -163,6 +157,17 @@ def cost_of_an_event_s() -> float:
 def peers_by_name(look: StreamLook) -> dict[str, PeerLook]:
     """The producers; of two by one name the one that has sent more."""
     return {peer.name: peer for peer in sorted(look.peers, key=lambda peer: peer.images)}
+
+
+def _told_between(before: StreamLook, after: StreamLook) -> dict[str, tuple[Status, Status]]:
+    """By producer what it had told of its work, and what it told later."""
+    found = {}
+    earlier = peers_by_name(before)
+    for name, peer in peers_by_name(after).items():
+        told, told_before = peer.status, earlier[name].status if name in earlier else None
+        if told is not None and told_before is not None and told.clock_ns > told_before.clock_ns:
+            found[name] = told_before, told
+    return found
 
 
 def _between(before: Taken | None, after: Taken) -> StageTimes | None:

@@ -241,6 +241,18 @@ def test_how_busy_a_producer_is_follows_from_what_it_tells(bench: StreamBench) -
     assert (ann.busy_share, ann.flop_share) == pytest.approx((0.5, 0.2))
 
 
+def test_an_engine_that_makes_one_batch_for_minutes_is_seen_at_work(bench: StreamBench) -> None:
+    stream = bench.start()
+    watched = Watched(stream)
+    producer = bench.join(stream)
+    for second in range(1, 9):
+        status = Status(busy_s=60.0, unfinished_s=float(second))
+        producer.say(status)
+        until(lambda status=status: stream.look().peers[0].status == status)
+        [ann] = watched.look().producers
+    assert ann.busy_share == pytest.approx(1.0)
+
+
 def test_the_newest_groups_are_small_copies_and_one_look_adds_one(bench: StreamBench) -> None:
     stream = bench.start()
     watched = Watched(stream, num_groups=2)

@@ -57,7 +57,7 @@ LIES: tuple[dict[str, Any], ...] = (
 """What nobody can have chosen for any recipe here."""
 
 
-STATUS = ("clock_ns", "images", "busy_s", "flops", "matrix_flops_per_s")
+STATUS = ("clock_ns", "images", "busy_s", "unfinished_s", "flops", "matrix_flops_per_s")
 TRACE: dict[str, Any] = {"uncertainty_ns": 5, "stages": ["encode"], "threads": ["finish"], "flows": [2]}
 EVENTS = ([], [0, 7, 5, 3, 0], [0, 7, 5, 3, 0] * 512, [0, 7, 5, 3, 0] * 513, [1, 7, 5, 3, 0], [0, 2**63 - 1, 1, 0, 0])
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from penstock.producer.tracing import trace_of
+from penstock.protocol.errors import ModelError
 from penstock.protocol.limits import MAX_INT, MAX_TRACE_EVENTS, MAX_TRACE_KINDS
 from penstock.telemetry.recorder import Event, Flow
 from tests.producer.live_rank import LiveRank, RunningService, StubEngine
@@ -72,6 +73,36 @@ def test_a_rank_that_does_not_trace_hears_of_nothing(open_rank: OpenRank) -> Non
     assert rank.machine.rejects.counts.total() == 0
     assert not running.service.recorder.is_tracing
     assert running.service.recorder.taken()["encode"].count == 4
+
+
+def test_a_rank_is_told_that_the_engine_works_while_it_makes_its_first_batch(open_rank: OpenRank) -> None:
+    rank, engine = open_rank(), StubEngine()
+    engine.gate.clear()
+    rank.plan(*range(4))
+    running = RunningService(rank.socket.endpoint, engine)
+    rank.run_until(engine.working.is_set)
+    (peer,) = rank.machine.peers.values()
+    rank.run_until(lambda: peer.status is not None and peer.status.worked_s > 0.2)
+    assert peer.status is not None
+    assert peer.status.busy_s == 0, "nothing is finished"
+    engine.gate.set()
+    rank.run_until(lambda: peer.status is not None and peer.status.busy_s > 0)
+    rank.run_until(lambda: peer.status is not None and peer.status.unfinished_s == 0)
+    rank.say_bye()
+    assert running.end() is None
+
+
+def test_what_the_engine_cannot_make_takes_its_time_too(open_rank: OpenRank) -> None:
+    rank, engine = open_rank(max_attempts=1), StubEngine()
+    engine.error = ModelError("too long a prompt")
+    rank.plan(0)
+    running = RunningService(rank.socket.endpoint, engine, batch_wait_s=0.0)
+    rank.run_until(lambda: bool(rank.quarantined))
+    rank.say_bye()
+    assert running.end() is None
+    before = engine.work.busy_s
+    assert before > 0
+    assert engine.work.busy_s == before, "the time stands still"
 
 
 def test_a_rank_is_told_how_long_the_engine_was_busy_and_what_it_did(open_rank: OpenRank) -> None:

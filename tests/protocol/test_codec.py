@@ -230,7 +230,7 @@ EXAMPLES: list[Message] = [
 ]
 
 
-STATUS = {"clock_ns": 1, "images": 1, "busy_s": 1.0, "flops": 1.0, "matrix_flops_per_s": 1.0}
+STATUS = {"clock_ns": 1, "images": 1, "busy_s": 1.0, "unfinished_s": 1.0, "flops": 1.0, "matrix_flops_per_s": 1.0}
 CLOCK = {"echo_ns": 1, "heard_ns": 1, "sent_ns": 1}
 TRACE = {"uncertainty_ns": 1, "stages": ["a"], "threads": ["b"], "flows": [0], "events": [0, 1, 1, -1, 0] * 512}
 WELCOME = {"rank": 0, "world_size": 1, "endpoints": ["e"], "heartbeat_ms": 1, "lease_ms": 1, "trace": False}
@@ -604,6 +604,9 @@ def test_tickets_with_a_value_for_each_image_are_as_many_as_a_message_can_hold()
     [
         ("READY", {"credit_groups": -1, "credit_bytes": 0}),
         *(("STATUS", STATUS | {name: -1}) for name in STATUS),
+        *(("STATUS", STATUS | {name: 1.1e30}) for name in ("busy_s", "unfinished_s", "flops", "matrix_flops_per_s")),
+        ("STATUS", STATUS | {"matrix_flops_per_s": 1e-300}),
+        ("STATUS", STATUS | {"flops": float("nan")}),
         *(("CLOCK", CLOCK | {name: -1}) for name in CLOCK),
         *(
             ("TRACE", TRACE | change)

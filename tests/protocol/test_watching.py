@@ -13,7 +13,7 @@ from tests.protocol.bench import LIFE, R0, R1, Bench, welcome
 from tests.protocol.desk import ANN, Desk, sent
 
 S = 10**9
-STATUS = Status(clock_ns=5 * S, images=40, busy_s=12.5, flops=1e15, matrix_flops_per_s=1e14)
+STATUS = Status(clock_ns=5 * S, images=40, busy_s=12.5, unfinished_s=0.5, flops=1e15, matrix_flops_per_s=1e14)
 TRACE = Trace(
     uncertainty_ns=5,
     stages=("encode",),
@@ -97,7 +97,7 @@ def test_a_flood_of_both_changes_no_ticket() -> None:
     desk.plan(0, 1, 2)
     before = desk.held(ANN)
     for number in range(300):
-        desk.say(ANN, replace(STATUS, images=2**62, busy_s=1e300, flops=float(number)))
+        desk.say(ANN, replace(STATUS, images=2**62, busy_s=1e30, flops=float(number)))
         desk.say(ANN, TRACE)
     assert desk.held(ANN) == before
     desk.work(ANN, 0, 1, 2, seconds=1.0)
