@@ -15,22 +15,34 @@ _BUDGET_S = 0.2
 def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
     """Floating point operations of one call, two for each product and sum; counted on its first row, by torch.
 
+    The module is left as it was, what it counts of its batches included.
+
     Args:
         module: whose arithmetic is proportional to its batch.
         inputs: [B, ...] each.
     """
     # Shapes only: the one kind of attention that torch counts everywhere would else write out all its scores.
     counter, shapes = FlopCounterMode(display=False), FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), shapes, counter:
-        module(*(torch.empty_like(shapes.from_tensor(tensor[:1])) for tensor in inputs))
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), shapes, counter:
+            module(*(torch.empty_like(shapes.from_tensor(tensor[:1])) for tensor in inputs))
+    finally:
+        for part, mode in modes:
+            part.training = mode
     return float(counter.get_total_flops()) * len(inputs[0])
 
 
 def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """What a product of two large square matrices reaches: the median of several, in floating point operations/s."""
+    """What a product of two large square matrices reaches: the median of several, in floating point operations/s.
+
+    Draws from a generator of its own: who measures must not change what the run draws next.
+    """
+    noise = torch.Generator(device).manual_seed(0)
     side = 8192 if device.type == "cuda" else 1024
     with torch.inference_mode():
-        left, right = (torch.randn((side, side), dtype=dtype, device=device) for _ in range(2))
+        left, right = (torch.randn((side, side), generator=noise, dtype=dtype, device=device) for _ in range(2))
         rates: list[float] = []
         begun = time.perf_counter()
         while len(rates) < 4 or time.perf_counter() - begun < _BUDGET_S:
