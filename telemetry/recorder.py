@@ -110,8 +110,7 @@ class Recorder:
 
     def __init__(self, ring: int = 0) -> None:
         self._stages: dict[str, _Stage] = {}
-        self._events: deque[tuple[str, int, int, int | str, int, int, int]] | None = None
-        self._threads: dict[int, str] = {}
+        self._events: deque[tuple[str, int, int, threading.Thread | str, int, int, int]] | None = None
         if ring:
             self.trace(ring)
 
@@ -145,7 +144,7 @@ class Recorder:
         """
         self.observe(stage, end_ns - begin_ns)
         if self._events is not None:
-            self._events.append((stage, begin_ns, end_ns, thread or self._thread(), ticket, attempt, flow))
+            self._events.append((stage, begin_ns, end_ns, thread or threading.current_thread(), ticket, attempt, flow))
 
     def observe(self, stage: str, nanoseconds: int) -> None:
         """Note a duration that is no work and has no place in a trace, such as an age."""
@@ -159,7 +158,7 @@ class Recorder:
         """Note, in a trace only, that something has just happened."""
         if self._events is not None:
             now = time.monotonic_ns()
-            self._events.append((stage, now, now, self._thread(), ticket, attempt, flow))
+            self._events.append((stage, now, now, threading.current_thread(), ticket, attempt, flow))
 
     def taken(self) -> Mapping[str, Taken]:
         """How long every stage that has been noted has taken so far."""
@@ -175,16 +174,10 @@ class Recorder:
                 stage, begin, end, thread, ticket, attempt, flow = self._events.popleft()
             except IndexError:
                 break
-            name = thread if isinstance(thread, str) else self._threads[thread]
+            # The thread itself is kept, as it may have ended; its number may be another's by now.
+            name = thread if isinstance(thread, str) else thread.name
             events.append(Event(stage, begin, end, name, ticket, attempt, Flow(flow)))
         return events
-
-    def _thread(self) -> int:
-        """Which thread this is; its name is kept, as it may have ended when the events are read."""
-        ident = threading.get_ident()
-        if ident not in self._threads:
-            self._threads[ident] = threading.current_thread().name
-        return ident
 
 
 class Span:
