@@ -79,10 +79,11 @@ class RankMetrics:
         scrape.say("penstock_flop_utilization_ratio", rate / most if most else None)
 
     def _say_learning(self, scrape: Scrape) -> None:
-        record = self._observed.record
-        curves = {"penstock_loss": record.loss, "penstock_knn_ratio": record.knn, "penstock_rankme": record.rankme}
-        for name, curve in curves.items():
-            scrape.say(name, curve[-1][1] if curve else None)
+        observed, record = self._observed, self._observed.record
+        scrape.say("penstock_loss", observed.loss)
+        if observed.rank == 0:  # the others have what stood in the checkpoint, and hear of nothing new
+            for name, curve in {"penstock_knn_ratio": record.knn, "penstock_rankme": record.rankme}.items():
+                scrape.say(name, curve[-1][1] if curve else None)
 
 
 def _say_stream(scrape: Scrape, look: StreamLook) -> None:

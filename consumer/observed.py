@@ -31,6 +31,8 @@ class Observed:
     """Of this life."""
     stepped_at: float = field(default_factory=time.time)
     """When the last step was done, seconds since the epoch; when the rank began, before the first."""
+    loss: float | None = None
+    """The last that was looked at in this life, mean over the ranks; no finite number where training goes wrong."""
     flops_per_step: float | None = None
     """Floating point operations of this rank's step; None where that is not known."""
     matrix_flops_per_s: float | None = None

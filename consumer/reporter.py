@@ -76,8 +76,10 @@ class Reporter:
         self._record.rankme.append((done, look.spread.rankme))
         self._tracking.scalars({"eval/knn": look.knn, "eval/rankme": look.spread.rankme}, done)
 
-    def report(self, done: int, log: StepLog, totals: Totals) -> None:
+    def report(self, done: int, log: StepLog, totals: Totals) -> float:
         """Tell where the run stands after `done` steps. All ranks call it; here the device is waited for.
+
+        Returns the loss, mean over the ranks; no finite number where training goes wrong.
 
         Raises RunError where too many steps in succession were skipped.
         """
@@ -102,6 +104,7 @@ class Reporter:
             )
         if self._progress:
             self._progress.update(self._snapshot(done, losses["loss"], totals))
+        return losses["loss"]
 
     def _snapshot(self, done: int, loss: float, totals: Totals) -> Snapshot:
         filtered = FilterTotals.of(totals.filter_counts)

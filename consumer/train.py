@@ -347,7 +347,7 @@ class Trainer:
             saves = self._saves_after(step)
             if saves or done % _REPORT_EVERY_STEPS == 0 or step == first_step:
                 with self._recorder.span("report"):
-                    reporter.report(done, log, meter.totals())
+                    self._observed.loss = reporter.report(done, log, meter.totals())
             # Where steps are being skipped the weights may be why, and must not replace a good checkpoint.
             if saves and (reporter.last_step_counted or done == self._config.max_steps):
                 with self._recorder.span("checkpoint"):

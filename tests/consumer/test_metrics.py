@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -38,11 +39,12 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[StreamBench]:
 class Scraped:
     """A rank whose metrics can be read: two ranks, two groups of two images a step between them."""
 
-    def __init__(self, stream: GroupStream, record: Record | None = None, first_step: int = 0) -> None:
+    def __init__(self, stream: GroupStream, record: Record | None = None, first_step: int = 0, rank: int = 1) -> None:
+        self._rank = rank
         self.observed = Observed(
             config=tiny_config("stablerep", groups=4, images=2, max_steps=100),
             folder=RunFolder(Path("runs/x"), "1234abcd", 5),
-            rank=1,
+            rank=rank,
             world_size=2,
             recorder=Recorder(),
             stream=stream,
@@ -54,7 +56,7 @@ class Scraped:
         self._registry.register(RankMetrics(self.observed).reading)
 
     def value(self, name: str, **labels: str) -> float | None:
-        return self._registry.get_sample_value(name, {"rank": "1"} | labels)
+        return self._registry.get_sample_value(name, {"rank": str(self._rank)} | labels)
 
     def by(self, label: str, name: str) -> dict[str, float]:
         (family,) = [f for f in self._registry.collect() if name in (f.name, f"{f.name}_total")]
@@ -127,15 +129,28 @@ def test_reuse_is_uses_per_image(bench: StreamBench) -> None:
 
 
 def test_what_is_not_known_yet_is_left_out(bench: StreamBench) -> None:
-    scraped = Scraped(bench.stream())
+    scraped = Scraped(bench.stream(), rank=0)
     for name in ("loss", "knn_ratio", "rankme", "flops_total", "reservoir_groups", "data_wait_seconds_total"):
         assert scraped.value(f"penstock_{name}") is None, name
-    scraped.observed.record.loss += [(1, 5.0), (10, 4.0)]
+    scraped.observed.loss = 4.0
     scraped.observed.record.knn.append((50, 0.6))
     scraped.observed.record.rankme.append((50, 12.5))
     assert scraped.value("penstock_loss") == 4.0
     assert scraped.value("penstock_knn_ratio") == 0.6
     assert scraped.value("penstock_rankme") == 12.5
+
+
+def test_a_loss_that_is_no_number_is_said(bench: StreamBench) -> None:
+    """The record, which is drawn as a curve, leaves it out."""
+    scraped = Scraped(bench.stream(), Record(loss=[(10, 4.0)]))
+    scraped.observed.loss = float("nan")
+    assert isnan(scraped.value("penstock_loss") or 0)
+
+
+def test_a_rank_that_evaluates_nothing_does_not_tell_of_what_a_checkpoint_says(bench: StreamBench) -> None:
+    scraped = Scraped(bench.stream(), Record(knn=[(50, 0.6)], rankme=[(50, 12.5)]), rank=1)
+    assert scraped.value("penstock_knn_ratio") is None
+    assert scraped.value("penstock_rankme") is None
 
 
 def test_durations_and_ages_are_histograms_of_their_own(bench: StreamBench) -> None:
