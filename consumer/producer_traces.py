@@ -45,8 +45,8 @@ class ProducerTrace:
         """How wrong the times may be, at worst."""
         return max((told.trace.uncertainty_ns for told in self.told), default=0)
 
-    def events(self) -> list[Event]:
-        """What is kept, in the order in which it was told; times on the rank's clock."""
+    def events(self, since_ns: int, until_ns: int) -> list[Event]:
+        """What is kept and happened within these times of the rank's clock, in the order in which it was told."""
         return [
             Event(
                 told.trace.stages[kind],
@@ -59,6 +59,7 @@ class ProducerTrace:
             )
             for told in self.told
             for kind, begin_ns, lasts_ns, ticket, attempt in told.events.tolist()
+            if since_ns <= begin_ns and begin_ns + lasts_ns <= until_ns
         ]
 
     def add(self, told: _Told) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 
 from accelerate import Accelerator
 
-from penstock.consumer.producer_traces import ProducerTraces
+from penstock.consumer.producer_traces import ProducerTrace, ProducerTraces
 from penstock.consumer.rank_clocks import compare_clocks
 from penstock.consumer.run_folder import RunFolder
 from penstock.telemetry.recorder import RING, Event, Flow, Recorder
@@ -24,6 +24,11 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE_S = 5.0
 """How long rank 0 waits for what the others leave."""
+_LEEWAY_NS = 10 * 10**9
+"""How far outside of the run's time a producer's events may be said to be: further is a lie, and would make of the run
+a dot on its own time line."""
+_DRIFT = 15e-6
+"""How fast two clocks may move apart, at most: the frequency tolerance of RFC 5905, section 7.3."""
 _MAIN_THREAD = "training"
 
 
@@ -45,6 +50,7 @@ class RunTrace:
         self.producers = ProducerTraces()
         """What producers have told of; the stream's."""
         self._difference_ns, self._uncertainty_ns = 0, 0
+        self._begun_ns = self._aligned_ns = time.monotonic_ns()
 
     @property
     def asks_producers(self) -> bool:
@@ -55,6 +61,7 @@ class RunTrace:
         """Learn how far this rank's clock is from rank 0's. All ranks call it together."""
         if self._path is not None and self._world_size > 1:
             self._difference_ns, self._uncertainty_ns = compare_clocks(accelerator)
+            self._aligned_ns = time.monotonic_ns()
 
     def __enter__(self) -> Self:
         return self
@@ -75,9 +82,10 @@ class RunTrace:
         return self._folder.path / f"trace-{self._folder.incarnation}-{rank}.json"
 
     def _leave_part(self) -> None:
+        since_ns = time.monotonic_ns() - self._aligned_ns if self._uncertainty_ns else 0  # of one machine: one clock
         part = {
             "difference_ns": self._difference_ns,
-            "uncertainty_ns": self._uncertainty_ns,
+            "uncertainty_ns": self._uncertainty_ns + round(_DRIFT * since_ns),
             "events": [
                 (event.stage, event.begin_ns, event.end_ns, event.thread, event.ticket, event.attempt, event.flow)
                 for event in self.recorder.drain()
@@ -103,20 +111,22 @@ class RunTrace:
         ]
         return ProcessTrace(name=f"rank {rank}", main_thread=_MAIN_THREAD, events=events, **part)
 
+    def _of_producer(self, producer: ProducerTrace) -> ProcessTrace:
+        """What a producer has told, but for what cannot be."""
+        events = producer.events(self._begun_ns - _LEEWAY_NS, time.monotonic_ns() + _LEEWAY_NS)
+        if (num_wrong := producer.num_events - len(events)) > 0:
+            _log.warning("the trace leaves out %d events of %s, outside of the run's time", num_wrong, producer.name)
+        uncertainty_ns = producer.uncertainty_ns
+        return ProcessTrace(
+            name=f"producer {producer.name}", main_thread="engine", events=events, uncertainty_ns=uncertainty_ns
+        )
+
     def _write(self, path: Path) -> None:
         processes = [ProcessTrace(name="rank 0", main_thread=_MAIN_THREAD, events=self.recorder.drain())]
         deadline = time.monotonic() + _PATIENCE_S
         parts = [self._take_part(rank, deadline) for rank in range(1, self._world_size)]
         processes += [part for part in parts if part is not None]
-        processes += [
-            ProcessTrace(
-                name=f"producer {producer.name}",
-                main_thread="engine",
-                events=producer.events(),
-                uncertainty_ns=producer.uncertainty_ns,
-            )
-            for producer in self.producers.producers
-        ]
+        processes += [self._of_producer(producer) for producer in self.producers.producers]
         count = write_trace(path, processes, {"run": self._folder.run_id})
         of = f"{count} events of {len(processes)} processes"
         _log.info("the trace, %s, is in %s; https://ui.perfetto.dev opens it", of, path)

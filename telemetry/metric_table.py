@@ -105,7 +105,11 @@ TRAINER: Final = (
         ("outcome",),
     ),
     # --- learning
-    Metric("penstock_loss", "gauge", "The last loss that was looked at, mean over the ranks; NaN or infinite where training goes wrong."),
+    Metric(
+        "penstock_loss",
+        "gauge",
+        "The last loss that was looked at, mean over the ranks; NaN or infinite where training goes wrong.",
+    ),
     Metric("penstock_knn_ratio", "gauge", "kNN accuracy of the last online evaluation. Rank 0 only."),
     Metric("penstock_rankme", "gauge", "RankMe of the last online evaluation. Rank 0 only."),
     # --- arithmetic

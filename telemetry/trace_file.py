@@ -62,18 +62,17 @@ def write_trace(path: Path, processes: Sequence[ProcessTrace], about: Mapping[st
     begins = [event.begin_ns + shift for of, shift in zip(processes, shifts, strict=True) for event in of.events]
     origin_ns = min(begins, default=0)
     uncertain = {process.name: f"± {process.uncertainty_ns / 1000:.0f} µs" for process in processes}
+    other = json.dumps({**about, "clock": "the first process's monotonic clock", "uncertainty": uncertain})
     scratch = path.with_name(f"{path.name}.tmp")
-    with _open(scratch, compressed=path.suffix == ".gz") as file:
-        other = json.dumps({**about, "clock": "the first process's monotonic clock", "uncertainty": uncertain})
-        file.write(f'{{"displayTimeUnit":"ms","otherData":{other},"traceEvents":[\n')
-        flows: defaultdict[tuple[int, int], list[_Point]] = defaultdict(list)
-        for pid, (process, shift_ns) in enumerate(zip(processes, shifts, strict=True), start=1):
-            _write_process(file, pid, process, shift_ns - origin_ns, flows)
-        for number, points in enumerate(flows.values(), start=1):
-            _write_flow(file, number, sorted(points))
-        # What is said twice does no harm, and ends the list without a comma.
-        file.write('{"ph":"M","name":"process_sort_index","pid":1,"args":{"sort_index":1}}\n]}\n')
-    os.replace(scratch, path)
+    try:
+        with _open(scratch, compressed=path.suffix == ".gz") as file:
+            file.write(f'{{"displayTimeUnit":"ms","otherData":{other},"traceEvents":[\n')
+            _write_processes(file, processes, [shift_ns - origin_ns for shift_ns in shifts])
+            # What is said twice does no harm, and ends the list without a comma.
+            file.write('{"ph":"M","name":"process_sort_index","pid":1,"args":{"sort_index":1}}\n]}\n')
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
     return len(begins)
 
 
@@ -82,6 +81,15 @@ def _open(path: Path, *, compressed: bool) -> TextIO:
         # Quick rather than small: whoever has pressed Ctrl-C waits for it.
         return gzip.open(path, "wt", encoding="utf-8", compresslevel=1)
     return path.open("w", encoding="utf-8")
+
+
+def _write_processes(file: TextIO, processes: Sequence[ProcessTrace], shifts_ns: Sequence[int]) -> None:
+    """All slices, and the ways through them."""
+    flows: defaultdict[tuple[int, int], list[_Point]] = defaultdict(list)
+    for pid, (process, shift_ns) in enumerate(zip(processes, shifts_ns, strict=True), start=1):
+        _write_process(file, pid, process, shift_ns, flows)
+    for number, points in enumerate(flows.values(), start=1):
+        _write_flow(file, number, sorted(points))
 
 
 def _write_process(

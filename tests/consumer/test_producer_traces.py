@@ -29,7 +29,7 @@ def test_events_are_those_that_were_told() -> None:
     first, second = traces.producers
     assert (first.name, first.uncertainty_ns) == ("ann", 7)
     assert (second.name, second.uncertainty_ns) == ("ann", 8), "two connections, whatever they are called"
-    assert first.events() == [
+    assert first.events(0, 2**63) == [
         Event("held", 70, 70, "penstock-io", 3, 1, Flow.STEP),
         Event("encode", 80, 89, "penstock-finish"),
         Event("encode", 95, 97, "penstock-finish", 5),
@@ -42,7 +42,7 @@ def test_the_last_events_of_a_producer_are_kept() -> None:
         traces.add(Traced(b"1", "ann", _full(number * MAX_TRACE_EVENTS)))
     (ann,) = traces.producers
     assert ann.num_events == RING
-    assert ann.events()[0].begin_ns == 10 * MAX_TRACE_EVENTS
+    assert ann.events(0, 2**63)[0].begin_ns == 10 * MAX_TRACE_EVENTS
 
 
 def test_a_flood_pushes_out_its_own_and_not_what_others_told() -> None:

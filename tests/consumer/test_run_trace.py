@@ -1,6 +1,8 @@
 """The trace of a run: all ranks in one file, however the run ends."""
 
+import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def test_every_rank_and_producer_is_in_the_file_though_the_run_ends_by_an_error(
     path, folder = tmp_path / "trace.json", _folder(tmp_path)
     first, second = (RunTrace(str(path), folder, rank, 2) for rank in (0, 1))
     assert (first.asks_producers, second.asks_producers) == (True, False)
-    now = 10**15
+    now = time.monotonic_ns()
     first.recorder.add("issue", now, now, 0, 0, Flow.BEGIN)
     second.recorder.mark("issue", 1, 0, Flow.BEGIN)
     told = Trace(
@@ -50,6 +52,34 @@ def test_every_rank_and_producer_is_in_the_file_though_the_run_ends_by_an_error(
     assert trace_rules.ways(trace) == [[(1, "issue"), (3, "held")]]
     assert trace_rules.stages(trace, 2) == {"issue"}
     assert [*folder.path.iterdir()] == [], "what the other rank had left is taken away"
+
+
+def test_a_producer_that_lies_about_its_times_does_not_shrink_the_run_to_a_dot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.json"
+    with RunTrace(str(path), _folder(tmp_path), 0, 1) as trace:
+        now = time.monotonic_ns()
+        for at_ns, lasts_ns in ((now, 1000), (0, 1000), (now + 10**18, 0), (now, 10**18)):
+            events = (0, at_ns, lasts_ns, -1, 0)
+            told = Trace(uncertainty_ns=2**62, stages=("encode",), threads=("io",), flows=(0,), events=events)
+            trace.producers.add(Traced(b"1", "ann", told))
+        trace.recorder.mark("issue", 1, 0, Flow.BEGIN)
+    slices = [event for event in trace_rules.read(path)["traceEvents"] if event["ph"] == "X"]
+    assert sorted(event["name"] for event in slices) == ["encode", "issue"]
+    assert max(event["ts"] + event["dur"] for event in slices) < 10**7, "microseconds"
+    assert "leaves out 3 events of ann" in caplog.text
+
+
+def test_what_is_said_of_a_rank_s_clock_grows_with_the_time_since_it_was_compared(tmp_path: Path) -> None:
+    """RFC 5905, section 7.3: clocks drift by 15 µs in a second at most."""
+    folder = _folder(tmp_path)
+    for uncertainty_ns, expected_ns in ((400, 400 + 1000 * 15_000), (0, 0)):
+        with RunTrace(str(tmp_path / "t.json"), folder, 1, 2) as trace:
+            trace._uncertainty_ns = uncertainty_ns
+            trace._aligned_ns -= 1000 * 10**9
+        (part,) = folder.path.iterdir()
+        assert json.loads(part.read_text())["uncertainty_ns"] == pytest.approx(expected_ns, abs=30_000 * 15)
 
 
 def test_a_rank_that_leaves_nothing_is_not_waited_for_without_end(

@@ -1,7 +1,9 @@
 """The trace file keeps the rules of its format, and tells what happened when."""
 
 import random
+from collections.abc import Iterator
 from decimal import Decimal
+from errno import ENOSPC
 from itertools import chain
 from pathlib import Path
 
@@ -156,3 +158,20 @@ def test_the_rules_find_what_is_wrong() -> None:
         [{"ph": "M", "name": "colour", "pid": 1, "args": {}}],
     ):
         assert trace_rules.violations({"displayTimeUnit": "ms", "traceEvents": bad}) != [], bad
+
+
+def test_a_disk_that_is_full_keeps_the_trace_that_was_there_and_no_half_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text("of yesterday")
+
+    class Full(tuple[Event, ...]):
+        def __iter__(self) -> Iterator[Event]:
+            if (tmp_path / "trace.json.tmp").exists():
+                raise OSError(ENOSPC, "No space left on device")
+            return super().__iter__()
+
+    full = ProcessTrace(name="rank 0", main_thread="training", events=Full((_mark("issue", BASE, 0, Flow.BEGIN),)))
+    with pytest.raises(OSError, match="No space left"):
+        write_trace(path, [full], {})
+    assert [found.name for found in tmp_path.iterdir()] == ["trace.json"]
+    assert path.read_text() == "of yesterday"
