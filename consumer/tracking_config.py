@@ -46,7 +46,7 @@ class TrackingConfig:
             if name not in _PACKAGES:
                 known = ", ".join(_PACKAGES)
                 raise ConfigError(
-                    f"trackers must be among {known}, or left empty, got {name!r}{did_you_mean(name, _PACKAGES)}"
+                    f"trackers must be among {known}, or auto, or left empty, got {name!r}{did_you_mean(name, _PACKAGES)}"
                 )
         require(len(set(self.trackers)) == len(self.trackers), "trackers must name each once", self.trackers)
         require(

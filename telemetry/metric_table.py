@@ -137,7 +137,11 @@ PRODUCER: Final = (
     # --- work
     Metric("penstock_producer_images_total", "counter", "Images that have been made."),
     Metric("penstock_producer_groups_total", "counter", "Groups that have been made."),
-    Metric("penstock_producer_busy_seconds_total", "counter", "Time in which the engine was busy."),
+    Metric(
+        "penstock_producer_busy_seconds_total",
+        "counter",
+        "Time in which the engine was busy, with what is not finished yet too.",
+    ),
     Metric("penstock_producer_stage_duration_seconds", "histogram", STAGES_HELP, ("stage",)),
     Metric(
         "penstock_producer_flops_total",

@@ -28,7 +28,9 @@ def test_auto_stands_alone() -> None:
 
 
 def test_an_unknown_tracker_is_one_line_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match=r"trackers must be among aim, .*wandb, or left empty, got 'tensorbord'; did"):
+    with pytest.raises(
+        ConfigError, match=r"trackers must be among aim, .*wandb, or auto, or left empty, got 'tensorbord'; did"
+    ):
         TrackingConfig(trackers=("tensorbord",))
 
 
