@@ -45,9 +45,8 @@ class TrackingConfig:
         for name in () if self.is_auto else self.trackers:
             if name not in _PACKAGES:
                 known = ", ".join(_PACKAGES)
-                raise ConfigError(
-                    f"trackers must be among {known}, or auto, or left empty, got {name!r}{did_you_mean(name, _PACKAGES)}"
-                )
+                close = did_you_mean(name, _PACKAGES)
+                raise ConfigError(f"trackers must be among {known}, or auto, or left empty, got {name!r}{close}")
         require(len(set(self.trackers)) == len(self.trackers), "trackers must name each once", self.trackers)
         require(
             bool(self.project)
