@@ -20,8 +20,9 @@ from penstock.protocol.errors import ConfigError
 
 _NUM_PROCESSES = re.compile(r"--num[_-]processes(?:=(\d+))?")
 _POLL_S = 0.1
-_END_S = 4.0
-"""How long the ranks may take to end before they are killed."""
+_END_S = 10.0
+"""How long the ranks may take to end before they are killed: rank 0 says goodbye to the producers, and waits for what
+the others leave for its trace."""
 
 
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")

@@ -14,6 +14,7 @@ from typing import Self
 
 from accelerate import Accelerator
 
+from penstock.config.process import Terminated
 from penstock.consumer.producer_traces import ProducerTrace, ProducerTraces
 from penstock.consumer.rank_clocks import compare_clocks
 from penstock.consumer.run_folder import RunFolder
@@ -95,14 +96,20 @@ class RunTrace:
         scratch.write_text(json.dumps(part))
         os.replace(scratch, self._part(self._rank))
 
-    def _take_part(self, rank: int, deadline: float) -> ProcessTrace | None:
-        """What another rank has left; None where nothing comes in time."""
+    def _wait_for_parts(self) -> None:
+        """Until all other ranks have left theirs, for a while."""
+        deadline = time.monotonic() + _PATIENCE_S
+        lacking = set(range(1, self._world_size))
+        while lacking and time.monotonic() < deadline:
+            lacking = {rank for rank in lacking if not self._part(rank).exists()}
+            time.sleep(0.05 if lacking else 0.0)
+
+    def _take_part(self, rank: int) -> ProcessTrace | None:
+        """What another rank has left; None where it has left nothing."""
         place = self._part(rank)
-        while not place.exists():
-            if time.monotonic() > deadline:
-                _log.warning("the trace lacks rank %d: it has left nothing within %g s", rank, _PATIENCE_S)
-                return None
-            time.sleep(0.05)
+        if not place.exists():
+            _log.warning("the trace lacks rank %d, which has left nothing", rank)
+            return None
         part = json.loads(place.read_text())
         place.unlink()
         events = [
@@ -123,10 +130,17 @@ class RunTrace:
 
     def _write(self, path: Path) -> None:
         processes = [ProcessTrace(name="rank 0", main_thread=_MAIN_THREAD, events=self.recorder.drain())]
-        deadline = time.monotonic() + _PATIENCE_S
-        parts = [self._take_part(rank, deadline) for rank in range(1, self._world_size)]
+        interrupted: BaseException | None = None
+        try:
+            self._wait_for_parts()
+        except (KeyboardInterrupt, Terminated) as signal_:
+            # A launcher that sees one rank end asks the others to, which are about to anyway: no reason to lose it all.
+            interrupted = signal_
+        parts = [self._take_part(rank) for rank in range(1, self._world_size)]
         processes += [part for part in parts if part is not None]
         processes += [self._of_producer(producer) for producer in self.producers.producers]
         count = write_trace(path, processes, {"run": self._folder.run_id})
         of = f"{count} events of {len(processes)} processes"
         _log.info("the trace, %s, is in %s; https://ui.perfetto.dev opens it", of, path)
+        if interrupted is not None:
+            raise interrupted

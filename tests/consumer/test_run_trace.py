@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.config.process import Terminated
 from penstock.consumer import run_trace
 from penstock.consumer.opening import check_trace
 from penstock.consumer.rank_clocks import difference
@@ -90,6 +91,20 @@ def test_a_rank_that_leaves_nothing_is_not_waited_for_without_end(
         pass
     assert "the trace lacks rank 1" in caplog.text
     assert trace_rules.processes(trace_rules.read(tmp_path / "t.json")) == {"rank 0": 1}
+
+
+def test_a_signal_while_the_others_are_waited_for_costs_only_the_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher that sees rank 1 end tells rank 0 to, which is ending already because rank 1 has."""
+
+    def told(seconds: float) -> None:
+        raise Terminated(15)
+
+    monkeypatch.setattr(run_trace.time, "sleep", told)
+    with pytest.raises(Terminated), RunTrace(str(tmp_path / "t.json"), _folder(tmp_path), 0, 2) as trace:
+        trace.recorder.mark("issue", 1, 0, Flow.BEGIN)
+    assert trace_rules.stages(trace_rules.read(tmp_path / "t.json"), 1) == {"issue"}
 
 
 def test_a_disk_that_is_full_does_not_hide_what_the_run_ended_by(

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from penstock.consumer.config import StreamConfig
@@ -92,31 +93,38 @@ def test_producers_whose_clocks_are_hours_apart_stand_on_one_time_line(tmp_path:
     assert all(0 <= span["ts"] < WAIT_S * 1e6 for span in spans.values()), "in µs: no hour stands between any of them"
 
 
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.timeout(300)
-def test_ctrl_c_leaves_a_trace_of_all_ranks_and_producers(tmp_path: Path) -> None:
-    run_dir, path = tmp_path / "run", tmp_path / "trace.json.gz"
+@contextlib.contextmanager
+def _two_ranks(tmp_path: Path, trace: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Two ranks with a producer of their own, some steps into their run; what is left of them is killed."""
+    run_dir = tmp_path / "run"
     settings = ["--config", "demo", "--groups-per-step", "4", "--reservoir.capacity-groups", "16"]
     settings += ["--generator.images-per-group", "2", "--generator.height", "32", "--generator.width", "32"]
     settings += ["--evaluation.data", "none", "--max-steps", "100000"]
     settings += ["--fleet.local-producers", "1", "--stream.window-groups", "16"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--quiet"]
-    command += ["-m", "penstock.consumer", *settings, "--run-dir", str(run_dir), "--trace", str(path)]
-    log = tmp_path / "log"
+    command += ["-m", "penstock.consumer", *settings, "--run-dir", str(run_dir), "--trace", str(trace)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "HF_HOME": str(tmp_path / "hf")}
-    with log.open("w") as output:
+    with (tmp_path / "log").open("w") as output:
         program = subprocess.Popen(
             command, cwd=ROOT, env=env, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
         )
     try:
         _until(lambda: len(read_steps(run_dir)) >= 6 or program.poll() is not None)
-        os.killpg(program.pid, signal.SIGINT)
-        _until(path.exists)  # the launcher does not wait for the ranks
+        yield program
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
         program.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+def test_ctrl_c_leaves_a_trace_of_all_ranks_and_producers(tmp_path: Path) -> None:
+    run_dir, path, log = tmp_path / "run", tmp_path / "trace.json.gz", tmp_path / "log"
+    with _two_ranks(tmp_path, path) as program:
+        os.killpg(program.pid, signal.SIGINT)
+        _until(path.exists)  # the launcher does not wait for the ranks
     trace = trace_rules.read(path)
     assert trace_rules.violations(trace) == []
     numbers = trace_rules.processes(trace)
@@ -129,3 +137,23 @@ def test_ctrl_c_leaves_a_trace_of_all_ranks_and_producers(tmp_path: Path) -> Non
     whole = [way for way in _stages_of_ways(trace) if way[-1] == "use" and way[0] == "issue"]
     assert [*ON_ITS_WAY, "enter", "use"] in whole
     assert [*run_dir.glob("trace-*")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+def test_a_rank_that_was_killed_is_missing_in_the_trace_and_nothing_else(tmp_path: Path) -> None:
+    path, log = tmp_path / "trace.json", tmp_path / "log"
+    with _two_ranks(tmp_path, path) as program:
+        [victim] = [
+            child
+            for child in psutil.Process(program.pid).children(recursive=True)
+            if child.environ().get("RANK") == "1"
+        ]
+        victim.kill()
+        program.wait(WAIT_S)
+    assert "the trace lacks rank 1" in log.read_text()
+    trace = trace_rules.read(path)
+    assert trace_rules.violations(trace) == []
+    assert [name.split("-")[0] for name in trace_rules.processes(trace)] == ["rank 0", "producer local"]
