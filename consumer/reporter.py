@@ -85,7 +85,8 @@ class Reporter:
         """
         # Of some objectives a rank knows its own share alone.
         total = sum_over_ranks(self._accelerator, [float(loss) for loss in log.losses.values()])
-        losses = {name: loss / self._accelerator.num_processes for name, loss in zip(log.losses, total, strict=True)}
+        num_ranks: int = self._accelerator.num_processes
+        losses = {name: loss / num_ranks for name, loss in zip(log.losses, total, strict=True)}
         self._look_at_skipped(done, losses["loss"])
         if math.isfinite(losses["loss"]):
             self._record.loss.append((done, losses["loss"]))

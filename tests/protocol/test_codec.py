@@ -50,7 +50,7 @@ from penstock.protocol.messages import (
     Welcome,
 )
 from penstock.protocol.tickets import Attempt, Manifest, Recipe, Ticket
-from penstock.protocol.watching import Trace
+from penstock.protocol.watching import Status, Trace
 
 DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -164,6 +164,10 @@ SPECIAL: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "lease_ms": st.integers(1, 10**6),
     },
     Nack: {"index": st.integers(-1, 2**63 - 1)},
+    Status: {
+        **{name: st.floats(0, 1e30) for name in ("busy_s", "unfinished_s", "flops")},
+        "matrix_flops_per_s": st.just(0.0) | st.floats(1, 1e30),
+    },
     Trace: {
         **{name: st.just(("encode", "send")) for name in ("stages", "threads")},
         "flows": st.tuples(st.integers(0, 3), st.integers(0, 3)),
