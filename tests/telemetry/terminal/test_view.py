@@ -2,17 +2,19 @@
 
 import io
 import os
+import select
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from penstock.config.process import write_line
 from penstock.telemetry.progress import Snapshot
 from penstock.telemetry.run_view import RunView
 from penstock.telemetry.terminal import view as view_module
@@ -153,30 +155,38 @@ def test_without_colours_the_picture_has_none(terminal: PseudoTerminal, monkeypa
         assert "NEWEST" not in terminal.text
 
 
-def test_a_terminal_that_takes_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after Ctrl-S: the pipe behind the terminal fills, and whoever draws hangs; closing takes a bounded time."""
+def test_a_terminal_that_takes_nothing_holds_nobody_up(
+    terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after Ctrl-S: its buffer fills, and who draws hangs. Neither the log nor the run's end does."""
+    at_exit: list[Callable[[], object]] = []
+    monkeypatch.setattr(view_module.atexit, "register", lambda *call: at_exit.append(partial(*call)))
     monkeypatch.setattr(view_module, "_JOIN_S", 0.2)
-    with PseudoTerminal(200, 50) as terminal:
-        hung, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    ended = threading.Event()
 
-        class Stopped(io.StringIO):
-            def isatty(self) -> bool:
-                return True
+    def run() -> None:
+        terminal.stream.write("before ")  # what has no line's end yet stays in the file
+        with TerminalView(Run().look) as view:
+            while select.select([], [terminal.stream], [], 0)[1]:
+                pass
+            for number in range(10):
+                write_line(f"line {number}")
+            view.update(_snapshot())
+        write_line("after the run")
+        ended.set()
 
-            def write(self, text: str) -> int:
-                if threading.current_thread() is not threading.main_thread():
-                    hung.set()
-                    go_on.wait(20)
-                return len(text)
-
-        view = TerminalView(Run().look, Stopped())
-        view.__enter__()
-        assert hung.wait(20)
-        began = time.monotonic()
-        view.close()
-        assert time.monotonic() - began < 5
-        go_on.set()
-        terminal.read()
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(10)
+    [give_back] = at_exit
+    last = threading.Thread(target=give_back, daemon=True)
+    last.start()
+    terminal.until(lambda: not last.is_alive())
+    terminal.shows("after the run")
+    assert not terminal.is_second_screen
+    lines = terminal.text.split("\n")
+    assert lines[:10] == ["before line 0", *(f"line {number}" for number in range(1, 10))]
+    assert lines[10].startswith("step 120/600")
 
 
 def test_a_defect_in_the_picture_ends_the_view_and_not_the_run(
@@ -206,6 +216,10 @@ def test_a_large_terminal_gets_the_picture_and_a_small_one_the_line(terminal: Ps
 @pytest.mark.parametrize("view", ["auto", "full", "line"])
 def test_what_is_no_terminal_gets_plain_lines(view: Any, terminal: PseudoTerminal, monkeypatch: Any) -> None:
     assert not is_wanted(view, is_shared=False, stream=io.StringIO())
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as many set it for a log that is read later
+    assert not is_wanted(view, is_shared=False, stream=io.StringIO())
+    with open(os.devnull, "w", encoding="utf-8") as file:
+        assert not is_wanted(view, is_shared=False, stream=file)
     monkeypatch.setenv("TERM", "dumb")
     assert not is_wanted(view, is_shared=False, stream=terminal.stream)
 
