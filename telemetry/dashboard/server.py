@@ -16,7 +16,8 @@ import uvicorn
 from penstock.config.address import Address
 from penstock.config.listening import listen
 from penstock.telemetry.dashboard.application import make_application, static_files
-from penstock.telemetry.dashboard.board import MAX_LISTENERS, Board
+from penstock.telemetry.dashboard.board import Board
+from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS, Connection
 from penstock.telemetry.dashboard.guard import Guard
 from penstock.telemetry.run_view import RunView
 
@@ -27,7 +28,6 @@ GROUP_EVERY_S = 2.5
 _FAREWELL_S = 1.0
 """That listeners have at the end to take the last news; then their connections are cut."""
 _JOIN_S = 5.0
-_MAX_CONNECTIONS = 4 * MAX_LISTENERS
 
 _log = logging.getLogger(__name__)
 
@@ -131,14 +131,15 @@ def _config(guard: Guard) -> uvicorn.Config:
     return uvicorn.Config(
         guard,
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level=logging.ERROR,  # that a stranger sends nonsense is no event, and must not fill the log
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MAX_CONNECTIONS,
+        backlog=MAX_CONNECTIONS,  # so many are taken at a time
         timeout_graceful_shutdown=int(2 * _FAREWELL_S),
     )
 

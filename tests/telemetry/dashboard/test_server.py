@@ -1,22 +1,28 @@
 """The page's server: what it tells, whom, and how it ends."""
 
+import contextlib
+import http.client
 import logging
 import socket
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import numpy as np
+import psutil
 import pytest
 
 from penstock.config.address import Address
 from penstock.protocol.errors import EndpointError, RunError
+from penstock.telemetry.dashboard import connection as connection_module
 from penstock.telemetry.dashboard.application import static_files
 from penstock.telemetry.dashboard.board import MAX_LISTENERS
+from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS
 from penstock.telemetry.dashboard.server import Dashboard
 from penstock.telemetry.run_view import GroupView, RunView
 from tests.telemetry.dashboard.fake_run import FakeRun, group, view
-from tests.telemetry.dashboard.listeners import Listener, body, get, until
+from tests.telemetry.dashboard.listeners import WAIT_S, Listener, body, get, until
 
 Serve = Callable[..., Dashboard]
 LOOPBACK = Address("127.0.0.1", 0)
@@ -313,6 +319,59 @@ def test_connections_that_say_nothing_do_not_delay_the_end(serve: Serve) -> None
     assert time.monotonic() - began < CLOSED_S
     for connection in silent:
         connection.close()
+
+
+def test_so_many_connections_are_open_and_what_is_beyond_them_costs_no_file(serve: Serve) -> None:
+    """Else whoever reaches the port takes the trainer's file descriptors, and its next checkpoint."""
+    port = serve(FakeRun()).address.port
+    process = psutil.Process()
+    with ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WAIT_S))
+        # Both ends are files of this process.
+        until(lambda: len([c for c in process.net_connections("tcp") if c.laddr.port == port]) <= MAX_CONNECTIONS + 1)
+    until(lambda: _is_answered(port))
+
+
+def test_a_request_that_does_not_become_whole_is_hung_up_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.3)
+    port = serve(FakeRun(), pace_s=0.05).address.port
+    head = b"GET /view.json HTTP/1.1\r\nHost: localhost\r\n"
+    with Listener(port) as page, socket.socket() as silent, socket.socket() as again:
+        for caller, said in ((silent, b"GET /view.json HT"), (again, head + b"\r\n" + head)):
+            caller.settimeout(WAIT_S)
+            caller.connect(("127.0.0.1", port))
+            caller.sendall(said)
+        for caller in (silent, again):
+            with contextlib.suppress(ConnectionResetError):
+                while caller.recv(4096):
+                    pass
+        for _ in range(20):
+            page.until("figures")  # that an answer takes long is another matter
+
+
+def test_what_strangers_send_fills_no_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    port = serve(FakeRun()).address.port
+    upgrade = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    huge = b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 100_000
+    caplog.clear()
+    for said in (b"\x16\x03\x01\x02\x00\x01", b"nonsense\r\n\r\n", upgrade, huge):
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as caller:
+            with contextlib.suppress(OSError):
+                caller.sendall(said)
+                caller.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                while caller.recv(4096):
+                    pass
+    assert _is_answered(port)
+    assert caplog.records == []
+
+
+def _is_answered(port: int) -> bool:
+    try:
+        return get(port, "/view.json").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def test_a_taken_port_is_one_line_before_anything_is_started() -> None:
