@@ -20,7 +20,7 @@ from penstock.telemetry.dashboard.application import static_files
 from penstock.telemetry.dashboard.board import MAX_LISTENERS
 from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS
 from penstock.telemetry.dashboard.server import Dashboard
-from penstock.telemetry.run_view import GroupView, RunView
+from penstock.telemetry.run_view import EventView, GroupView, RunView
 from tests.telemetry.dashboard.fake_run import FakeRun, group, view
 from tests.telemetry.dashboard.listeners import WAIT_S, Listener, body, get, until
 
@@ -110,12 +110,17 @@ def test_a_page_that_is_opened_late_gets_the_rates_from_the_beginning(serve: Ser
     assert (seconds[0], seconds[-1]) == (1.0, 2.0)
 
 
-def test_images_are_made_small_only_while_somebody_looks(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_pages_see_is_written_down_once_and_only_while_somebody_looks(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
     from penstock.telemetry.dashboard import messages
 
     original = messages.group
     monkeypatch.setattr(messages, "group", lambda shown: made.append(shown.index) or original(shown))
+    told: list[str] = []
+    rates = messages.rates
+    monkeypatch.setattr(messages, "rates", lambda points: told.append(rates(points)) or told[-1])
     run = FakeRun(view(5, groups=[group(1)]))
     server = serve(run)
     until(lambda: run.looks > 5)
@@ -123,7 +128,11 @@ def test_images_are_made_small_only_while_somebody_looks(serve: Serve, monkeypat
     with Listener(server.address.port) as one, Listener(server.address.port) as other:
         one.until("groups")
         other.until("groups")
+        for _ in range(20):
+            one.until("rates")
+            other.until("rates")
     assert made == [1]
+    assert len(told) <= run.looks
 
 
 def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(
@@ -244,6 +253,28 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(serve: S
     assert get(port, "/view.json", Cookie=cookie).status == 200
     # Whoever reaches it by another name, through a proxy say, has shown the token.
     assert get(port, "/view.json", Cookie=cookie, Host="cluster.example").status == 200
+
+
+def test_the_log_tells_a_token_that_was_made_and_keeps_one_that_was_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    token = "a-token-of-some-length"
+    with caplog.at_level(logging.INFO, "penstock"):
+        with Dashboard(LOOPBACK, token) as server:
+            assert caplog.messages == [f"the run's page is at {server.url}"]
+            assert server.url.endswith(f"/?token={token}")
+        caplog.clear()
+        with Dashboard(LOOPBACK, token, is_own=True) as server:
+            port = server.address.port
+            assert caplog.messages == [f"the run's page is at http://127.0.0.1:{port}/?token=$PENSTOCK_DASHBOARD_TOKEN"]
+
+
+def test_a_picture_of_the_page_does_not_give_its_token_away(serve: Serve) -> None:
+    """The log tells it, and the page shows the log's last lines."""
+    token = "a-token-of-some-length"
+    line = EventView(at=0.0, is_warning=False, text=f"the run's page is at http://gpu-1:6007/?token={token}")
+    port = serve(FakeRun(view(events=[line])), token=token).address.port
+    with Listener(port, Authorization=f"Bearer {token}") as page:
+        assert page.until("figures")["events"][0]["text"] == "the run's page is at http://gpu-1:6007/?token=…"
+    assert token not in body(get(port, "/view.json", Authorization=f"Bearer {token}"))
 
 
 def test_so_many_pages_may_be_open_and_a_closed_one_makes_room(serve: Serve) -> None:
