@@ -147,7 +147,7 @@ class Looker:
         return RunView(
             at=at,
             run_id=observed.folder.run_id,
-            run_dir=str(observed.folder.path),
+            run_dir=printable(str(observed.folder.path)),
             objective=config.objective.name,
             state=state,
             waiting_for=self._waiting_for(state, steps, stream),

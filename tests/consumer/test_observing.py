@@ -48,7 +48,7 @@ class Watched:
         self.batches = BatchesLook(reservoir_groups=3, reservoir_bytes=9, capacity_groups=8, is_ready=True, wait_s=0.0)
         self.observed = Observed(
             config=config,
-            folder=RunFolder(Path("runs/x"), "run", 5),
+            folder=RunFolder(Path("runs/\x1b[2J"), "run", 5),
             rank=0,
             world_size=1,
             recorder=Recorder(),
@@ -95,6 +95,7 @@ def test_a_view_counts_what_has_come_and_been_trained_on(bench: StreamBench) -> 
     assert view.bytes_per_s == pytest.approx(4 * RECIPE.nbytes / 9)
     assert view.reuse == 24 * 4 / 8
     assert view.seconds == watched.now
+    assert view.run_dir == "runs/\\x1b[2J"
     queues = {queue.name: (queue.filled, queue.capacity) for queue in view.queues}
     # The window of 6 has 3 groups that nobody has taken, and so 3 tickets.
     assert queues == {"tickets": (3, 6), "arrived": (3, 6), "reservoir": (3, 8), "batches": (1, 1)}
@@ -285,6 +286,12 @@ def test_the_log_is_kept_without_control_characters_and_without_end() -> None:
     assert (first.text, first.is_warning) == ("line 10 of \\x1b[2J a peer", True)
     assert last.text == f"line {KEPT + 9} of \\x1b[2J a peer"
     assert events.last[-1] == last
+
+
+def test_a_line_of_the_log_whose_values_do_not_fit_ends_nobody() -> None:
+    events = EventLog()
+    events.handle(logging.LogRecord("library", logging.INFO, "", 0, "%d images", ("many",), None))
+    assert [event.text for event in events.last] == ["%d images"]
 
 
 def test_one_thread_looks_whatever_the_number_of_viewers(bench: StreamBench, monkeypatch: pytest.MonkeyPatch) -> None:
