@@ -11,8 +11,8 @@ from penstock.telemetry.dashboard.board import MAX_LISTENERS
 from penstock.telemetry.dashboard.server import Dashboard
 from penstock.telemetry.run_view import EventView
 from tests.browser import NARROW, WIDE, Opened, chromium
-from tests.telemetry.dashboard.fake_run import FakeRun, group, producer, view
 from tests.telemetry.dashboard.listeners import Listener
+from tests.telemetry.views import FakeRun, group, producer, run_view
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -32,7 +32,7 @@ class Scene:
     """A fake run, its server, and pages that are open on it."""
 
     def __init__(self, browser: "Browser", stack: ExitStack) -> None:
-        self.run = FakeRun(view(340))
+        self.run = FakeRun(run_view(340))
         self.server = Dashboard(Address("127.0.0.1", 0), every_s=0.05, group_every_s=0.1)
         stack.callback(lambda: self.server.close())
         self.server.show(self.run)
@@ -45,12 +45,12 @@ class Scene:
 
     def come(self, step: int, **changes: Any) -> None:
         """The run has come so far; its newest groups are others."""
-        self.run.now = view(step, **changes)
+        self.run.now = run_view(step, **changes)
 
     def again(self, **changes: Any) -> None:
         """The trainer is started again at the same port."""
         self.server = Dashboard(self.server.address, every_s=0.05, group_every_s=0.1)
-        self.server.show(FakeRun(view(**changes)))
+        self.server.show(FakeRun(run_view(**changes)))
 
 
 @pytest.fixture

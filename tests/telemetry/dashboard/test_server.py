@@ -21,8 +21,8 @@ from penstock.telemetry.dashboard.board import MAX_LISTENERS
 from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS
 from penstock.telemetry.dashboard.server import Dashboard
 from penstock.telemetry.run_view import EventView, GroupView, RunView
-from tests.telemetry.dashboard.fake_run import FakeRun, group, view
 from tests.telemetry.dashboard.listeners import WAIT_S, Listener, body, get, until
+from tests.telemetry.views import FakeRun, group, run_view
 
 Serve = Callable[..., Dashboard]
 LOOPBACK = Address("127.0.0.1", 0)
@@ -50,7 +50,7 @@ def serve() -> Iterator[Serve]:
 
 
 def test_a_page_that_is_opened_is_told_all_there_is(serve: Serve) -> None:
-    run = FakeRun(view(340))
+    run = FakeRun(run_view(340))
     with Listener(serve(run).address.port) as page:
         told = dict(zip(range(5), page.events(), strict=False))
     names = [name for name, _ in told.values()]
@@ -62,10 +62,10 @@ def test_a_page_that_is_opened_is_told_all_there_is(serve: Serve) -> None:
 
 
 def test_later_it_is_told_what_is_new_and_of_groups_the_newest(serve: Serve) -> None:
-    run = FakeRun(view(340, groups=[group(2), group(1)]))
+    run = FakeRun(run_view(340, groups=[group(2), group(1)]))
     with Listener(serve(run).address.port) as page:
         assert [shown["index"] for shown in page.until("groups")] == [2, 1]
-        run.now = view(350, groups=[group(5), group(4), group(3), group(2)])
+        run.now = run_view(350, groups=[group(5), group(4), group(3), group(2)])
         seen: list[str] = []
         for name, data in page.events():
             seen.append(name)
@@ -73,16 +73,16 @@ def test_later_it_is_told_what_is_new_and_of_groups_the_newest(serve: Serve) -> 
                 assert [shown["index"] for shown in data] == [5]
                 break
         assert "learning" in seen
-        run.now = view(360, groups=[group(6), group(5), group(4)])
+        run.now = run_view(360, groups=[group(6), group(5), group(4)])
         assert [shown["index"] for shown in page.until("groups")] == [6]
 
 
 def test_groups_come_no_faster_than_people_read(serve: Serve) -> None:
-    run = FakeRun(view(1, groups=[group(0)]))
+    run = FakeRun(run_view(1, groups=[group(0)]))
     with Listener(serve(run, pace_s=0.4).address.port) as page:
         page.until("groups")
         began = time.monotonic()
-        run.now = view(2, groups=[group(1), group(0)])
+        run.now = run_view(2, groups=[group(1), group(0)])
         page.until("groups")
         assert time.monotonic() - began > 0.3
 
@@ -94,15 +94,15 @@ def test_before_the_run_has_begun_a_page_knows_only_whom_it_has_reached(serve: S
         name, hello = next(page.events())
         assert name == "hello"
         assert set(hello) == {"life", "page"}
-        server.show(FakeRun(view(7)))
+        server.show(FakeRun(run_view(7)))
         assert page.until("figures")["step"] == 7
 
 
 def test_a_page_that_is_opened_late_gets_the_rates_from_the_beginning(serve: Serve) -> None:
-    run = FakeRun(view(10, seconds=1.0))
+    run = FakeRun(run_view(10, seconds=1.0))
     server = serve(run)
     until(lambda: run.looks > 3)
-    run.now = view(20, seconds=2.0)
+    run.now = run_view(20, seconds=2.0)
     looks = run.looks
     until(lambda: run.looks > looks + 3)
     with Listener(server.address.port) as page:
@@ -121,7 +121,7 @@ def test_what_pages_see_is_written_down_once_and_only_while_somebody_looks(
     told: list[str] = []
     rates = messages.rates
     monkeypatch.setattr(messages, "rates", lambda points: told.append(rates(points)) or told[-1])
-    run = FakeRun(view(5, groups=[group(1)]))
+    run = FakeRun(run_view(5, groups=[group(1)]))
     server = serve(run)
     until(lambda: run.looks > 5)
     assert made == []
@@ -141,7 +141,7 @@ def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(
     noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)  # 200 kB as text
 
     def step(number: int) -> RunView:
-        return view(number, groups=[GroupView(number, "noise", "producer-0", noise)])
+        return run_view(number, groups=[GroupView(number, "noise", "producer-0", noise)])
 
     run = FakeRun(step(1))
     server = serve(run)
@@ -271,7 +271,7 @@ def test_a_picture_of_the_page_does_not_give_its_token_away(serve: Serve) -> Non
     """The log tells it, and the page shows the log's last lines."""
     token = "a-token-of-some-length"
     line = EventView(at=0.0, is_warning=False, text=f"the run's page is at http://gpu-1:6007/?token={token}")
-    port = serve(FakeRun(view(events=[line])), token=token).address.port
+    port = serve(FakeRun(run_view(events=[line])), token=token).address.port
     with Listener(port, Authorization=f"Bearer {token}") as page:
         assert page.until("figures")["events"][0]["text"] == "the run's page is at http://gpu-1:6007/?token=…"
     assert token not in body(get(port, "/view.json", Authorization=f"Bearer {token}"))
@@ -307,7 +307,7 @@ def test_asking_for_the_head_of_the_news_takes_no_place(serve: Serve) -> None:
 
 
 def test_at_the_end_every_page_is_told_and_the_server_is_gone_soon(serve: Serve) -> None:
-    server = serve(FakeRun(view(900)))
+    server = serve(FakeRun(run_view(900)))
     with Listener(server.address.port) as one, Listener(server.address.port) as other:
         one.until("figures")
         other.until("figures")

@@ -6,8 +6,8 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ import pytest
 
 from penstock.config.process import write_line
 from penstock.telemetry.progress import Snapshot
-from penstock.telemetry.run_view import RunView
 from penstock.telemetry.terminal import view as view_module
 from penstock.telemetry.terminal.view import TerminalView, is_wanted
 from tests.telemetry.terminal.pseudo_terminal import PseudoTerminal
-from tests.telemetry.views import group, producer, run_view
+from tests.telemetry.views import FakeRun, group, producer, run_view
 
 PROGRAM = [sys.executable, "-m", "tests.telemetry.terminal.view_program"]
 ROOT = Path(__file__).parents[3]
@@ -36,19 +35,6 @@ def _colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-class Run:
-    """A run that the test changes."""
-
-    def __init__(self, **changes: Any) -> None:
-        self.view = run_view(**changes)
-
-    def change(self, **changes: Any) -> None:
-        self.view = replace(self.view, **changes)
-
-    def look(self) -> RunView:
-        return self.view
-
-
 @pytest.fixture
 def terminal() -> Iterator[PseudoTerminal]:
     with PseudoTerminal(80, 24) as made:
@@ -56,36 +42,36 @@ def terminal() -> Iterator[PseudoTerminal]:
 
 
 def test_the_screen_shows_the_run_and_follows_it(terminal: PseudoTerminal) -> None:
-    run = Run()
-    with TerminalView(run.look, terminal.stream):
-        terminal.shows("step 120/600")
-        terminal.shows("PRODUCER-BOUND")
-        run.change(step=121, producers=(producer("local-0"), producer("local-1", "gone")))
-        terminal.shows("step 121/600")
+    run = FakeRun()
+    with TerminalView(run, terminal.stream):
+        terminal.shows("step 340/900")
+        terminal.shows("BALANCED")
+        run.change(step=341, producers=(producer("producer-0"), producer("producer-1", "gone")))
+        terminal.shows("step 341/900")
         terminal.shows("gone")
-        gone = next(row for row, line in enumerate(terminal.screen.display) if "local-1" in line)
+        gone = next(row for row, line in enumerate(terminal.screen.display) if "producer-1" in line)
         assert terminal.screen.buffer[gone][0].fg == "red"
 
 
 def test_the_picture_lives_while_the_run_stalls(terminal: PseudoTerminal) -> None:
     """The thread that opened the view does nothing here; whoever looks sees the stall and its clock."""
-    run = Run(state="stalled", waiting_for="ticket 9, held by local-1 for 1.0 s")
-    with TerminalView(run.look, terminal.stream):
-        terminal.shows("STALLED  ticket 9, held by local-1 for 1.0 s")
-        run.change(waiting_for="ticket 9, held by local-1 for 2.0 s", seconds=84.0)
+    run = FakeRun(run_view(state="stalled", waiting_for="ticket 9, held by producer-1 for 1.0 s"))
+    with TerminalView(run, terminal.stream):
+        terminal.shows("STALLED  ticket 9, held by producer-1 for 1.0 s")
+        run.change(waiting_for="ticket 9, held by producer-1 for 2.0 s", seconds=84.0)
         terminal.shows("for 2.0 s")
         terminal.shows("1:24 so far")
 
 
 def test_a_window_that_changes_its_size_gets_a_picture_of_it(terminal: PseudoTerminal) -> None:
-    run = Run(groups=(group(),))
-    with TerminalView(run.look, terminal.stream):
+    run = FakeRun(run_view(groups=(group(7),)))
+    with TerminalView(run, terminal.stream):
         terminal.shows("FLEET")
         terminal.resize(140, 44)
         terminal.shows("STAGES")
-        terminal.shows("NEWEST  a handwritten seven")
+        terminal.shows("NEWEST  three lemons on a blue plate")
         terminal.resize(60, 10)  # too small for the picture: the line
-        terminal.until(lambda: terminal.text.startswith("step 120/600") and "FLEET" not in terminal.text)
+        terminal.until(lambda: terminal.text.startswith("step 340/900") and "FLEET" not in terminal.text)
         assert len(terminal.text.split()) > 3
         terminal.resize(80, 24)
         terminal.shows("FLEET")
@@ -93,7 +79,7 @@ def test_a_window_that_changes_its_size_gets_a_picture_of_it(terminal: PseudoTer
 
 
 def test_what_others_write_over_the_picture_disappears(terminal: PseudoTerminal) -> None:
-    with TerminalView(Run().look, terminal.stream):
+    with TerminalView(FakeRun(), terminal.stream):
         terminal.shows("FLEET")
         terminal.stream.write("\x1b[5;1HNCCL WARN something\r\n")
         terminal.stream.flush()
@@ -106,7 +92,7 @@ def test_output_waits_and_comes_out_in_its_order_when_the_picture_goes(
     monkeypatch.setattr(sys, "stderr", terminal.stream)
     stdout = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stdout)
-    with TerminalView(Run().look) as view:
+    with TerminalView(FakeRun()) as view:
         terminal.shows("FLEET")
         sys.stderr.write("first\n")
         sys.stdout.write("to a pipe\n")  # what is no terminal waits for nothing
@@ -135,7 +121,7 @@ def test_threads_that_write_much_lose_nothing_but_the_oldest(
 
     reader = threading.Thread(target=read, daemon=True)
     monkeypatch.setattr(sys, "stderr", terminal.stream)
-    with TerminalView(Run().look):
+    with TerminalView(FakeRun()):
         terminal.shows("FLEET")
         for number in range(3000):
             sys.stderr.write(f"line {number}\n")
@@ -147,7 +133,7 @@ def test_threads_that_write_much_lose_nothing_but_the_oldest(
 
 def test_without_colours_the_picture_has_none(terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    with TerminalView(Run(groups=(group(),)).look, terminal.stream):
+    with TerminalView(FakeRun(run_view(groups=(group(7),))), terminal.stream):
         terminal.resize(140, 44)
         terminal.shows("STAGES")
         cells = [cell for row in terminal.screen.buffer.values() for cell in row.values()]
@@ -167,9 +153,9 @@ def test_a_terminal_that_takes_nothing_holds_nobody_up(
 
     def run() -> None:
         terminal.stream.write("before ")  # what has no line's end yet stays in the file
-        with TerminalView(Run().look) as view:
-            while select.select([], [terminal.stream], [], 0)[1]:
-                pass
+        with TerminalView(FakeRun()) as view:
+            while select.select([], [terminal.stream], [], 0.3)[1]:
+                time.sleep(0.01)
             for number in range(10):
                 write_line(f"line {number}")
             view.update(_snapshot())
@@ -192,8 +178,8 @@ def test_a_terminal_that_takes_nothing_holds_nobody_up(
 def test_a_defect_in_the_picture_ends_the_view_and_not_the_run(
     terminal: PseudoTerminal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Run()
-    with TerminalView(run.look, terminal.stream):
+    run = FakeRun()
+    with TerminalView(run, terminal.stream):
         terminal.shows("FLEET")
         run.change(queues=None)
         terminal.until(lambda: not terminal.is_second_screen)
