@@ -40,6 +40,7 @@ def test_a_terminal_shows_a_run_its_lost_producer_and_its_stall_and_is_given_bac
         terminal.shows("BOUND")  # a verdict
         terminal.shows("LOSS")
         assert "NEWEST  a handwritten" in terminal.text
+        terminal.shows("% of FLOP/s")
         producers = {
             process.cmdline()[-1]: process
             for process in psutil.Process(terminal.pid).children()
