@@ -262,6 +262,8 @@ def test_a_run_in_a_shells_background_leaves_the_terminal_alone() -> None:
         terminal.press(f"{sys.executable} -m tests.telemetry.terminal.view_program wait &\n")
         terminal.shows("plain lines")
         assert not terminal.is_second_screen
+        terminal.press("kill %1; wait; echo its 'end'\n")  # a shell that is killed leaves it behind
+        terminal.shows("its end")
 
 
 def _kill(terminal: PseudoTerminal, number: signal.Signals) -> None:
