@@ -106,8 +106,7 @@ def test_output_waits_and_comes_out_in_its_order_when_the_picture_goes(
     assert lines[:2] == ["first", "second"]
     assert lines[2].startswith("step 120/600")
     assert sys.stderr is terminal.stream
-    assert not terminal.is_second_screen
-    assert not terminal.screen.cursor.hidden
+    assert terminal.is_given_back
 
 
 def test_threads_that_write_much_lose_nothing_but_the_oldest(
@@ -135,7 +134,7 @@ def test_without_colours_the_picture_has_none(terminal: PseudoTerminal, monkeypa
     monkeypatch.setenv("NO_COLOR", "1")
     with TerminalView(FakeRun(run_view(groups=(group(7),))), terminal.stream):
         terminal.resize(140, 44)
-        terminal.shows("STAGES")
+        terminal.shows("was silent for")  # below all that may have colours
         cells = [cell for row in terminal.screen.buffer.values() for cell in row.values()]
         assert {(cell.fg, cell.bg) for cell in cells} == {("default", "default")}
         assert "NEWEST" not in terminal.text
@@ -173,6 +172,29 @@ def test_a_terminal_that_takes_nothing_holds_nobody_up(
     lines = terminal.text.split("\n")
     assert lines[:10] == ["before line 0", *(f"line {number}" for number in range(1, 10))]
     assert lines[10].startswith("step 120/600")
+
+
+def test_nothing_is_drawn_between_ctrl_z_and_the_stop(
+    terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(pid: int, number: int) -> None:
+        for _ in range(10):  # time for several pictures
+            terminal.read()
+        assert terminal.is_given_back
+
+    with TerminalView(FakeRun(), terminal.stream):
+        terminal.shows("FLEET")
+        monkeypatch.setattr(view_module.os, "kill", stop)
+        signal.raise_signal(signal.SIGTSTP)
+        terminal.until(lambda: terminal.is_second_screen)
+
+
+def test_ctrl_z_is_what_it_was_when_the_view_has_gone(terminal: PseudoTerminal) -> None:
+    before = signal.getsignal(signal.SIGTSTP)
+    with TerminalView(FakeRun(), terminal.stream):
+        assert signal.getsignal(signal.SIGTSTP) != before
+        terminal.shows("FLEET")
+    assert signal.getsignal(signal.SIGTSTP) == before
 
 
 def test_a_defect_in_the_picture_ends_the_view_and_not_the_run(
@@ -231,8 +253,7 @@ def test_the_terminal_is_given_back_however_the_run_ends(what: str, ends: Any, s
         assert terminal.screen.cursor.hidden
         ends(terminal)
         assert terminal.ended() == status
-        assert not terminal.is_second_screen
-        assert not terminal.screen.cursor.hidden
+        assert terminal.is_given_back
         lines = [line for line in terminal.text.split("\n") if line]
         assert lines[0] == "before the view"
         assert lines[1].endswith("rank 0 WARNING: a line of the log")
@@ -245,13 +266,21 @@ def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_brings_the_picture_back()
         terminal.shows("shell>")
         terminal.press(f"{sys.executable} -m tests.telemetry.terminal.view_program wait\n")
         terminal.shows("FLEET")
+        for number in (1, 2):
+            terminal.press("\x1a")
+            terminal.until(lambda number=number: terminal.text.count("Stopped") == number)  # type: ignore[misc]
+            assert terminal.is_given_back
+            assert "a printed line" in terminal.text
+            terminal.press("fg\n")
+            terminal.shows("FLEET")
+            assert terminal.is_second_screen
         terminal.press("\x1a")
-        terminal.shows("Stopped")
-        assert not terminal.is_second_screen
-        assert "a printed line" in terminal.text
+        terminal.until(lambda: terminal.is_given_back)
+        terminal.press("bg; sleep 1; echo its 'turn'\n")  # time for several pictures
+        terminal.shows("its turn")
+        assert terminal.is_given_back
         terminal.press("fg\n")
         terminal.shows("FLEET")
-        assert terminal.is_second_screen
         terminal.press("\x03")
         terminal.until(lambda: not terminal.is_second_screen)
 
