@@ -132,8 +132,8 @@ def test_threads_that_write_much_lose_nothing_but_the_oldest(
 
 def test_without_colours_the_picture_has_none(terminal: PseudoTerminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
+    terminal.resize(140, 44)
     with TerminalView(FakeRun(run_view(groups=(group(7),))), terminal.stream):
-        terminal.resize(140, 44)
         terminal.shows("was silent for")  # below all that may have colours
         cells = [cell for row in terminal.screen.buffer.values() for cell in row.values()]
         assert {(cell.fg, cell.bg) for cell in cells} == {("default", "default")}
