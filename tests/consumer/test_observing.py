@@ -331,11 +331,24 @@ def test_a_slow_look_makes_looks_rarer(bench: StreamBench, monkeypatch: pytest.M
     assert all(after - before > 0.2 for before, after in pairwise(began[1:]))
 
 
-def test_a_defect_in_looking_is_told_and_ends_no_run(
+def test_a_defect_in_looking_is_told_once_and_ends_neither_the_run_nor_the_view(
     bench: StreamBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(observing, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(observing, "_AFTER_DEFECT_S", 0.01)
+    looks = 0
+
+    def broken(*_: object) -> RunView:
+        nonlocal looks
+        looks += 1
+        raise KeyError
+
+    look = Looker.look
     with Observer(Watched(bench.start()).observed) as observer:
-        monkeypatch.setattr(Looker, "look", lambda *_: {}["nothing"])
-        until(lambda: "has a defect" in caplog.text)
+        monkeypatch.setattr(Looker, "look", broken)
+        until(lambda: looks >= 3)
         assert observer.view().state == "waiting"
+        monkeypatch.setattr(Looker, "look", look)
+        observer.end()
+        until(lambda: observer.view().state == "ended")
+    assert caplog.text.count("has a defect") == 1

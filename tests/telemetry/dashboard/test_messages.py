@@ -3,7 +3,6 @@
 import json
 import math
 from collections import Counter
-from itertools import pairwise
 from types import MappingProxyType
 
 from penstock.telemetry.dashboard import messages
@@ -50,7 +49,8 @@ def test_what_is_no_number_is_null() -> None:
     assert told["made_per_s"] is None
     assert told["trained_per_s"] is None
     assert told["producers"][0]["p50_s"] is None
-    assert json.loads(messages.learning(run_view(loss=[(1, math.nan)])))["loss"] == [[1, None]]
+    curves = json.loads(messages.learning(run_view(loss=[(1, math.nan), (2, 1 / 3)], knn=[])))
+    assert (curves["loss"], curves["knn"]) == ([[1, None], [2, 0.3333333]], [])
 
 
 def test_a_time_of_day_keeps_its_seconds() -> None:
@@ -66,20 +66,17 @@ def test_a_flood_of_log_lines_is_cut() -> None:
     assert max(len(event["text"]) for event in told) <= 400
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
-    told = json.loads(messages.learning(run_view(loss=[(step, 1.0 / (step + 1)) for step in range(10_007)])))["loss"]
-    assert len(told) <= 500
-    assert told[-1] == [10_006, float(f"{1 / 10_007:.7g}")]
-    assert len({b[0] - a[0] for a, b in pairwise(told)}) == 1
-    assert json.loads(messages.learning(run_view(loss=[])))["loss"] == []
-
-
 def test_a_group_is_told_with_its_images_and_a_prompt_of_some_length() -> None:
     told = json.loads(messages.group(group(7, num_images=20, side=8, prompt="<b>&amp; " + "word " * 1000)))
     assert (told["index"], told["num_images"], told["height"], told["width"]) == (7, 20, 8, 8)
     assert len(told["images"]) == 12
     assert told["prompt"].startswith("<b>&amp; word")  # text stays text: the page never reads it as markup
     assert len(told["prompt"]) <= 600
+
+
+def test_a_long_prompt_without_blanks_is_cut_and_not_lost() -> None:
+    assert json.loads(messages.group(group(7, prompt="雪" * 700)))["prompt"] == "雪" * 599 + "…"
+    assert json.loads(messages.group(group(7, prompt="雪" * 600)))["prompt"] == "雪" * 600
 
 
 def test_no_message_has_a_line_break_that_would_end_it_early() -> None:
