@@ -219,7 +219,7 @@ def test_other_sites_get_nothing_and_cannot_take_the_listeners_places(serve: Ser
         for path in ("/view.json", "/main.js", "/events"):
             assert get(port, path, Sec_Fetch_Site=site, Sec_Fetch_Mode="cors").status == 403
         framed = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}
-        assert get(port, "/events", Sec_Fetch_Site=site, **framed).status == 403
+        assert get(port, "/", Sec_Fetch_Site=site, **framed).status == 403
         # A link to the page is a link.
         link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
         assert get(port, "/", Sec_Fetch_Site=site, **link).status == 200
