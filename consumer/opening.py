@@ -161,11 +161,11 @@ def _producers_metrics(config: TrainConfig, world_size: int) -> Sequence[Address
 
 def _open_dashboard(config: TrainConfig) -> "Dashboard":
     """The live page, which listens already. Raises ConfigError, EndpointError."""
-    from penstock.telemetry.dashboard.guard import choose_token  # not loaded where nobody asks for it
+    from penstock.telemetry.dashboard.guard import TOKEN, choose_token  # not loaded where nobody asks for it
     from penstock.telemetry.dashboard.server import Dashboard
 
     address = parse_address(config.dashboard, "dashboard")
-    return Dashboard(address, choose_token(address, os.environ))
+    return Dashboard(address, choose_token(address, os.environ), is_own=bool(os.environ.get(TOKEN)))
 
 
 def check_trace(trace: str) -> None:
