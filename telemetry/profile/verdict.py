@@ -77,7 +77,7 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
     together = measurements.together
     if together is None or reached is None:
         return _undecided("All together was not measured.")
-    if (missing := _missing(together, parts)) is not None:
+    if (missing := _missing(together, parts, reached)) is not None:
         return _undecided(missing)
     ordered = sorted(parts, key=lambda part: part.images_per_s)
     first, second = ordered[0], ordered[1]
@@ -105,7 +105,7 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
     )
 
 
-def _missing(together: Together, parts: Sequence[Capacity]) -> str | None:
+def _missing(together: Together, parts: Sequence[Capacity], reached: Capacity) -> str | None:
     """What a verdict lacks."""
     sides = {part.side for part in parts}
     if unmeasured := [side for side in (PRODUCERS, TRAINER) if side not in sides]:
@@ -114,6 +114,8 @@ def _missing(together: Together, parts: Sequence[Capacity]) -> str | None:
         return f"Not one image passed in the phase of the {empty[0]} alone."
     if together.steps < MIN_STEPS:
         return f"{together.steps} steps were done all together; a verdict needs at least {MIN_STEPS}."
+    if reached.images_per_s <= 0:
+        return "Not one image came while all went together: what was trained on lay in memory."
     smallest = min(parts, key=lambda part: part.images_per_s)
     if smallest.error > MAX_ERROR:
         spread = SPAN * smallest.error

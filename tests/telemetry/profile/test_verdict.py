@@ -120,6 +120,7 @@ TOO_LITTLE = [
     ({"fleet": None, "trainer": None}, "The producers and the trainer could not be measured alone."),
     ({"together": None}, "All together was not measured."),
     ({"together": together(50.0, 25.0, 0.6)}, "8 steps were done all together; a verdict needs at least 10."),
+    ({"together": together(398.0, 0.0, 0.6)}, "Not one image came while all went together"),
     ({"wire": Rate(images=0, seconds=10.0)}, "Not one image passed in the phase of the wire alone."),
     ({"fleet": rate(200.0, 0.6)}, "e·P is known to ±"),
 ]
