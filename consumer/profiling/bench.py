@@ -43,7 +43,7 @@ class Bench:
     step: Callable[[Batch, int], object]
     """Trains on a batch, or takes as long."""
     check_fleet: Callable[[], object]
-    """Logs which of the producers that the run started have ended."""
+    """Takes note of producers that come and go."""
     groups: list[Group] = field(default_factory=list)
     """Some that have come, kept for what is measured without a stream."""
     num_steps: int = 0

@@ -73,7 +73,8 @@ def _verdict(summary: ProfileSummary) -> str:
     if gain := _gain(summary):
         body.append(gain)
     body.append(f'<p class="next"><b>Next.</b> {html.escape(summary.next_step.text)}</p>')
-    body += [f'<p class="warn">{html.escape(text)}</p>' for text in (verdict.contradiction, verdict.shortfall) if text]
+    warnings = (verdict.contradiction, verdict.shortfall, *verdict.caveats)
+    body += [f'<p class="warn">{html.escape(text)}</p>' for text in warnings if text]
     body.append(f"<p>{html.escape(verdict.evidence)}</p>")
     if verdict.sides:
         reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in verdict.because)
@@ -89,7 +90,7 @@ def _verdict(summary: ProfileSummary) -> str:
 def _gain(summary: ProfileSummary) -> str:
     """What it does, and what it should do after the next step; empty where that gains little or is not sure."""
     step, reached = summary.next_step, summary.achieved
-    is_sure = summary.verdict.contradiction is None
+    is_sure = summary.verdict.contradiction is None and not summary.verdict.caveats
     if reached is None or step.gain is None or step.images_per_s is None or step.gain < WORTH or not is_sure:
         return ""
     return (

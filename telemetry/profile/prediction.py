@@ -67,7 +67,7 @@ def predict(measurements: Measurements, parts: Sequence[Capacity], reached: Capa
         parts: `capacities.capacities` of these.
         reached: `capacities.achieved` of these.
     """
-    num, fleet = len(measurements.producers), next((part for part in parts if part.side == PRODUCERS), None)
+    num, fleet = len(measurements.makers), next((part for part in parts if part.side == PRODUCERS), None)
     others = [part for part in parts if part.side != PRODUCERS]
     smallest = min((part.images_per_s for part in parts), default=0.0)
     is_measured = any(part.side == TRAINER for part in others) and smallest > 0

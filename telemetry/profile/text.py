@@ -54,7 +54,7 @@ def table(comparison: Comparison, tolerance: float, width: int = BOX_WIDTH) -> s
 def _verdict(summary: ProfileSummary) -> Table:
     verdict = summary.verdict
     rows = [("Question", "Which side bounds this run?"), ("Verdict", verdict.headline), ("Evidence", verdict.evidence)]
-    rows += [("But", text) for text in (verdict.contradiction, verdict.shortfall) if text]
+    rows += [("But", text) for text in (verdict.contradiction, verdict.shortfall, *verdict.caveats) if text]
     rows.append(("Next", summary.next_step.text))
     if verdict.sides:
         rows.append(("Sure", f"{verdict.sureness} ({verdict.confidence:.0%}): {'; '.join(verdict.because)}."))
