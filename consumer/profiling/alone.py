@@ -15,6 +15,7 @@ from penstock.consumer.feed_state import FeedState
 from penstock.consumer.kept_groups import KeptGroups
 from penstock.consumer.ownership import owned_indices
 from penstock.consumer.profiling.bench import Bench, BusyCores
+from penstock.consumer.profiling.laps import Laps
 from penstock.consumer.profiling.looks import worked_between
 from penstock.consumer.profiling.pouring import Arrival, rate_of, steady
 from penstock.consumer.stream import Group
@@ -79,7 +80,11 @@ def warm_up(bench: Bench) -> None:
     num_groups = ceil(2 * sum(batches) / bench.world_size)
     asking = Asking(bench, num_groups)
     bench.stream.ask(asking, asking.stand_in)
-    bench.groups += [bench.stream.get() for _ in range(num_groups)]
+    for _ in range(num_groups):
+        group = bench.stream.get()
+        # No more than a run would keep, however many producers there are.
+        if len(bench.groups) < bench.config.capacity_groups // bench.world_size:
+            bench.groups.append(group)
     bench.pass_index(asking.last_index)
 
 
@@ -195,16 +200,13 @@ def host(bench: Bench, seconds: float) -> Rate:
 
 
 def _timed(bench: Bench, ready: list[Batch], num_steps: int) -> list[float]:
-    """When each of several steps was done, s since they began, with 0 before them; the last when the device was."""
+    """When the device had done each of several steps, s since they began, with 0 before them."""
     bench.wait_for_device()
-    begun, done = time.monotonic(), [0.0]
+    laps = Laps(bench.accelerator.device)
     for number in range(num_steps):
-        bench.step(ready[number % len(ready)], bench.num_steps)
-        bench.num_steps += 1
-        done.append(time.monotonic() - begun)
-    bench.wait_for_device()
-    done[-1] = time.monotonic() - begun
-    return done
+        bench.train(ready[number % len(ready)])
+        laps.lap()
+    return laps.seconds()
 
 
 def _until(bench: Bench, act: Callable[[], None], is_enough: Callable[[], bool]) -> None:

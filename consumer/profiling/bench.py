@@ -3,6 +3,7 @@
 Each measurement asks for groups of its own, so global indices and step numbers only ever go on.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -17,6 +18,7 @@ from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches
 from penstock.consumer.kept_groups import Groups
 from penstock.consumer.ledger import Ledger
+from penstock.consumer.observed import Observed
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.consumer.prompts.source import PromptSource
@@ -40,6 +42,8 @@ class Bench:
     tokenizer: CaptionTokenizer | None
     ledger: Ledger
     engines: Engines
+    observed: Observed
+    """What metrics see."""
     step: Callable[[Batch, int], object]
     """Trains on a batch, or takes as long."""
     check_fleet: Callable[[], object]
@@ -77,7 +81,7 @@ class Bench:
 
     def open_batches(self, groups: Groups, state: FeedState) -> Prefetcher:
         """As a run's, from a stream or from what stands in its place; from the next step on, without end."""
-        return open_batches(
+        batches = open_batches(
             self.config,
             self.prompts,
             groups,
@@ -89,6 +93,16 @@ class Bench:
             tokenize=self.tokenizer,
             scorer_digest=self.engines.scorer_digest,
         )
+        self.observed.batches = batches
+        return batches
+
+    def train(self, batch: Batch) -> None:
+        """Do the next step."""
+        # Schedules end with the run; a profile may do more steps than that.
+        self.step(batch, min(self.num_steps, self.config.max_steps - 1))
+        self.num_steps += 1
+        self.observed.steps += 1
+        self.observed.stepped_at = time.time()
 
     def pass_index(self, last_index: int) -> None:
         """Everything up to `last_index`, here, may have been asked for. All ranks call it together."""

@@ -15,6 +15,8 @@ from penstock.consumer import engines, ledger_schema, run_folder
 from penstock.consumer.batch import Batch
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.intake import open_ledger
+from penstock.consumer.metrics import RankMetrics
+from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.paced import PacedStep
 from penstock.consumer.profiling import alone, described, parts
@@ -26,6 +28,9 @@ from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.consumer.profiling.together import Expected, run_together
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.ranks import gather_texts
+from penstock.consumer.record import Record
+from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.consumer.train import answer_producers, naming_lost_ranks, open_accelerator
@@ -75,18 +80,20 @@ class _Profile:
         prompts = opening.prompts or open_prompts(config, opening.real)
         folder = run_folder.read(config.run_dir)
         self._run_id = folder.run_id
-        recorder = Recorder()
-        stream = answer_producers(config, accelerator, opening, folder, stack, recorder)
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        observed = self._open_stream(opening, folder, stack)
+        stream = observed.stream
         tokenizer = build_tokenizer(config, prompts)
         self._flops_per_step: float | None = None
         self._device_flops_per_s: float | None = None
-        step = self._open_step(prompts, tokenizer, recorder)
+        step = self._open_step(prompts, tokenizer, observed.recorder)
+        observed.flops_per_step, observed.matrix_flops_per_s = self._flops_per_step, self._device_flops_per_s
         agreed = engines.agree(accelerator, stream, config, opening.real)
         digests = agreed.model_digest, agreed.real_digest
-        ledger = open_ledger(config, folder, accelerator.process_index, accelerator.num_processes, *digests)
+        ledger = open_ledger(config, folder, rank, world_size, *digests)
         stack.enter_context(ledger)
         # Nobody will ask what a profile trained on.
-        stack.callback(ledger_schema.remove, folder.ledger(accelerator.process_index))
+        stack.callback(ledger_schema.remove, folder.ledger(rank))
         loops_back = urlsplit(config.stream.endpoint).hostname in ("127.0.0.1", "::1", "localhost", None)
         self._roll_call = RollCall(stream, opening.fleet, on_this_machine=loops_back, begun=begun)
         self._bench = Bench(
@@ -97,9 +104,33 @@ class _Profile:
             tokenizer=tokenizer,
             ledger=ledger,
             engines=agreed,
+            observed=observed,
             step=step,
             check_fleet=self._roll_call.check,
         )
+
+    def _open_stream(self, opening: Opening, folder: RunFolder, stack: ExitStack) -> Observed:
+        """What comes, and what may be seen of it: traced and scraped as a run is, it is measured as it goes then."""
+        config, accelerator = self._config, self._accelerator
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        trace = stack.enter_context(RunTrace(config.trace, folder, rank, world_size))
+        trace.align(accelerator)
+        asks = trace.asks_producers
+        stream = answer_producers(config, accelerator, opening, folder, stack, trace.recorder, traces=asks)
+        trace.producers = stream.traces
+        observed = Observed(
+            config=config,
+            folder=folder,
+            rank=rank,
+            world_size=world_size,
+            recorder=trace.recorder,
+            stream=stream,
+            record=Record(),
+            events=opening.events,
+        )
+        if opening.metrics:
+            opening.metrics.collect(RankMetrics(observed).reading)
+        return observed
 
     def _open_step(
         self, prompts: PromptSource, tokenizer: CaptionTokenizer | None, recorder: Recorder

@@ -86,3 +86,27 @@ def test_a_rehearsal_does_not_replace_the_ledger_of_a_run(tmp_path: Path) -> Non
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="is a run's folder, whose ledger a rehearsal would replace"):
         main(["--run-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--dashboard", "0", "dashboard must be left out of a rehearsal: there is nothing to see"),
+        ("--fleet.local-producers", "2", "fleet.local_producers must be left out of a rehearsal: it starts none"),
+        ("--tracking.trackers", "tensorboard", "tracking.trackers must be left out of a rehearsal"),
+        ("--filter.min-score", "0.2", "filter must be left out of a rehearsal: its images show nothing"),
+        ("--resume", "true", "resume must be left out of a rehearsal"),
+    ],
+)
+def test_what_a_rehearsal_cannot_do_is_refused_in_one_line_before_anything_is_touched(
+    tmp_path: Path, flag: str, value: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main(["--run-dir", str(tmp_path / "run"), f"{flag}={value}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"run_dir .* cannot be made: Not a directory"):
+        main(["--run-dir", str(tmp_path / "file" / "run")])
