@@ -1,12 +1,16 @@
 """A paced rank behind a paced fleet: real processes, real protocol, and the pace that was asked for."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -30,7 +34,14 @@ def _free_ports() -> int:
     raise AssertionError("no ports are free")
 
 
-def _run(folder: Path, *, world_size: int = 1, fleet_images_per_s: float, **flags: Any) -> list[dict[str, Any]]:
+def _run(
+    folder: Path,
+    *,
+    world_size: int = 1,
+    fleet_images_per_s: float,
+    meanwhile: Callable[[], None] = lambda: None,
+    **flags: Any,
+) -> list[dict[str, Any]]:
     """Two producers and as many ranks; the ranks' reports."""
     endpoint = f"tcp://127.0.0.1:{_free_ports()}"
     env = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world_size)}
@@ -47,6 +58,7 @@ def _run(folder: Path, *, world_size: int = 1, fleet_images_per_s: float, **flag
         for rank in range(world_size)
     ]
     try:
+        meanwhile()
         outputs = [rank.communicate(timeout=WAIT_S)[0] for rank in ranks]
         assert [rank.returncode for rank in ranks] == [0] * world_size
         assert [producer.wait(timeout=WAIT_S) for producer in producers] == [0, 0], "they end with the run"
@@ -68,6 +80,32 @@ def test_a_slow_fleet_bounds_the_run_at_e_times_its_pace(tmp_path: Path) -> None
     steps = read_steps(tmp_path)
     assert sorted(steps) == list(range(40))
     assert all(len(indices) == 8 for indices in steps.values())
+
+
+@pytest.mark.slow
+def test_a_rehearsal_is_scraped_and_traced_as_a_run(tmp_path: Path) -> None:
+    port, seen = _free_ports() + 2, {}
+
+    def scrape() -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not seen and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+                said = dict(line.rsplit(" ", 1) for line in lines if line.startswith("penstock_"))
+                if float(said.get('penstock_steps_total{rank="0"}', 0)) > 2:
+                    seen.update(said)
+            time.sleep(0.05)
+
+    trace = tmp_path / "trace.json"
+    flags = {"images_per_s": 400, "max_steps": 40, "metrics": port, "trace": trace}
+    _run(tmp_path / "run", fleet_images_per_s=1000, meanwhile=scrape, **flags)
+    assert float(seen['penstock_images_received_total{rank="0"}']) > 0
+    assert float(seen['penstock_stage_duration_seconds_count{rank="0",stage="step"}']) > 0
+    assert float(seen['penstock_reservoir_capacity_groups{rank="0"}']) == 16
+    events = json.loads(trace.read_text())["traceEvents"]
+    names = {event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert {"rank 0"} < names
+    assert sum(event["name"] == "step" and event["ph"] == "X" for event in events) == 40
 
 
 @pytest.mark.slow

@@ -1,0 +1,43 @@
+"""What measurements share: memory that does not grow with the fleet, and steps that schedules can follow."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from penstock.consumer.batch import Batch
+from penstock.consumer.config import ReservoirConfig
+from penstock.consumer.profiling import alone
+from penstock.consumer.profiling.bench import Bench
+from penstock.consumer.profiling.settings import ProfileConfig
+
+
+def _bench(config: ProfileConfig, **more: Any) -> Bench:
+    accelerator = SimpleNamespace(process_index=0, num_processes=1)
+    parts: dict[str, Any] = dict.fromkeys(("prompts", "tokenizer", "ledger", "engines", "check_fleet"))
+    parts |= {"observed": SimpleNamespace(steps=0, stepped_at=0.0), "stream": None, "step": None}
+    return Bench(config=config, accelerator=cast(Any, accelerator), **parts | more)
+
+
+def test_no_more_groups_are_kept_than_a_run_would_keep(monkeypatch: Any) -> None:
+    config = ProfileConfig(groups_per_step=4, reservoir=ReservoirConfig(capacity_groups=8))
+    peers = [SimpleNamespace(manifest=SimpleNamespace(batch_images=64))] * 50
+    came: list[object] = []
+
+    def get() -> object:
+        came.append(object())
+        return came[-1]
+
+    stream = SimpleNamespace(look=lambda: SimpleNamespace(peers=peers), ask=lambda tickets, stand_in: None, get=get)
+    monkeypatch.setattr(Bench, "writer", lambda self: SimpleNamespace(stand_in=None))
+    bench = _bench(config, stream=stream)
+    alone.warm_up(bench)
+    assert len(came) == 2 * 50 * 64 / config.generator.images_per_group, "two batches of every producer"
+    assert bench.groups == came[:8]
+
+
+def test_schedules_end_with_the_run_however_many_steps_a_profile_does() -> None:
+    steps: list[int] = []
+    bench = _bench(ProfileConfig(max_steps=3), step=lambda batch, step: steps.append(step))
+    for _ in range(5):
+        bench.train(cast(Batch, None))
+    assert steps == [0, 1, 2, 2, 2]
+    assert (bench.num_steps, bench.observed.steps) == (5, 5)
