@@ -8,7 +8,7 @@ from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SYMBOLS, TRAI
 from penstock.telemetry.profile.caveats import narrow_window
 from penstock.telemetry.profile.measurements import Measurements
 from penstock.telemetry.profile.prediction import Prediction
-from penstock.telemetry.profile.verdict import BALANCED_RATIO, BUSY, Verdict
+from penstock.telemetry.profile.verdict import BALANCED_RATIO, BUSY, EXCEEDING, Verdict
 from penstock.telemetry.profile.wording import counted, nbytes, per_s, times
 
 MOST_AT_ONCE = 4
@@ -66,7 +66,7 @@ def advise(
     rates = {part.side: part.images_per_s for part in parts}
     case = _Case(measurements=measurements, rates=rates, reached=reached, prediction=prediction)
     step = _step(case, verdict)
-    if verdict.contradiction:
+    if verdict.contradiction or reached.images_per_s > EXCEEDING * min(rates.values()):
         text = "First profile again, longer (--seconds) and with nothing else on these machines. "
         text += f"If it says the same: {step.text[0].lower()}{step.text[1:]}"
         return NextStep(text=text, gain=step.gain, images_per_s=step.images_per_s)

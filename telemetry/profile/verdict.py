@@ -109,7 +109,7 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
         contradiction=None if agrees else _contradiction(sides, seen),
         confidence=min(MOST_SURE, round(math.prod(factor for factor, _ in factors), 3)),
         because=tuple(reason for _, reason in factors),
-        caveats=doubts,
+        caveats=(*doubts, *_excess(first, share)),
     )
 
 
@@ -222,6 +222,14 @@ def _shortfall(measurements: Measurements, reached: Capacity, share: float) -> s
         why = "producers and trainer share them" if is_shared else "the rank's threads wait for each other"
         return f"{said}: {cores} of the trainer's machine {busy}, and {why}."
     return f"{said}: its parts hold each other up in a way that none of them shows alone."
+
+
+def _excess(first: Capacity, share: float) -> tuple[str, ...]:
+    """What is to be said of a run that went faster than one of its parts is said to be able to."""
+    if share <= EXCEEDING:
+        return ()
+    said = f"All together went {times(share)} as fast as the {first.side} alone: {SYMBOLS[first.side]} was measured too"
+    return (f"{said} low, and what rests on it does not hold.",)
 
 
 def _contradiction(sides: Sequence[str], seen: InRun) -> str:

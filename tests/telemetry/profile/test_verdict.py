@@ -104,9 +104,15 @@ def test_a_run_below_all_capacities_says_by_how_much_and_that_cores_are_shared()
 
 
 def test_a_run_beyond_its_smallest_capacity_doubts_the_measurement_of_that() -> None:
-    verdict = analyse(measured(together=together(600.0, 300.0, 0.4))).verdict
+    summary = analyse(measured(together=together(600.0, 300.0, 0.4)))
+    verdict = summary.verdict
     assert any("measured too low" in reason for reason in verdict.because)
     assert verdict.confidence < 0.8
+    assert verdict.caveats == (
+        "All together went 1.5 times as fast as the producers alone: e·P was measured too low, and what rests on it "
+        "does not hold.",
+    )
+    assert summary.next_step.text.startswith("First profile again, longer (--seconds)")
 
 
 def test_what_lay_in_buffers_is_no_rate() -> None:
