@@ -60,7 +60,7 @@ class Prediction:
 
 
 def predict(measurements: Measurements, parts: Sequence[Capacity], reached: Capacity | None) -> Prediction | None:
-    """The prediction; None where the fleet, the trainer or all together was not measured.
+    """The prediction; None where the fleet, the trainer or all together was not measured, or the fleet has changed.
 
     Args:
         measurements: all of them.
@@ -71,7 +71,8 @@ def predict(measurements: Measurements, parts: Sequence[Capacity], reached: Capa
     others = [part for part in parts if part.side != PRODUCERS]
     smallest = min((part.images_per_s for part in parts), default=0.0)
     is_measured = any(part.side == TRAINER for part in others) and smallest > 0
-    if fleet is None or reached is None or not num or not is_measured:
+    has_changed = bool(measurements.left or measurements.joined)
+    if fleet is None or reached is None or not num or not is_measured or has_changed:
         return None
     slowest = min(others, key=lambda part: part.images_per_s)
     each = fleet.images_per_s / num
