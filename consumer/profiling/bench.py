@@ -26,6 +26,7 @@ from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.ranks import sum_over_ranks
 from penstock.consumer.stream import Group, GroupStream
 from penstock.consumer.tokenizer import CaptionTokenizer
+from penstock.telemetry.machine import usable_cores
 
 _ENDLESS = 1 << 30
 """More steps than any measurement does."""
@@ -137,9 +138,13 @@ class BusyCores:
 
     def __init__(self) -> None:
         self._before = _core_seconds()
+        # Then others may keep these cores busy, or none may, and this process is held up all the same.
+        self._has_quota = usable_cores() < len(_usable())
 
     def share(self) -> float | None:
-        """0 to 1; None where the system does not tell."""
+        """0 to 1; None where the system does not tell, or where a quota leaves a part of the cores' time."""
+        if self._has_quota:
+            return None
         (idle, total), (idle_before, total_before) = _core_seconds(), self._before
         return 1 - (idle - idle_before) / (total - total_before) if total > total_before else None
 
@@ -147,6 +152,10 @@ class BusyCores:
 def _core_seconds() -> tuple[float, float]:
     """Seconds that the usable cores were idle, and all their seconds."""
     every = psutil.cpu_times(percpu=True)
-    usable: Sequence[int] = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
-    cores = [every[core] for core in usable if core < len(every)] or every
+    cores = [every[core] for core in _usable() if core < len(every)] or every
     return sum(core.idle + getattr(core, "iowait", 0.0) for core in cores), sum(sum(core) for core in cores)
+
+
+def _usable() -> Sequence[int]:
+    """Numbers of the cores that this process may use; none where the system does not tell."""
+    return psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []

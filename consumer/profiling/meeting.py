@@ -9,6 +9,7 @@ from penstock.consumer.stream import GroupStream
 from penstock.protocol.errors import StarvedError
 from penstock.protocol.fleet import FleetState, PeerLook, PeerState
 from penstock.protocol.tickets import IMAGES
+from penstock.telemetry.profile.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class RollCall:
                 )
             time.sleep(_LOOK_S)
         self.met = tuple(self._meet(ready[name], ready_s[name]) for name in sorted(ready))
-        _log.info("%d producers are ready", len(self.met))
+        _log.info("ready: %s", counted(len(self.met), "producer"))
 
     def check(self) -> None:
         """Take note of who has come and who has gone, and say so once."""

@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from penstock.consumer.batch import Batch
 from penstock.consumer.config import ReservoirConfig
-from penstock.consumer.profiling import alone
-from penstock.consumer.profiling.bench import Bench
+from penstock.consumer.profiling import alone, bench
+from penstock.consumer.profiling.bench import Bench, BusyCores
 from penstock.consumer.profiling.settings import ProfileConfig
 
 
@@ -17,7 +19,7 @@ def _bench(config: ProfileConfig, **more: Any) -> Bench:
     return Bench(config=config, accelerator=cast(Any, accelerator), **parts | more)
 
 
-def test_no_more_groups_are_kept_than_a_run_would_keep(monkeypatch: Any) -> None:
+def test_no_more_groups_are_kept_than_a_run_would_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ProfileConfig(groups_per_step=4, reservoir=ReservoirConfig(capacity_groups=8))
     peers = [SimpleNamespace(manifest=SimpleNamespace(batch_images=64))] * 50
     came: list[object] = []
@@ -28,16 +30,28 @@ def test_no_more_groups_are_kept_than_a_run_would_keep(monkeypatch: Any) -> None
 
     stream = SimpleNamespace(look=lambda: SimpleNamespace(peers=peers), ask=lambda tickets, stand_in: None, get=get)
     monkeypatch.setattr(Bench, "writer", lambda self: SimpleNamespace(stand_in=None))
-    bench = _bench(config, stream=stream)
-    alone.warm_up(bench)
+    ours = _bench(config, stream=stream)
+    alone.warm_up(ours)
     assert len(came) == 2 * 50 * 64 / config.generator.images_per_group, "two batches of every producer"
-    assert bench.groups == came[:8]
+    assert ours.groups == came[:8]
 
 
 def test_schedules_end_with_the_run_however_many_steps_a_profile_does() -> None:
     steps: list[int] = []
-    bench = _bench(ProfileConfig(max_steps=3), step=lambda batch, step: steps.append(step))
+    ours = _bench(ProfileConfig(max_steps=3), step=lambda batch, step: steps.append(step))
     for _ in range(5):
-        bench.train(cast(Batch, None))
+        ours.train(cast(Batch, None))
     assert steps == [0, 1, 2, 2, 2]
-    assert (bench.num_steps, bench.observed.steps) == (5, 5)
+    assert (ours.num_steps, ours.observed.steps) == (5, 5)
+
+
+@pytest.mark.parametrize(("cores", "share"), [(2, 0.75), (1, None)])
+def test_cores_are_busy_by_everybody_unless_a_quota_makes_that_mean_nothing(
+    monkeypatch: pytest.MonkeyPatch, cores: int, share: float | None
+) -> None:
+    # In ten seconds two cores were idle for five, together.
+    times = iter([(0.0, 20.0), (5.0, 40.0)])
+    monkeypatch.setattr(bench, "_core_seconds", lambda: next(times))
+    monkeypatch.setattr(bench, "_usable", lambda: [0, 1])
+    monkeypatch.setattr(bench, "usable_cores", lambda: cores)
+    assert BusyCores().share() == share
