@@ -32,8 +32,6 @@ _FEW_BATCHES = 4
 _CACHED_BATCHES = 2
 _WARM_STEPS = 5
 _SHORTEST_STEP_S = 1e-4
-_DRAINED_S = 0.01
-"""How often whoever waits for the end of what is out looks."""
 
 
 class Asking(Iterator[Ticket]):
@@ -137,11 +135,10 @@ def pour(bench: Bench, seconds: float, *, probe: bool = False) -> Poured:
 
 
 def drain(bench: Bench) -> None:
-    """Ask for nothing more, and take what is out until nothing is."""
+    """Ask for nothing more, and take what is out until nothing is. Raises StarvedError, RunError: as the stream."""
     bench.stream.ask(iter(()), bench.writer().stand_in)
     while (look := bench.stream.look()).tickets.total() or look.arrived_groups:
-        if bench.stream.poll() is None:
-            time.sleep(_DRAINED_S)
+        bench.stream.get()  # whose patience ends where nobody is left to make it
 
 
 def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:

@@ -1,5 +1,6 @@
 """What measurements share: memory that does not grow with the fleet, and steps that schedules can follow."""
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from penstock.consumer.config import ReservoirConfig
 from penstock.consumer.profiling import alone, bench
 from penstock.consumer.profiling.bench import Bench, BusyCores
 from penstock.consumer.profiling.settings import ProfileConfig
+from penstock.protocol.errors import StarvedError
 
 
 def _bench(config: ProfileConfig, **more: Any) -> Bench:
@@ -34,6 +36,21 @@ def test_no_more_groups_are_kept_than_a_run_would_keep(monkeypatch: pytest.Monke
     alone.warm_up(ours)
     assert len(came) == 2 * 50 * 64 / config.generator.images_per_group, "two batches of every producer"
     assert ours.groups == came[:8]
+
+
+def test_what_is_out_is_waited_for_no_longer_than_a_stream_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [1, 0]  # the second ticket's producer is gone
+
+    def get() -> object:
+        if not left.pop(0):
+            raise StarvedError("no producer is left")
+        return object()
+
+    look = SimpleNamespace(tickets=Counter({"issued": 2}), arrived_groups=0)
+    stream = SimpleNamespace(look=lambda: look, ask=lambda tickets, stand_in: None, get=get)
+    monkeypatch.setattr(Bench, "writer", lambda self: SimpleNamespace(stand_in=None))
+    with pytest.raises(StarvedError, match="no producer is left"):
+        alone.drain(_bench(ProfileConfig(), stream=stream))
 
 
 def test_schedules_end_with_the_run_however_many_steps_a_profile_does() -> None:
