@@ -26,9 +26,11 @@ from penstock.telemetry.profile.measurements import Rate
 _LOOK_S = 0.5
 """How often the ranks ask each other whether they have seen enough."""
 _AT_MOST = 3.0
-"""Longest measurement, in units of the one that was asked for: a slow fleet gets more time to show its rate."""
+"""Longest measurement, in units of the one that was asked for: what is slow gets more time to show its rate."""
 _FEW_BATCHES = 4
 """Batches of each producer that a rate should be made of."""
+_FEW_STEPS = 15
+"""Steps that a rate should be made of: parts of three in which its spread shows."""
 _CACHED_BATCHES = 2
 _WARM_STEPS = 5
 _SHORTEST_STEP_S = 1e-4
@@ -159,7 +161,7 @@ def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:
         offset = time.monotonic() - begun
         done.extend(offset + each for each in _timed(bench, ready, steps_at_a_time)[1:])
 
-    _until(bench, go_on, lambda: done[-1] >= seconds)
+    _until(bench, go_on, lambda: _is_enough(done, seconds))
     rate = Rate(
         images=(len(done) - 1) * bench.images_per_step,
         seconds=done[-1],
@@ -180,7 +182,7 @@ def host(bench: Bench, seconds: float) -> Rate:
         bench.num_steps += _CACHED_BATCHES
         bench.wait_for_device()
         begun = time.monotonic()
-        while done[-1] < seconds:
+        while not _is_enough(done, seconds):
             batches.take(bench.num_steps)
             bench.num_steps += 1
             done.append(time.monotonic() - begun)
@@ -211,6 +213,11 @@ def _until(bench: Bench, act: Callable[[], None], is_enough: Callable[[], bool])
     act()
     while not bench.all_agree(is_enough()):
         act()
+
+
+def _is_enough(done: list[float], seconds: float) -> bool:
+    """Whether steps that were done at these times, s, after a first one, say how fast they go, and how steadily."""
+    return done[-1] >= seconds and (len(done) > _FEW_STEPS or done[-1] >= _AT_MOST * seconds)
 
 
 def _has_batches(bench: Bench, arrivals: list[Arrival], since: float) -> bool:

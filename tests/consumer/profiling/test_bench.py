@@ -53,6 +53,17 @@ def test_what_is_out_is_waited_for_no_longer_than_a_stream_waits(monkeypatch: py
         alone.drain(_bench(ProfileConfig(), stream=stream))
 
 
+@pytest.mark.parametrize(
+    ("step_s", "lasts_s"),
+    [(0.1, 10.0), (1.0, 15.0), (5.0, 30.0)],  # many steps; fifteen; three times as long as was asked for
+)
+def test_slow_steps_get_more_time_to_show_how_fast_they_are(step_s: float, lasts_s: float) -> None:
+    done = [0.0]
+    while not alone._is_enough(done, 10.0):
+        done.append(done[-1] + step_s)
+    assert done[-1] == pytest.approx(lasts_s, abs=step_s)
+
+
 def test_schedules_end_with_the_run_however_many_steps_a_profile_does() -> None:
     steps: list[int] = []
     ours = _bench(ProfileConfig(max_steps=3), step=lambda batch, step: steps.append(step))
