@@ -187,7 +187,7 @@ class Measurements:
     joined: tuple[str, ...] = ()
     """Those that have come since; they are not among `producers`."""
     warmup_s: Mapping[str, float] = field(default_factory=dict)
-    """What was waited for before anything was measured, by name: `producers`, `first step`, `compilation`, ..."""
+    """What was waited for before anything was measured, by name: `producers`, `first groups`, `first step`."""
     overhead_share: float | None = None
     """What measuring costs, as a share of the time together; None where unknown."""
     prices: Prices = field(default_factory=Prices)

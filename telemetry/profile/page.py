@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterator
 
 from penstock.telemetry.html_page import page
-from penstock.telemetry.profile.capacities import SYMBOLS, TRAINER
+from penstock.telemetry.profile.capacities import SYMBOLS
 from penstock.telemetry.profile.capacity_figures import capacities_figure, prediction_figure
 from penstock.telemetry.profile.figures import STYLE as FIGURE_STYLE
 from penstock.telemetry.profile.page_details import details, facts, figures_table, section
@@ -133,6 +133,5 @@ def _rows(prediction: Prediction) -> Iterator[tuple[str, list[str]]]:
     """Class and cells of each row."""
     for point in prediction.points:
         cost = [] if point.cost_per_million is None else [f"{point.cost_per_million:,.2f}"]
-        side = "trainer" if point.bound == TRAINER else point.bound
-        cells = [f"{point.producers:,}", number(point.images_per_s), *cost, side]
+        cells = [f"{point.producers:,}", number(point.images_per_s), *cost, point.bound]
         yield "mark" if point.producers in (prediction.producers, prediction.knee) else "", cells
