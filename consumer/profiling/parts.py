@@ -47,18 +47,19 @@ class Part:
         )
 
 
-def fleet(met: Sequence[Met], parts: Sequence[Part]) -> Rate:
+def fleet(met: Sequence[Met], parts: Sequence[Part], *, is_filtered: bool = False) -> Rate:
     """P: what came into all sinks, or, where the wire held that back, what the engines make in the time they work.
 
     What comes into a sink has come over the wire, so where as much came as the wire carries alone, it says nothing of
-    how much more the fleet could make. Of a fleet part of which looks real images up, no sum of engines tells.
+    how much more the fleet could make. Of a fleet part of which looks real images up, no sum of engines
+    tells; nor where the images are filtered, as engines count those that are rejected, too.
     """
     sink, wire = added([part.fleet for part in parts]), added([part.wire for part in parts])
     engines = parts[0].engines
     makes = sum(engines.values())
     is_held_back = wire.images_per_s < _HELD_BACK * sink.images_per_s and sink.images_per_s < makes / _HELD_BACK
     is_told = engines.keys() == {each.name for each in met} and len({each.generates for each in met}) == 1
-    if not is_held_back or not is_told:
+    if not is_held_back or not is_told or is_filtered:
         return sink
     share = sink.images_per_s / makes
     return replace(sink, seconds=sink.seconds * share, windows=tuple(rate / share for rate in sink.windows))

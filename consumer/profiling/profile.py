@@ -213,7 +213,7 @@ class _Profile:
             left=tuple(sorted(roll_call.left)),
             joined=tuple(sorted(roll_call.joined)),
             ranks=tuple(part.measured for part in every),
-            fleet=parts.fleet(roll_call.met, every),
+            fleet=parts.fleet(roll_call.met, every, is_filtered=config.filter.is_on),
             wire=added([part.wire for part in every]),
             host=added([part.host for part in every]),
             trainer=added([part.trainer for part in every]),

@@ -56,7 +56,7 @@ class ProducerMeasured:
     together_images_per_s: float
     """While the trainer ran too."""
     engine_images_per_s: float | None = None
-    """What its engine makes in the time that it works; None where it has not said so."""
+    """What its engine makes in the time that it works, with what a filter rejects; None where it has not said so."""
     ready_s: float | None = None
     """From the start of the profile until it was ready; None where it was ready before."""
     busy_share: float | None = None

@@ -56,6 +56,11 @@ def test_engines_of_two_kinds_have_no_sum() -> None:
     assert parts.fleet(met, [part]).images_per_s == 150
 
 
+def test_what_engines_make_is_no_rate_of_what_a_filter_leaves() -> None:
+    part = _part(sink=150, wire=155, engines={"ann": 300.0, "bob": 300.0})
+    assert parts.fleet(_MET, [part], is_filtered=True).images_per_s == 150
+
+
 def _kept(*, is_fed: bool, rank: int = 0, world_size: int = 1, **settings: Any) -> list[tuple[int, int]]:
     config = ProfileConfig(groups_per_step=8, **{"reservoir": ReservoirConfig(capacity_groups=32, reuse=4)} | settings)
     bench = SimpleNamespace(config=config, rank=rank, world_size=world_size, next_index=40, max_reuse=4)
