@@ -1,6 +1,7 @@
 """Where a process listens for people and tools: `HOST:PORT`, or a port alone, which is on this machine only."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from penstock.protocol.errors import ConfigError
@@ -53,6 +54,6 @@ def parse_address(text: str, name: str) -> Address:
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
     is_wrong = (":" in host and not text.startswith("[")) or (not host and ":" in text)
-    if is_wrong or not (port.isascii() and port.isdigit()) or int(port) > 65535 or any(c.isspace() for c in host):
+    if is_wrong or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535 or any(c.isspace() for c in host):
         raise ConfigError(f"{name} must be HOST:PORT, or a port of this machine, got {text!r}")
     return Address(host or "127.0.0.1", int(port))

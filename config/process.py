@@ -216,5 +216,5 @@ class _CurrentStderr(logging.Handler):
         keep = "\n" if record.exc_info else ""
         try:
             write_line(printable(self.format(record), keep))
-        except OSError:  # a closed pipe or a full disk must not end the thread that logs
+        except (OSError, TypeError, ValueError):  # a full disk or a line with a mistake must not end who logs
             self.handleError(record)

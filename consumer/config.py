@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from penstock.config.address import parse_address
 from penstock.config.rules import require
@@ -145,6 +145,8 @@ class FleetConfig:
 class TrainConfig:
     """Trains a Vision Transformer on images that producers make while it trains."""
 
+    folder_flag: ClassVar[str] = "--run-dir"
+    """What names the run folder, for errors."""
     run_dir: Path = Path("runs/train")
     """Folder of the run: summary, ledger, checkpoint, encoder, one picture."""
     overwrite: bool = False

@@ -31,7 +31,10 @@ class EventLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line: without control characters, without its traceback."""
-        text = printable(record.getMessage())
+        try:
+            text = printable(record.getMessage())
+        except (TypeError, ValueError):  # its values do not fit it: no reason to end whoever logs
+            text = printable(str(record.msg))
         if record.exc_info and record.exc_info[1] is not None:
             text += f": {printable(repr(record.exc_info[1]))}"
         text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -97,6 +97,19 @@ class LocalFleet:
         which = "local producer of real images" if kind is Kind.REAL else "local producer"
         return f"every {which} has ended; the last line of {mine[-1].log}: {mine[-1].last_line}"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all of them."""
+        return frozenset(local.name for local in self._locals)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What is to be said of each that had ended at the last `check`."""
+        gone = (local for local in self._locals if local.name in self._lost)
+        return tuple(
+            f"producer {local.name} has ended; the last line of {local.log}: {local.last_line}" for local in gone
+        )
+
     def close(self) -> None:
         """End all of them: ask by closing their input, then kill what is left."""
         children.end([local.process for local in self._locals], _END_S)

@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.25
 _PAUSE_PER_LOOK = 20
 """A look that takes a millisecond of a core is followed by a pause of so many, at least."""
+_AFTER_DEFECT_S = 5.0
+"""A pause after which what went wrong may be past."""
 _STAGES_EVERY_S = 1.0
 _VERDICT_S = 60.0
 """What a verdict is of: longer than a rate, so that it does not change from one moment to the next."""
@@ -78,14 +80,16 @@ class Observer:
         return self._looker.look(time.monotonic(), time.time())
 
     def _watch(self) -> None:
-        pause_s = LOOK_EVERY_S
+        pause_s, has_failed = LOOK_EVERY_S, False
         while not self._closed.wait(pause_s):
             began = time.thread_time()  # of this thread alone, however many share the cores
             try:
                 self._view = self._look()
             except Exception:  # noqa: BLE001 - a thread's edge: who only looks must not end a run
-                _log.exception("looking at the run has a defect, and has ended; the run goes on")
-                return
+                if not has_failed:
+                    _log.exception("looking at the run has a defect, and is tried again; the run goes on")
+                has_failed, pause_s = True, _AFTER_DEFECT_S
+                continue
             pause_s = max(LOOK_EVERY_S, _PAUSE_PER_LOOK * (time.thread_time() - began))
 
     def __enter__(self) -> Self:
@@ -147,7 +151,7 @@ class Looker:
         return RunView(
             at=at,
             run_id=observed.folder.run_id,
-            run_dir=str(observed.folder.path),
+            run_dir=printable(str(observed.folder.path)),
             objective=config.objective.name,
             state=state,
             waiting_for=self._waiting_for(state, steps, stream),

@@ -91,17 +91,19 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
         group_bytes=config.generator.group_bytes,
     )
     stack.callback(socket.close)
-    metrics = stack.enter_context(_open_metrics(config, rank)) if config.metrics else None
+    metrics = stack.enter_context(open_metrics(config, rank)) if config.metrics else None
     if rank != 0:
         return Opening(prompts, real, socket, None, metrics, events)
     addresses = _producers_metrics(config, world_size)
     dashboard = stack.enter_context(_open_dashboard(config)) if config.dashboard else None
     # A folder that is refused gets no lock file; one that is taken in between is refused by `prepare`.
-    run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
+    run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume, flag=config.folder_flag)
     # Before the asking: one that another trainer holds is refused, too, before anybody is paid.
-    stack.enter_context(run_folder.lock(config.run_dir))
+    stack.enter_context(run_folder.lock(config.run_dir, config.folder_flag))
     asked = _ask(config, real) if asks else ()
-    folder = run_folder.prepare(config.run_dir, overwrite=config.overwrite, resume=config.resume)
+    folder = run_folder.prepare(
+        config.run_dir, overwrite=config.overwrite, resume=config.resume, flag=config.folder_flag
+    )
     if asks:
         write_asked(folder.prompts, asked)
         prompts = open_prompts(config, real, tell=_log.info)
@@ -141,7 +143,7 @@ def open_prompts(
     return prompts
 
 
-def _open_metrics(config: TrainConfig, rank: int) -> "MetricsServer":
+def open_metrics(config: TrainConfig, rank: int) -> "MetricsServer":
     """Where the metrics of `rank` are served. Raises ConfigError, EndpointError."""
     from penstock.telemetry.metrics_server import MetricsServer  # not loaded where nobody asks for it
 
@@ -161,11 +163,11 @@ def _producers_metrics(config: TrainConfig, world_size: int) -> Sequence[Address
 
 def _open_dashboard(config: TrainConfig) -> "Dashboard":
     """The live page, which listens already. Raises ConfigError, EndpointError."""
-    from penstock.telemetry.dashboard.guard import choose_token  # not loaded where nobody asks for it
+    from penstock.telemetry.dashboard.guard import TOKEN, choose_token  # not loaded where nobody asks for it
     from penstock.telemetry.dashboard.server import Dashboard
 
     address = parse_address(config.dashboard, "dashboard")
-    return Dashboard(address, choose_token(address, os.environ))
+    return Dashboard(address, choose_token(address, os.environ), is_own=bool(os.environ.get(TOKEN)))
 
 
 def check_trace(trace: str) -> None:

@@ -29,9 +29,12 @@ from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
-from penstock.consumer.opening import check_trace
+from penstock.consumer.metrics import RankMetrics
+from penstock.consumer.observed import Observed
+from penstock.consumer.opening import check_trace, open_metrics
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.opening import open_source
+from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.stream import GroupStream
@@ -65,6 +68,15 @@ class PacedConfig(TrainConfig):
         )
         require(self.min_producers >= 1, "min_producers must be >= 1", self.min_producers)
         require(self.sample_every_steps >= 0, "sample_every_steps must be >= 0", self.sample_every_steps)
+        for name, value, why in (
+            ("real.fraction", self.real.fraction, "all its groups are paced"),
+            ("filter", self.filter if self.filter.is_on else None, "its images show nothing that could be scored"),
+            ("fleet.local_producers", self.fleet.local_producers, "it starts none"),
+            ("dashboard", self.dashboard, "there is nothing to see"),
+            ("tracking.trackers", () if self.tracking.is_auto else self.tracking.trackers, "there is nothing to track"),
+            ("resume", self.resume, "none goes on"),
+        ):
+            require(not value, f"{name} must be left out of a rehearsal: {why}", value)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,12 +135,12 @@ def wait_for_fleet(stream: GroupStream, min_producers: int, timeout_s: float) ->
         time.sleep(0.05)
 
 
-def train(config: PacedConfig, batches: Prefetcher, stream: GroupStream, world_size: int) -> PacedReport:
+def train(config: PacedConfig, batches: Prefetcher, observed: Observed) -> PacedReport:
     """Take every step's batch, and as long as its images take at the pace.
 
     Raises StarvedError, RunError: as the stream.
     """
-    images_per_step = config.groups_per_step // world_size * config.images_per_use
+    stream, images_per_step = observed.stream, observed.images_per_step
     process, samples, paced = psutil.Process(), [], PacedStep(config.images_per_s)
     begun = waited = cpu = 0.0
     received = 0
@@ -136,9 +148,10 @@ def train(config: PacedConfig, batches: Prefetcher, stream: GroupStream, world_s
         if step == config.first_measured_step:
             begun, waited, cpu, received = time.monotonic(), batches.wait_s, _cpu_s(process), stream.stats.images
         batches.take(step)
-        with paced.lasting(images_per_step):
+        with stream.recorder.span("step"), paced.lasting(images_per_step):
             if config.sample_every_steps and step % config.sample_every_steps == 0:
                 samples.append((stream.stats.groups, process.memory_info().rss))
+        observed.steps, observed.stepped_at = step + 1, time.time()
     seconds, steps, stats = time.monotonic() - begun, config.max_steps - config.first_measured_step, stream.stats
     return PacedReport(
         steps=steps,
@@ -176,17 +189,17 @@ def main(argv: Sequence[str]) -> int:
     if (config.run_dir / "run.json").exists():
         raise ConfigError(f"{config.run_dir} is a run's folder, whose ledger a rehearsal would replace; name another")
     check_trace(config.trace)
-    config.run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run_dir {config.run_dir} cannot be made: {error.strerror or error}") from error
     folder = RunFolder(config.run_dir, run_id="paced", incarnation=1)
     with ExitStack() as stack:
         endpoints = [next_endpoint(config.stream.endpoint, other) for other in range(world_size)]
         socket = RankSocket(endpoints[rank], group_bytes=config.generator.group_bytes)
         stack.callback(socket.close)
         endpoints[rank] = socket.endpoint
-        if config.real.fraction:
-            raise ConfigError("a rehearsal's groups are all paced; leave real.fraction out")
-        if config.filter.is_on:
-            raise ConfigError("a rehearsal's images show nothing that could be scored; leave filter out")
+        metrics = stack.enter_context(open_metrics(config, rank)) if config.metrics else None
         trace = stack.enter_context(RunTrace(config.trace, folder, rank, world_size))
         stream = open_stream(
             config,
@@ -200,11 +213,22 @@ def main(argv: Sequence[str]) -> int:
         )
         trace.producers = stream.traces
         stack.callback(stream.close, "the rehearsal is over")
+        observed = Observed(
+            config=config,
+            folder=folder,
+            rank=rank,
+            world_size=world_size,
+            recorder=trace.recorder,
+            stream=stream,
+            record=Record(),
+        )
+        if metrics:
+            metrics.collect(RankMetrics(observed).reading)
         stream.start()
         digest = stream.wait_for_engine().model_digest
         wait_for_fleet(stream, config.min_producers, config.stream.warmup_timeout_s)
         ledger_schema.remove(folder.ledger(rank))  # of an earlier rehearsal: none goes on
-        batches = open_batches(
+        observed.batches = batches = open_batches(
             config,
             open_source(config.prompts, config.seed),
             stream,
@@ -214,7 +238,7 @@ def main(argv: Sequence[str]) -> int:
             range(config.max_steps),
             torch.device("cpu"),
         )
-        report = train(config, stack.enter_context(batches), stream, world_size)
+        report = train(config, stack.enter_context(batches), observed)
     print(json.dumps(asdict(report)))
     return 0
 

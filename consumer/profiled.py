@@ -9,13 +9,14 @@ It takes the settings of the run that it is about, and trains as that would. Not
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, run, shown_width
-from penstock.consumer import cpu_ranks
+from penstock.consumer import cpu_ranks, run_folder
 from penstock.consumer.__main__ import PRESETS
 from penstock.consumer.opening import open_run
 from penstock.consumer.profiling.settings import ProfileConfig
@@ -27,6 +28,9 @@ DESCRIPTION = (
     "Two such profiles side by side: penstock profile compare A B."
 )
 MODULE = "penstock.consumer.profiled"
+_TRAINED = {"checkpoint", "checkpoint.old", "encoder", "pair", "picture.png"}
+"""What a run leaves behind that took it long."""
+_IDENTITY = "run.json"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,9 +43,11 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(f"rank {rank}")
     with ExitStack() as stack:
         config = replace(config, run_dir=config.out)
-        if rank == 0 and not config.overwrite and config.out.is_dir() and any(config.out.iterdir()):
-            raise RunError(f"{config.out} is not empty; pass --overwrite, or another --out")
+        if rank == 0:
+            check_out(config.out, overwrite=config.overwrite)
         opening = open_run(config, rank, world_size, stack)
+        if rank == 0:
+            stack.push(forgetting(config.out))
         from penstock.consumer.profiling.profile import measure
 
         measurements = measure(config, rank, opening, stack, begun, command(argv, world_size))
@@ -55,6 +61,30 @@ def main(argv: Sequence[str]) -> int:
             raise RunError(f"the report cannot be written to {config.out}: {error.strerror or error}") from error
         print(box(summary, shown_width(BOX_WIDTH)))
     return 0
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises RunError where the report's folder is taken. What was trained is never replaced by a report."""
+    try:
+        names = {entry.name for entry in out.iterdir()} - {run_folder.LOCK}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{out} cannot be a report's folder: {error.strerror or error}; choose another --out") from error
+    if trained := sorted(names & _TRAINED):
+        raise RunError(f"{out} holds a run ({trained[0]}), which no profile replaces; choose another --out")
+    if names and not overwrite:
+        raise RunError(f"{out} is not empty; pass --overwrite, or another --out")
+
+
+def forgetting(out: Path) -> Callable[[type[BaseException] | None, object, object], None]:
+    """What lets the folder be as if nothing had been begun, where it ends early and left no log that says why."""
+
+    def forget(kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and {entry.name for entry in out.iterdir()} <= {run_folder.LOCK, _IDENTITY}:
+            (out / _IDENTITY).unlink(missing_ok=True)
+
+    return forget
 
 
 def command(argv: Sequence[str], world_size: int) -> str:

@@ -25,6 +25,8 @@ CHECKPOINT_STATE = "state.json"
 """The file of a checkpoint that is written last."""
 LOCK = "run.lock"
 """Held by the trainer that runs in the folder. It stays: to delete it would let two trainers hold two locks."""
+FLAG = "--run-dir"
+"""What names the folder, for errors."""
 PROMPTS = "prompts.tsv"
 """What was made of `--ask`, for all ranks and for later lives: a table of concepts and captions."""
 
@@ -103,8 +105,11 @@ class RunFolder:
         return sum(path.stat().st_size for path in files)
 
 
-def check(path: Path, *, overwrite: bool, resume: bool) -> None:
-    """Raise RunError where the folder is taken, or where there is nothing to resume. Changes nothing."""
+def check(path: Path, *, overwrite: bool, resume: bool, flag: str = FLAG) -> None:
+    """Raise RunError where the folder is taken, or where there is nothing to resume. Changes nothing.
+
+    `flag` is what names the folder, for errors; as in what follows.
+    """
     if resume:
         if not any((path / name / CHECKPOINT_STATE).is_file() for name in ("checkpoint", PREVIOUS)):
             raise RunError(f"{path} has no checkpoint to resume; leave --resume out to begin a new run")
@@ -115,38 +120,38 @@ def check(path: Path, *, overwrite: bool, resume: bool) -> None:
     if not names:
         return
     if not overwrite:
-        raise RunError(f"{path} is not empty; pass --overwrite, --resume, or another --run-dir")
+        raise RunError(f"{path} is not empty; pass --overwrite, --resume, or another {flag}")
     if not (path / "run.json").is_file():
         raise RunError(f"{path} holds something that is not a run (no run.json); --overwrite does not delete that")
     strangers = sorted(name for name in names if not _OWN.fullmatch(name))
     if strangers:
-        raise RunError(f"{path} holds {strangers[0]!r}, which no run writes; move it, or choose another --run-dir")
+        raise RunError(f"{path} holds {strangers[0]!r}, which no run writes; move it, or choose another {flag}")
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, flag: str = FLAG) -> Iterator[None]:
     """Hold the folder, which is made where it is missing; freed at the end, and by death. For rank 0.
 
     Raises RunError where another trainer holds it.
     """
-    with _one_line(path):
+    with _one_line(path, flag):
         path.mkdir(parents=True, exist_ok=True)
         file = (path / LOCK).open("a")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(f"another trainer is running in {path}; end it, or choose another --run-dir") from error
+            raise RunError(f"another trainer is running in {path}; end it, or choose another {flag}") from error
         yield
 
 
-def prepare(path: Path, *, overwrite: bool, resume: bool) -> RunFolder:
+def prepare(path: Path, *, overwrite: bool, resume: bool, flag: str = FLAG) -> RunFolder:
     """Make the folder ready for a new life of a run and write down who it is. For rank 0, which holds the lock.
 
     Raises RunError as `check` does, and where the folder cannot be written.
     """
-    with _one_line(path):
-        check(path, overwrite=overwrite, resume=resume)
+    with _one_line(path, flag):
+        check(path, overwrite=overwrite, resume=resume, flag=flag)
         incarnation = time.time_ns()
         if resume:
             _finish_renames(path)
@@ -163,11 +168,11 @@ def prepare(path: Path, *, overwrite: bool, resume: bool) -> RunFolder:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def _one_line(path: Path, flag: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be a run folder: {error.strerror or error}; choose another --run-dir") from error
+        raise RunError(f"{path} cannot be a run folder: {error.strerror or error}; choose another {flag}") from error
 
 
 def _finish_renames(path: Path) -> None:

@@ -249,7 +249,7 @@ class Trainer:
         # What is drawn from here on, stochastic depth say, must not be the same on all ranks.
         set_seed(config.seed, device_specific=True)
         self._train_on = TrainingStep(config, accelerator, model, optimizer, build_schedule(config), self._recorder)
-        if config.metrics or config.dashboard:  # who would see it
+        if config.metrics or (self._views and self._views.have_figures):  # who would see it
             self._observed.flops_per_step = flops_per_step(config, network, self._world_size)
             self._observed.matrix_flops_per_s = device_flops_per_s(accelerator)
         checkpoint.make_portable(accelerator)

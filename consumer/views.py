@@ -41,6 +41,11 @@ class Views:
         else:
             self.terminal = stack.enter_context(Progress())
 
+    @property
+    def have_figures(self) -> bool:
+        """Whether they show more than the line does."""
+        return self._observer is not None
+
     def end(self) -> None:
         """The steps are over."""
         if self._observer:

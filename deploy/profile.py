@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from penstock.config.process import shown_width
+from penstock.config.process import printable, shown_width
 from penstock.deploy.recorded import OneLineParser
 from penstock.protocol.errors import ConfigError
 from penstock.telemetry.profile.compare import compare
@@ -38,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
 def _compare(argv: Sequence[str]) -> int:
     options = _parse(argv)
     comparison = compare(_read(options.a), _read(options.b), options.tolerance)
-    print(table(comparison, options.tolerance, shown_width(BOX_WIDTH)))
+    # The files may come from elsewhere.
+    print(printable(table(comparison, options.tolerance, shown_width(BOX_WIDTH)), keep="\n"))
     if not comparison.changes:
         return 2
     return 1 if comparison.regressions or comparison.lost else 0

@@ -21,15 +21,18 @@ class Rates:
     def __init__(self) -> None:
         self._times: list[float] = []
         self._counts: list[Mapping[Hashable, float]] = []
+        self._since: dict[Hashable, float] = {}
+        """Since when each counter has been known at every look."""
 
     def add(self, now: float, counters: Mapping[Hashable, float]) -> None:
-        """What the counters say now. One that is new begins to count from here."""
+        """What the counters say now. One that is new, or was missing at the last look, begins to count from here."""
         if len(self._times) >= 2 and now - self._times[-2] < _APART_S:
             del self._times[-1], self._counts[-1]
         self._times.append(now)
         self._counts.append(counters)
         num_old = bisect_left(self._times, now - _LONGEST_S)
         del self._times[:num_old], self._counts[:num_old]
+        self._since = {key: self._since.get(key, now) for key in counters}
 
     def per_s(self, key: Hashable, over_s: float = RECENT_S) -> float:
         """How much a counter has risen in a second, over the last `over_s` or since it is known; else 0."""
@@ -60,7 +63,4 @@ class Rates:
 
     def _first(self, key: Hashable, over_s: float) -> int:
         """Where the counts of the last `over_s` begin, or those of a counter that is newer; it is known now."""
-        place = bisect_left(self._times, self._times[-1] - over_s)
-        while key not in self._counts[place]:
-            place += 1
-        return place
+        return bisect_left(self._times, max(self._times[-1] - over_s, self._since[key]))

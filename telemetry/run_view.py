@@ -127,6 +127,7 @@ class RunView:
     stages: Mapping[str, StageView]
     """Of this process, by name."""
     producers: Sequence[ProducerView]
+    """By name."""
     verdict: Verdict
     expired: int
     hedged: int

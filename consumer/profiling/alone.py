@@ -16,6 +16,7 @@ from penstock.consumer.group import Group
 from penstock.consumer.kept_groups import KeptGroups
 from penstock.consumer.ownership import owned_indices
 from penstock.consumer.profiling.bench import Bench, BusyCores
+from penstock.consumer.profiling.laps import Laps
 from penstock.consumer.profiling.looks import worked_between
 from penstock.consumer.profiling.pouring import Arrival, rate_of, steady
 from penstock.protocol.fleet import PeerState
@@ -25,14 +26,14 @@ from penstock.telemetry.profile.measurements import Rate
 _LOOK_S = 0.5
 """How often the ranks ask each other whether they have seen enough."""
 _AT_MOST = 3.0
-"""Longest measurement, in units of the one that was asked for: a slow fleet gets more time to show its rate."""
+"""Longest measurement, in units of the one that was asked for: what is slow gets more time to show its rate."""
 _FEW_BATCHES = 4
 """Batches of each producer that a rate should be made of."""
+_FEW_STEPS = 15
+"""Steps that a rate should be made of: parts of three in which its spread shows."""
 _CACHED_BATCHES = 2
 _WARM_STEPS = 5
 _SHORTEST_STEP_S = 1e-4
-_DRAINED_S = 0.01
-"""How often whoever waits for the end of what is out looks."""
 
 
 class Asking(Iterator[Ticket]):
@@ -79,7 +80,11 @@ def warm_up(bench: Bench) -> None:
     num_groups = ceil(2 * sum(batches) / bench.world_size)
     asking = Asking(bench, num_groups)
     bench.stream.ask(asking, asking.stand_in)
-    bench.groups += [bench.stream.get() for _ in range(num_groups)]
+    for _ in range(num_groups):
+        group = bench.stream.get()
+        # No more than a run would keep, however many producers there are.
+        if len(bench.groups) < bench.config.capacity_groups // bench.world_size:
+            bench.groups.append(group)
     bench.pass_index(asking.last_index)
 
 
@@ -132,11 +137,10 @@ def pour(bench: Bench, seconds: float, *, probe: bool = False) -> Poured:
 
 
 def drain(bench: Bench) -> None:
-    """Ask for nothing more, and take what is out until nothing is."""
+    """Ask for nothing more, and take what is out until nothing is. Raises StarvedError, RunError: as the stream."""
     bench.stream.ask(iter(()), bench.writer().stand_in)
     while (look := bench.stream.look()).tickets.total() or look.arrived_groups:
-        if bench.stream.poll() is None:
-            time.sleep(_DRAINED_S)
+        bench.stream.get()  # whose patience ends where nobody is left to make it
 
 
 def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:
@@ -157,7 +161,7 @@ def cached_steps(bench: Bench, seconds: float) -> tuple[Rate, float]:
         offset = time.monotonic() - begun
         done.extend(offset + each for each in _timed(bench, ready, steps_at_a_time)[1:])
 
-    _until(bench, go_on, lambda: done[-1] >= seconds)
+    _until(bench, go_on, lambda: _is_enough(done, seconds))
     rate = Rate(
         images=(len(done) - 1) * bench.images_per_step,
         seconds=done[-1],
@@ -178,7 +182,7 @@ def host(bench: Bench, seconds: float) -> Rate:
         bench.num_steps += _CACHED_BATCHES
         bench.wait_for_device()
         begun = time.monotonic()
-        while done[-1] < seconds:
+        while not _is_enough(done, seconds):
             batches.take(bench.num_steps)
             bench.num_steps += 1
             done.append(time.monotonic() - begun)
@@ -195,16 +199,13 @@ def host(bench: Bench, seconds: float) -> Rate:
 
 
 def _timed(bench: Bench, ready: list[Batch], num_steps: int) -> list[float]:
-    """When each of several steps was done, s since they began, with 0 before them; the last when the device was."""
+    """When the device had done each of several steps, s since they began, with 0 before them."""
     bench.wait_for_device()
-    begun, done = time.monotonic(), [0.0]
+    laps = Laps(bench.accelerator.device)
     for number in range(num_steps):
-        bench.step(ready[number % len(ready)], bench.num_steps)
-        bench.num_steps += 1
-        done.append(time.monotonic() - begun)
-    bench.wait_for_device()
-    done[-1] = time.monotonic() - begun
-    return done
+        bench.train(ready[number % len(ready)])
+        laps.lap()
+    return laps.seconds()
 
 
 def _until(bench: Bench, act: Callable[[], None], is_enough: Callable[[], bool]) -> None:
@@ -212,6 +213,11 @@ def _until(bench: Bench, act: Callable[[], None], is_enough: Callable[[], bool])
     act()
     while not bench.all_agree(is_enough()):
         act()
+
+
+def _is_enough(done: list[float], seconds: float) -> bool:
+    """Whether steps that were done at these times, s, after a first one, say how fast they go, and how steadily."""
+    return done[-1] >= seconds and (len(done) > _FEW_STEPS or done[-1] >= _AT_MOST * seconds)
 
 
 def _has_batches(bench: Bench, arrivals: list[Arrival], since: float) -> bool:

@@ -3,6 +3,7 @@
 Each measurement asks for groups of its own, so global indices and step numbers only ever go on.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -18,6 +19,7 @@ from penstock.consumer.group import Group
 from penstock.consumer.intake import open_batches
 from penstock.consumer.kept_groups import Groups
 from penstock.consumer.ledger import Ledger
+from penstock.consumer.observed import Observed
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.consumer.prompts.source import PromptSource
@@ -25,6 +27,7 @@ from penstock.consumer.prompts.writer import TicketWriter
 from penstock.consumer.ranks import sum_over_ranks
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tokenizer import CaptionTokenizer
+from penstock.telemetry.machine import usable_cores
 
 _ENDLESS = 1 << 30
 """More steps than any measurement does."""
@@ -41,10 +44,12 @@ class Bench:
     tokenizer: CaptionTokenizer | None
     ledger: Ledger
     engines: Engines
+    observed: Observed
+    """What metrics see."""
     step: Callable[[Batch, int], object]
     """Trains on a batch, or takes as long."""
     check_fleet: Callable[[], object]
-    """Logs which of the producers that the run started have ended."""
+    """Takes note of producers that come and go."""
     groups: list[Group] = field(default_factory=list)
     """Some that have come, kept for what is measured without a stream."""
     num_steps: int = 0
@@ -78,7 +83,7 @@ class Bench:
 
     def open_batches(self, groups: Groups, state: FeedState) -> Prefetcher:
         """As a run's, from a stream or from what stands in its place; from the next step on, without end."""
-        return open_batches(
+        batches = open_batches(
             self.config,
             self.prompts,
             groups,
@@ -90,6 +95,16 @@ class Bench:
             tokenize=self.tokenizer,
             scorer_digest=self.engines.scorer_digest,
         )
+        self.observed.batches = batches
+        return batches
+
+    def train(self, batch: Batch) -> None:
+        """Do the next step."""
+        # Schedules end with the run; a profile may do more steps than that.
+        self.step(batch, min(self.num_steps, self.config.max_steps - 1))
+        self.num_steps += 1
+        self.observed.steps += 1
+        self.observed.stepped_at = time.time()
 
     def pass_index(self, last_index: int) -> None:
         """Everything up to `last_index`, here, may have been asked for. All ranks call it together."""
@@ -124,9 +139,13 @@ class BusyCores:
 
     def __init__(self) -> None:
         self._before = _core_seconds()
+        # Then others may keep these cores busy, or none may, and this process is held up all the same.
+        self._has_quota = usable_cores() < len(_usable())
 
     def share(self) -> float | None:
-        """0 to 1; None where the system does not tell."""
+        """0 to 1; None where the system does not tell, or where a quota leaves a part of the cores' time."""
+        if self._has_quota:
+            return None
         (idle, total), (idle_before, total_before) = _core_seconds(), self._before
         return 1 - (idle - idle_before) / (total - total_before) if total > total_before else None
 
@@ -134,6 +153,10 @@ class BusyCores:
 def _core_seconds() -> tuple[float, float]:
     """Seconds that the usable cores were idle, and all their seconds."""
     every = psutil.cpu_times(percpu=True)
-    usable: Sequence[int] = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []
-    cores = [every[core] for core in usable if core < len(every)] or every
+    cores = [every[core] for core in _usable() if core < len(every)] or every
     return sum(core.idle + getattr(core, "iowait", 0.0) for core in cores), sum(sum(core) for core in cores)
+
+
+def _usable() -> Sequence[int]:
+    """Numbers of the cores that this process may use; none where the system does not tell."""
+    return psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else []

@@ -13,7 +13,10 @@ from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.telemetry.machine import cpu_model, nvidia_gpus, usable_cores
 
 _PACKAGES = ("penstock", "torch", "accelerate", "transformers", "diffusers", "pyzmq", "triton")
-_OF_THE_REPORT = ("out", "run_dir", "overwrite", "metrics", "dashboard", "trace", "view", "tracking", "evaluation")
+_OF_THE_REPORT = (
+    *("out", "run_dir", "overwrite", "metrics", "dashboard", "trace", "view", "tracking", "evaluation"),
+    *("producer_price_per_hour", "trainer_price_per_hour", "checkpoint_every_steps"),
+)
 """Settings that change nothing that is measured."""
 
 

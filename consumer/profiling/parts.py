@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from penstock.consumer.profiling.meeting import Met
 from penstock.consumer.profiling.pouring import added
 from penstock.consumer.profiling.together import Seen
 from penstock.telemetry.profile.measurements import ProducerMeasured, RankMeasured, Rate, Together
@@ -46,28 +47,19 @@ class Part:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Met:
-    """A producer as rank 0 has met it."""
-
-    name: str
-    device: str
-    backend: str
-    is_local: bool
-    ready_s: float | None
-
-
-def fleet(parts: Sequence[Part]) -> Rate:
+def fleet(met: Sequence[Met], parts: Sequence[Part], *, is_filtered: bool = False) -> Rate:
     """P: what came into all sinks, or, where the wire held that back, what the engines make in the time they work.
 
     What comes into a sink has come over the wire, so where as much came as the wire carries alone, it says nothing of
-    how much more the fleet could make.
+    how much more the fleet could make. Of a fleet part of which looks real images up, no sum of engines
+    tells; nor where the images are filtered, as engines count those that are rejected, too.
     """
     sink, wire = added([part.fleet for part in parts]), added([part.wire for part in parts])
     engines = parts[0].engines
     makes = sum(engines.values())
     is_held_back = wire.images_per_s < _HELD_BACK * sink.images_per_s and sink.images_per_s < makes / _HELD_BACK
-    if not is_held_back or engines.keys() != parts[0].alone_by_producer.keys():
+    is_told = engines.keys() == {each.name for each in met} and len({each.generates for each in met}) == 1
+    if not is_held_back or not is_told or is_filtered:
         return sink
     share = sink.images_per_s / makes
     return replace(sink, seconds=sink.seconds * share, windows=tuple(rate / share for rate in sink.windows))
@@ -82,6 +74,7 @@ def producers(met: Iterable[Met], parts: Sequence[Part]) -> tuple[ProducerMeasur
             backend=each.backend,
             is_local=each.is_local,
             ready_s=each.ready_s,
+            generates=each.generates,
             alone_images_per_s=sum(part.alone_by_producer.get(each.name, 0.0) for part in parts),
             together_images_per_s=sum(part.seen.by_producer.get(each.name, 0.0) for part in parts),
             busy_share=parts[0].seen.busy_shares.get(each.name),

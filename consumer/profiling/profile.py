@@ -15,23 +15,26 @@ from penstock.consumer import engines, ledger_schema, run_folder
 from penstock.consumer.batch import Batch
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.intake import open_ledger
+from penstock.consumer.metrics import RankMetrics
+from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
-from penstock.consumer.paced import PacedStep, wait_for_fleet
+from penstock.consumer.paced import PacedStep
 from penstock.consumer.profiling import alone, described, parts
 from penstock.consumer.profiling.bench import Bench
-from penstock.consumer.profiling.parts import Met, Part
+from penstock.consumer.profiling.meeting import RollCall
+from penstock.consumer.profiling.parts import Part
 from penstock.consumer.profiling.pouring import added
 from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.consumer.profiling.together import Expected, run_together
 from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.ranks import gather_texts
+from penstock.consumer.record import Record
+from penstock.consumer.run_folder import RunFolder
+from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
-from penstock.consumer.stream import GroupStream
 from penstock.consumer.tokenizer import CaptionTokenizer
 from penstock.consumer.train import answer_producers, naming_lost_ranks, open_accelerator
 from penstock.consumer.training_step import TrainingStep
-from penstock.protocol.errors import StarvedError
-from penstock.protocol.fleet import PeerState
 from penstock.telemetry.machine import usable_cores
 from penstock.telemetry.profile import typed_json
 from penstock.telemetry.profile.measurements import Measurements, Prices, Rate
@@ -41,9 +44,6 @@ _log = logging.getLogger(__name__)
 
 _SHORTER, _LONGER = 0.5, 1.5
 """Of the time of a measurement, what the host takes, which is alone and steady, and what all together take."""
-_LOOK_S = 0.05
-_ALL_READY_S = 120.0
-"""How long those that still load may keep the others waiting, once enough producers are ready."""
 
 
 def measure(
@@ -80,19 +80,22 @@ class _Profile:
         prompts = opening.prompts or open_prompts(config, opening.real)
         folder = run_folder.read(config.run_dir)
         self._run_id = folder.run_id
-        recorder = Recorder()
-        stream = answer_producers(config, accelerator, opening, folder, stack, recorder)
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        observed = self._open_stream(opening, folder, stack)
+        stream = observed.stream
         tokenizer = build_tokenizer(config, prompts)
         self._flops_per_step: float | None = None
         self._device_flops_per_s: float | None = None
-        step = self._open_step(prompts, tokenizer, recorder)
+        step = self._open_step(prompts, tokenizer, observed.recorder)
+        observed.flops_per_step, observed.matrix_flops_per_s = self._flops_per_step, self._device_flops_per_s
         agreed = engines.agree(accelerator, stream, config, opening.real)
         digests = agreed.model_digest, agreed.real_digest
-        ledger = open_ledger(config, folder, accelerator.process_index, accelerator.num_processes, *digests)
+        ledger = open_ledger(config, folder, rank, world_size, *digests)
         stack.enter_context(ledger)
         # Nobody will ask what a profile trained on.
-        stack.callback(ledger_schema.remove, folder.ledger(accelerator.process_index))
-        self._is_local = urlsplit(config.stream.endpoint).hostname in ("127.0.0.1", "::1", "localhost", None)
+        stack.callback(ledger_schema.remove, folder.ledger(rank))
+        loops_back = urlsplit(config.stream.endpoint).hostname in ("127.0.0.1", "::1", "localhost", None)
+        self._roll_call = RollCall(stream, opening.fleet, on_this_machine=loops_back, begun=begun)
         self._bench = Bench(
             config=config,
             accelerator=accelerator,
@@ -101,9 +104,33 @@ class _Profile:
             tokenizer=tokenizer,
             ledger=ledger,
             engines=agreed,
+            observed=observed,
             step=step,
-            check_fleet=opening.fleet.check if opening.fleet else lambda: None,
+            check_fleet=self._roll_call.check,
         )
+
+    def _open_stream(self, opening: Opening, folder: RunFolder, stack: ExitStack) -> Observed:
+        """What comes, and what may be seen of it: traced and scraped as a run is, it is measured as it goes then."""
+        config, accelerator = self._config, self._accelerator
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        trace = stack.enter_context(RunTrace(config.trace, folder, rank, world_size))
+        trace.align(accelerator)
+        asks = trace.asks_producers
+        stream = answer_producers(config, accelerator, opening, folder, stack, trace.recorder, traces=asks)
+        trace.producers = stream.traces
+        observed = Observed(
+            config=config,
+            folder=folder,
+            rank=rank,
+            world_size=world_size,
+            recorder=trace.recorder,
+            stream=stream,
+            record=Record(),
+            events=opening.events,
+        )
+        if opening.metrics:
+            opening.metrics.collect(RankMetrics(observed).reading)
+        return observed
 
     def _open_step(
         self, prompts: PromptSource, tokenizer: CaptionTokenizer | None, recorder: Recorder
@@ -123,7 +150,7 @@ class _Profile:
     def measure(self, command: str) -> Measurements | None:
         """One measurement after the other; all of them on rank 0, None elsewhere."""
         bench, seconds = self._bench, self._config.seconds
-        met, warmup_s = self._meet_producers(bench.stream)
+        warmup_s = self._wait_for_producers()
         waited = time.monotonic()
         alone.warm_up(bench)
         warmup_s["first groups"] = time.monotonic() - waited
@@ -161,12 +188,10 @@ class _Profile:
         if not self._accelerator.is_main_process:
             return None
         every = [typed_json.read(Part, json.loads(text)) for text in texts]
-        return self._put_together(every, met, warmup_s, command)
+        return self._put_together(every, warmup_s, command)
 
-    def _put_together(
-        self, every: Sequence[Part], met: Sequence[Met], warmup_s: dict[str, float], command: str
-    ) -> Measurements:
-        config = self._config
+    def _put_together(self, every: Sequence[Part], warmup_s: dict[str, float], command: str) -> Measurements:
+        config, roll_call = self._config, self._roll_call
         policy = config.reservoir.reuse_policy
         return Measurements(
             run_id=self._run_id,
@@ -176,7 +201,7 @@ class _Profile:
             config_digest=described.digest(config),
             environment=described.environment(),
             cores=usable_cores(),
-            is_paced=bool(config.paced_images_per_s) or any(each.backend == "paced" for each in met),
+            is_paced=bool(config.paced_images_per_s) or any(each.backend == "paced" for each in roll_call.met),
             world_size=len(every),
             groups_per_step=config.groups_per_step,
             images_per_group=config.generator.images_per_group,
@@ -184,9 +209,11 @@ class _Profile:
             policy=config.reservoir.policy,
             min_reuse=policy.min_reuse,
             max_reuse=policy.max_reuse,
-            producers=parts.producers(met, every),
+            producers=parts.producers(roll_call.met, every),
+            left=tuple(sorted(roll_call.left)),
+            joined=tuple(sorted(roll_call.joined)),
             ranks=tuple(part.measured for part in every),
-            fleet=parts.fleet(every),
+            fleet=parts.fleet(roll_call.met, every, is_filtered=config.filter.is_on),
             wire=added([part.wire for part in every]),
             host=added([part.host for part in every]),
             trainer=added([part.trainer for part in every]),
@@ -199,46 +226,15 @@ class _Profile:
             ),
         )
 
-    def _meet_producers(self, stream: GroupStream) -> tuple[list[Met], dict[str, float]]:
-        """Wait until as many producers as there should be are ready, and no other is still loading.
-
-        Raises StarvedError where that takes too long.
-        """
+    def _wait_for_producers(self) -> dict[str, float]:
+        """Until the fleet is whole; how long that has taken, s, by what is waited for. Raises StarvedError."""
         config = self._config
-        wanted = max(config.min_producers, config.local_fleet.local_producers)
-        wait_for_fleet(stream, wanted, config.stream.warmup_timeout_s)
-        ready_s: dict[str, float] = {}
-        enough_at, deadline = None, time.monotonic() + config.stream.warmup_timeout_s
-        while True:
-            now, peers = time.monotonic(), stream.look().peers
-            for peer in peers:
-                if peer.state is PeerState.READY:
-                    ready_s.setdefault(peer.name, now - self._begun)
-            is_loading = any(peer.state is PeerState.WARMING for peer in peers)
-            enough_at = enough_at or (now if len(ready_s) >= wanted else None)
-            if enough_at is not None and (not is_loading or now > enough_at + _ALL_READY_S):
-                break
-            if now > deadline:
-                raise StarvedError(
-                    f"{len(ready_s)} of {wanted} producers were ready in {config.stream.warmup_timeout_s:g} s; see "
-                    "their logs, or raise stream.warmup_timeout_s"
-                )
-            self._bench.check_fleet()
-            time.sleep(_LOOK_S)
-        met = [
-            Met(
-                name=peer.name,
-                device=peer.manifest.device,
-                backend=peer.manifest.backend,
-                is_local=self._is_local,
-                ready_s=ready_s.get(peer.name),
-            )
-            for peer in sorted(peers, key=lambda peer: peer.name)
-        ]
-        _log.info("%d producers are ready", len(ready_s))
+        local = config.local_fleet
+        wanted = max(config.min_producers, local.local_producers + local.local_image_producers)
+        self._roll_call.wait(wanted, config.stream.warmup_timeout_s)
         # The other ranks are as far: none is measured while another still waits.
         self._accelerator.wait_for_everyone()
-        return met, {"producers": time.monotonic() - self._begun}
+        return {"producers": time.monotonic() - self._begun}
 
     def _expect(self, trainer: Rate, host: Rate, wire: Rate, fleet: Rate) -> Expected:
         """What all together should come to, over all ranks."""

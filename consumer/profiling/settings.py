@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import ClassVar
 
 from penstock.config.rules import require
 from penstock.consumer.config import TrainConfig
-
-_NO_RUN_DIR = TrainConfig().run_dir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileConfig(TrainConfig):
     """Measures a run's parts alone and together, and says which of them bounds it. Trains, and keeps nothing of it."""
 
+    folder_flag: ClassVar[str] = "--out"
     out: Path = Path("runs/profile")
-    """Folder of the report."""
+    """Folder of the report; the run's own (`run_dir`) is left alone."""
     seconds: float = 10.0
     """Seconds of each measurement. More makes the figures surer; a batch of the slowest producer should be a small part
     of it."""
@@ -37,5 +37,5 @@ class ProfileConfig(TrainConfig):
             require(0 <= getattr(self, name) < inf, f"{name} must be >= 0", getattr(self, name))
         require(not self.resume, "resume must be left out of a profile, which begins anew", self.resume)
         require(
-            self.run_dir in (_NO_RUN_DIR, self.out), "run_dir must be left out of a profile: give out", self.run_dir
+            not self.dashboard, "dashboard must be left out of a profile, which would measure it, too", self.dashboard
         )

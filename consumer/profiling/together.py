@@ -130,8 +130,7 @@ class _Run:
             for _ in range(self._steps_at_a_time):
                 batch = self._batches.take(self._bench.num_steps)
                 with self._bench.stream.recorder.span("step"):
-                    self._bench.step(batch, self._bench.num_steps)
-                self._bench.num_steps += 1
+                    self._bench.train(batch)
                 self.done.append(self.seconds)
             self._bench.check_fleet()
             if self._bench.all_agree(is_enough()):

@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from penstock.telemetry.dashboard import messages
 from penstock.telemetry.dashboard.rate_history import RateHistory, RatePoint
@@ -37,17 +37,20 @@ class Board:
         group_every_s: between two new groups, so that people can read their prompts; the newest is told, and those in
             between are passed over.
         hello: the first message of all, so that a page knows whom it has reached.
+        secret: the token, which stands in the log; pages do not show it, since people share pictures of them.
     """
 
-    def __init__(self, every_s: float, group_every_s: float, hello: str) -> None:
+    def __init__(self, every_s: float, group_every_s: float, hello: str, secret: str | None = None) -> None:
         self._source: Callable[[], RunView] | None = None
         self._every_s = every_s
         self._group_every_s = group_every_s
         self._hello = hello
+        self._secret = secret
         self._history = RateHistory()
         self._view: RunView | None = None
         self._version = 0
         self._figures: tuple[int, str] = (-1, "")
+        self._rates: tuple[int, str] = (-1, "")
         self._learning: tuple[object, str] = (None, "")
         self._groups: dict[int, str] = {}
         self._changed = asyncio.Event()
@@ -124,7 +127,7 @@ class Board:
             return
         seen.version = self._version
         yield _event("figures", self._told_figures())
-        yield _event("rates", messages.rates(self._history.points))
+        yield _event("rates", self._told_rates())
         if seen.learning != (learning := self._told_learning(view)):
             seen.learning = learning
             yield _event("learning", learning)
@@ -144,8 +147,19 @@ class Board:
 
     def _told_figures(self) -> str:
         if self._figures[0] != self._version and self._view is not None:
-            self._figures = self._version, messages.figures(self._view)
+            self._figures = self._version, messages.figures(self._without_secret(self._view))
         return self._figures[1]
+
+    def _without_secret(self, view: RunView) -> RunView:
+        secret = self._secret
+        if not secret:
+            return view
+        return replace(view, events=[replace(event, text=event.text.replace(secret, "…")) for event in view.events])
+
+    def _told_rates(self) -> str:
+        if self._rates[0] != self._version:
+            self._rates = self._version, messages.rates(self._history.points)
+        return self._rates[1]
 
     def _told_learning(self, view: RunView) -> str:
         key = (len(view.loss), view.loss[-1:], len(view.knn), view.knn[-1:], view.rankme[-1:])

@@ -86,7 +86,8 @@ class Guard:
         if self._token is None and _host(headers.get("host", "")) not in self._names:
             return PlainTextResponse("This page is for this machine: open it as http://localhost.\n", 421)
         site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "navigate")
-        if site in ("cross-site", "same-site") and mode != "navigate":
+        is_link = mode == "navigate" and headers.get("sec-fetch-dest", "document") == "document"  # no frame
+        if site in ("cross-site", "same-site") and not is_link:
             return PlainTextResponse("Not for other sites.\n", 403)
         return None
 

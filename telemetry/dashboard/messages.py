@@ -1,11 +1,11 @@
 """What a page is told, as JSON: a run's figures, its curves, its rates so far, and groups.
 
-Everything is bounded here, whatever the run has: a fleet of thousands, a prompt of a page, a log that floods.
+All is bounded, whatever the run has: here a fleet of thousands, a prompt of a page and a log that floods, and curves
+where the view is made.
 """
 
 import json
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -17,8 +17,6 @@ from penstock.telemetry.run_view import GroupView, ProducerView, RunView
 MAX_PRODUCERS = 200
 """Rows of the fleet; those in trouble come first."""
 MAX_EVENTS = 50
-MAX_POINTS = 500
-"""Of a curve."""
 MAX_PROMPT_CHARS = 600
 MAX_TEXT_CHARS = 400
 _URGENCY = ("gone", "stalled", "suspect", "draining", "warming", "ready")
@@ -29,7 +27,7 @@ _APART = {"events", "groups", "loss", "knn", "rankme", "producers"}
 def figures(view: RunView) -> str:
     """All but curves and groups."""
     told = {name: _plain(getattr(view, name)) for name in RunView.__dataclass_fields__ if name not in _APART}
-    by_urgency = sorted(view.producers, key=lambda producer: (_urgency(producer), _natural(producer.name)))
+    by_urgency = sorted(view.producers, key=_urgency)  # those that are alike stay in the order of their names
     told["producers"] = _plain(by_urgency[:MAX_PRODUCERS])
     told["producers_left_out"] = max(0, len(view.producers) - MAX_PRODUCERS)
     states = [producer.state for producer in view.producers]
@@ -41,7 +39,7 @@ def figures(view: RunView) -> str:
 
 def learning(view: RunView) -> str:
     """The curves over the steps: (step, value) pairs."""
-    return _dumps({name: _thinned(getattr(view, name)) for name in ("loss", "knn", "rankme")})
+    return _dumps({name: _plain(getattr(view, name)) for name in ("loss", "knn", "rankme")})
 
 
 def rates(points: Sequence[RatePoint]) -> str:
@@ -87,22 +85,8 @@ def _urgency(producer: ProducerView) -> int:
     return _URGENCY.index(producer.state) if producer.state in _URGENCY else len(_URGENCY)
 
 
-def _natural(name: str) -> tuple[str, int, str]:
-    """Orders `gpu-2` before `gpu-10`."""
-    stem = name.rstrip("0123456789")
-    digits = name[len(stem) :]
-    return stem, int(digits or "0"), name
-
-
-def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float | None]]:
-    """At most `MAX_POINTS` at equal distances, the last among them."""
-    distance = max(1, math.ceil(len(points) / MAX_POINTS))
-    kept = points[(len(points) - 1) % distance :: distance] if points else ()
-    return [(step, _rounded(value)) for step, value in kept]
-
-
-def _short(text: str, width: int) -> str:
-    return textwrap.shorten(text, width, placeholder=" …")
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _rounded(value: float) -> float | None:

@@ -16,8 +16,9 @@ import uvicorn
 from penstock.config.address import Address
 from penstock.config.listening import listen
 from penstock.telemetry.dashboard.application import make_application, static_files
-from penstock.telemetry.dashboard.board import MAX_LISTENERS, Board
-from penstock.telemetry.dashboard.guard import Guard
+from penstock.telemetry.dashboard.board import Board
+from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS, Connection
+from penstock.telemetry.dashboard.guard import TOKEN, Guard
 from penstock.telemetry.run_view import RunView
 
 EVERY_S = 1.0
@@ -27,7 +28,6 @@ GROUP_EVERY_S = 2.5
 _FAREWELL_S = 1.0
 """That listeners have at the end to take the last news; then their connections are cut."""
 _JOIN_S = 5.0
-_MAX_CONNECTIONS = 4 * MAX_LISTENERS
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Dashboard:
     Args:
         address: where to listen.
         token: that readers must bring; None lets everyone who reaches the address read, as on loopback.
+        is_own: whether the user has chosen it: then the log does not tell it, for it may open other doors, too.
         every_s, group_every_s: as in `Board`.
 
     Raises EndpointError where the address is taken or not allowed.
@@ -47,13 +48,15 @@ class Dashboard:
         self,
         address: Address,
         token: str | None = None,
+        *,
+        is_own: bool = False,
         every_s: float = EVERY_S,
         group_every_s: float = GROUP_EVERY_S,
     ) -> None:
         self._listener = listen(address, "dashboard")
         self.address = Address(address.host, self._listener.getsockname()[1])
         """Where it really listens."""
-        self._board = Board(every_s, group_every_s, _hello())
+        self._board = Board(every_s, group_every_s, _hello(), secret=token)
         guard = Guard(make_application(self._board), token, f"penstock-{self.address.port}", self.address.url)
         self._server = uvicorn.Server(_config(guard))
         self.url = _shown(self.address) + (f"/?token={token}" if token else "/")
@@ -63,7 +66,7 @@ class Dashboard:
         self._thread = threading.Thread(target=self._work, name="penstock-dashboard", daemon=True)
         self._thread.start()
         self._started.wait(_JOIN_S)
-        _log.info("the run's page is at %s", self.url)
+        _log.info("the run's page is at %s", self.url.replace(token, f"${TOKEN}") if token and is_own else self.url)
 
     def show(self, source: Callable[[], RunView]) -> None:
         """Show what `source` says, which is asked again and again in the server's thread."""
@@ -131,14 +134,15 @@ def _config(guard: Guard) -> uvicorn.Config:
     return uvicorn.Config(
         guard,
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level=logging.ERROR,  # that a stranger sends nonsense is no event, and must not fill the log
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MAX_CONNECTIONS,
+        backlog=MAX_CONNECTIONS,  # so many are taken at a time
         timeout_graceful_shutdown=int(2 * _FAREWELL_S),
     )
 

@@ -119,12 +119,6 @@ def _mark_knee(axes: Axes, prediction: Prediction, is_narrow: bool) -> None:
 
 
 def _mark_measured(axes: Axes, summary: ProfileSummary, prediction: Prediction) -> None:
-    measured = summary.measurements
-    if measured.fleet_points:
-        shown = [(point.producers, measured.reuse * point.images_per_s) for point in measured.fleet_points]
-        rates = [min(rate, prediction.ceiling) * prediction.efficiency for _, rate in shown]
-        label = "from parts of the fleet"
-        axes.plot([count for count, _ in shown], rates, "s", color=PALETTE["wire"], markersize=5, label=label)
     if summary.achieved:
         place = (prediction.producers, summary.achieved.images_per_s)
         axes.plot(*place, "D", color=PALETTE["together"], markersize=9, label="measured, all together", zorder=5)

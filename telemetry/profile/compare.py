@@ -13,6 +13,9 @@ from penstock.telemetry.profile.stragglers import slowest_step
 from penstock.telemetry.profile.summary import ProfileSummary
 from penstock.telemetry.profile.wording import duration
 
+PASSING = {"load average"}
+"""What an environment says of a moment, which no two profiles share."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -106,6 +109,6 @@ def _differences(before: ProfileSummary, after: ProfileSummary) -> Iterator[str]
             yield f"{what}: {ours} and {theirs}"
     if old.is_paced != new.is_paced:
         yield f"{'A' if old.is_paced else 'B'} is a rehearsal, whose work is a sleep"
-    for name in sorted(old.environment.keys() | new.environment.keys()):
+    for name in sorted((old.environment.keys() | new.environment.keys()) - PASSING):
         if old.environment.get(name) != new.environment.get(name):
             yield f"{name}: {old.environment.get(name, 'none')} and {new.environment.get(name, 'none')}"

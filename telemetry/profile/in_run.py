@@ -39,7 +39,7 @@ def read(measurements: Measurements, together: Together) -> InRun:
     if arrived is not None and arrived >= FULL:
         return InRun(frozenset({HOST}), said)
     sides = {PRODUCERS, WIRE} if arrived is not None and arrived <= EMPTY else {PRODUCERS, WIRE, HOST}
-    working = [each.busy_share for each in measurements.producers if each.busy_share is not None]
+    working = [each.busy_share for each in measurements.makers if each.busy_share is not None]
     if not working:
         return InRun(frozenset(sides), said)
     share = statistics.fmean(working)

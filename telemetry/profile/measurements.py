@@ -56,13 +56,15 @@ class ProducerMeasured:
     together_images_per_s: float
     """While the trainer ran too."""
     engine_images_per_s: float | None = None
-    """What its engine makes in the time that it works; None where it has not said so."""
+    """What its engine makes in the time that it works, with what a filter rejects; None where it has not said so."""
     ready_s: float | None = None
     """From the start of the profile until it was ready; None where it was ready before."""
     busy_share: float | None = None
     """Of the time together that its engine worked, 0 to 1; None where it has not said so."""
     flop_share: float | None = None
     """Its arithmetic as a share of what matrix products reach on its device; None where that is unknown."""
+    generates: bool = True
+    """Whether it makes images; else it looks real ones up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +131,6 @@ class Together:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetPoint:
-    """What a part of the fleet made into the sink."""
-
-    producers: int
-    images_per_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
     """What a device costs, in any currency; 0 for unknown."""
 
@@ -188,13 +182,23 @@ class Measurements:
     """T: images that steps took from batches that were ready."""
     together: Together | None
     services: tuple[Service, ...] = ()
-    fleet_points: tuple[FleetPoint, ...] = ()
-    """Of parts of the fleet, where those were measured too."""
+    left: tuple[str, ...] = ()
+    """Producers that have gone since measuring began."""
+    joined: tuple[str, ...] = ()
+    """Those that have come since; they are not among `producers`."""
     warmup_s: Mapping[str, float] = field(default_factory=dict)
-    """What was waited for before anything was measured, by name: `producers`, `first step`, `compilation`, ..."""
+    """What was waited for before anything was measured, by name: `producers`, `first groups`, `first step`."""
     overhead_share: float | None = None
     """What measuring costs, as a share of the time together; None where unknown."""
     prices: Prices = field(default_factory=Prices)
+
+    @property
+    def makers(self) -> tuple[ProducerMeasured, ...]:
+        """The producers that are counted, compared and priced: those that generate, where some do.
+
+        Beside them one that looks real images up idles, and more of it would bring nothing.
+        """
+        return tuple(each for each in self.producers if each.generates) or self.producers
 
     @property
     def images_per_step(self) -> int:

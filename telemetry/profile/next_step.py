@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SYMBOLS, TRAINER, WIRE, Capacity
+from penstock.telemetry.profile.caveats import narrow_window
 from penstock.telemetry.profile.measurements import Measurements
 from penstock.telemetry.profile.prediction import Prediction
-from penstock.telemetry.profile.verdict import BALANCED_RATIO, BUSY, Verdict
+from penstock.telemetry.profile.verdict import BALANCED_RATIO, BUSY, EXCEEDING, Verdict
 from penstock.telemetry.profile.wording import counted, nbytes, per_s, times
 
 MOST_AT_ONCE = 4
@@ -53,12 +54,19 @@ def advise(
     prediction: Prediction | None,
 ) -> NextStep:
     """The next step."""
+    if measurements.left or measurements.joined:
+        text = "Profile again while no producer comes or goes: --min-producers waits for as many as there should be."
+        return NextStep(text=text, gain=None, images_per_s=None)
     if verdict.kind == "not enough data" or reached is None or prediction is None:
         return NextStep(text="Measure longer: raise --seconds.", gain=None, images_per_s=None)
+    if (window := narrow_window(measurements, verdict.sides)) is not None:
+        asked, room = window
+        text = f"Raise --stream.window-groups from {asked:,} to {room:,}, what its producers would hold; profile again."
+        return NextStep(text=text, gain=None, images_per_s=None)
     rates = {part.side: part.images_per_s for part in parts}
     case = _Case(measurements=measurements, rates=rates, reached=reached, prediction=prediction)
     step = _step(case, verdict)
-    if verdict.contradiction:
+    if verdict.contradiction or reached.images_per_s > EXCEEDING * min(rates.values()):
         text = "First profile again, longer (--seconds) and with nothing else on these machines. "
         text += f"If it says the same: {step.text[0].lower()}{step.text[1:]}"
         return NextStep(text=text, gain=step.gain, images_per_s=step.images_per_s)
@@ -110,8 +118,9 @@ def _more_producers(case: _Case) -> NextStep:
     wanted = min(prediction.knee, MOST_AT_ONCE * num)
     images_per_s = prediction.at(wanted)
     gain = images_per_s / case.reached.images_per_s
-    where = " on cores of their own" if any(each.is_local for each in case.measurements.producers) else ""
-    text = f"Add {counted(wanted - num, 'producer')}{where}: {times(gain)} as fast, {per_s(images_per_s)}; "
+    more = wanted - num
+    where = _own("core" if any(each.is_local for each in case.measurements.makers) else "device", more)
+    text = f"Add {counted(more, 'producer')} on {where}: {times(gain)} as fast, {per_s(images_per_s)}; "
     text += f"beyond {prediction.knee:,} the {_bounds(prediction.ceiling_side)}."
     return NextStep(text=text, gain=gain, images_per_s=images_per_s)
 
@@ -124,7 +133,8 @@ def _more_ranks(case: _Case) -> NextStep:
     enough = math.ceil(rate / each - 1e-6)
     wanted = min(enough, MOST_AT_ONCE * ranks)
     gain, images_per_s = case.outcome(min(each * wanted, rate))
-    text = f"Add {counted(wanted - ranks, 'rank')} or take a faster device: {times(gain)} as fast, "
+    more = wanted - ranks
+    text = f"Add {counted(more, 'rank')} on {_own('device', more)}, or take a faster device: {times(gain)} as fast, "
     text += f"{per_s(images_per_s)}; beyond {counted(enough, 'rank')} the {_bounds(side)}."
     return NextStep(text=text, gain=gain, images_per_s=images_per_s)
 
@@ -163,7 +173,8 @@ def _more_uses(case: _Case) -> str:
     uses = _uses(case, case.prediction.ceiling)
     if uses <= case.measurements.max_reuse:
         return ""
-    return f"Or use each image {uses} times (--reservoir.reuse): as fast, and less fresh."
+    flags = "--reservoir.policy fixed --reservoir.reuse" if case.measurements.policy == "fresh" else "--reservoir.reuse"
+    return f"Or use each image {uses} times ({flags}): as fast, and less fresh."
 
 
 def _spare(case: _Case) -> str:
@@ -182,6 +193,11 @@ def _uses(case: _Case, images_per_s: float) -> int:
     """Uses of a group with which the fleet feeds so many images/s."""
     uses_per_s = case.rates[PRODUCERS] / case.measurements.max_reuse
     return max(1, math.ceil(images_per_s / uses_per_s - 1e-6))
+
+
+def _own(what: str, num: int) -> str:
+    """`devices of their own`, `a core of its own`: who shares what is measured here is no faster than that."""
+    return f"a {what} of its own" if num == 1 else f"{what}s of their own"
 
 
 def _bounds(side: str) -> str:

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterator
 
 from penstock.telemetry.html_page import page
-from penstock.telemetry.profile.capacities import SYMBOLS, TRAINER
+from penstock.telemetry.profile.capacities import SYMBOLS
 from penstock.telemetry.profile.capacity_figures import capacities_figure, prediction_figure
 from penstock.telemetry.profile.figures import STYLE as FIGURE_STYLE
 from penstock.telemetry.profile.page_details import details, facts, figures_table, section
@@ -73,7 +73,8 @@ def _verdict(summary: ProfileSummary) -> str:
     if gain := _gain(summary):
         body.append(gain)
     body.append(f'<p class="next"><b>Next.</b> {html.escape(summary.next_step.text)}</p>')
-    body += [f'<p class="warn">{html.escape(text)}</p>' for text in (verdict.contradiction, verdict.shortfall) if text]
+    warnings = (verdict.contradiction, verdict.shortfall, *verdict.caveats)
+    body += [f'<p class="warn">{html.escape(text)}</p>' for text in warnings if text]
     body.append(f"<p>{html.escape(verdict.evidence)}</p>")
     if verdict.sides:
         reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in verdict.because)
@@ -89,7 +90,7 @@ def _verdict(summary: ProfileSummary) -> str:
 def _gain(summary: ProfileSummary) -> str:
     """What it does, and what it should do after the next step; empty where that gains little or is not sure."""
     step, reached = summary.next_step, summary.achieved
-    is_sure = summary.verdict.contradiction is None
+    is_sure = summary.verdict.contradiction is None and not summary.verdict.caveats
     if reached is None or step.gain is None or step.images_per_s is None or step.gain < WORTH or not is_sure:
         return ""
     return (
@@ -132,6 +133,5 @@ def _rows(prediction: Prediction) -> Iterator[tuple[str, list[str]]]:
     """Class and cells of each row."""
     for point in prediction.points:
         cost = [] if point.cost_per_million is None else [f"{point.cost_per_million:,.2f}"]
-        side = "trainer" if point.bound == TRAINER else point.bound
-        cells = [f"{point.producers:,}", number(point.images_per_s), *cost, side]
+        cells = [f"{point.producers:,}", number(point.images_per_s), *cost, point.bound]
         yield "mark" if point.producers in (prediction.producers, prediction.knee) else "", cells

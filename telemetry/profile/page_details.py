@@ -67,7 +67,7 @@ def facts(summary: ProfileSummary) -> str:
     if step := slowest_step(measured):
         shown["step, p50"] = duration(step.p50_s)
     shown["e, uses of an image"] = f"{measured.reuse:g}"
-    shown["producers"] = f"{len(measured.producers):,}"
+    shown["producers"] = f"{len(measured.makers):,}"
     shown["ranks"] = f"{measured.world_size:,}"
     if summary.cost_per_million is not None:
         shown["a million images cost"] = f"{summary.cost_per_million:,.2f}"

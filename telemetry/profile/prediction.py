@@ -60,18 +60,19 @@ class Prediction:
 
 
 def predict(measurements: Measurements, parts: Sequence[Capacity], reached: Capacity | None) -> Prediction | None:
-    """The prediction; None where the fleet, the trainer or all together was not measured.
+    """The prediction; None where the fleet, the trainer or all together was not measured, or the fleet has changed.
 
     Args:
         measurements: all of them.
         parts: `capacities.capacities` of these.
         reached: `capacities.achieved` of these.
     """
-    num, fleet = len(measurements.producers), next((part for part in parts if part.side == PRODUCERS), None)
+    num, fleet = len(measurements.makers), next((part for part in parts if part.side == PRODUCERS), None)
     others = [part for part in parts if part.side != PRODUCERS]
     smallest = min((part.images_per_s for part in parts), default=0.0)
     is_measured = any(part.side == TRAINER for part in others) and smallest > 0
-    if fleet is None or reached is None or not num or not is_measured:
+    has_changed = bool(measurements.left or measurements.joined)
+    if fleet is None or reached is None or not num or not is_measured or has_changed:
         return None
     slowest = min(others, key=lambda part: part.images_per_s)
     each = fleet.images_per_s / num

@@ -36,8 +36,8 @@ def slowest_step(measurements: Measurements) -> StageTimes | None:
 
 def _slow(measurements: Measurements) -> Iterator[tuple[str, float, float]]:
     """Name, rate alone, median of the others; the slowest first."""
-    rates = sorted(each.alone_images_per_s for each in measurements.producers)
-    for place, each in enumerate(sorted(measurements.producers, key=lambda each: each.alone_images_per_s)):
+    rates = sorted(each.alone_images_per_s for each in measurements.makers)
+    for place, each in enumerate(sorted(measurements.makers, key=lambda each: each.alone_images_per_s)):
         others = rates[:place] + rates[place + 1 :]
         if others and each.alone_images_per_s < SLOW_PRODUCER * statistics.median(others):
             yield each.name, each.alone_images_per_s, statistics.median(others)

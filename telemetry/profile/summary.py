@@ -37,7 +37,7 @@ def analyse(measurements: Measurements) -> ProfileSummary:
     parts, reached = capacities(measurements), achieved(measurements)
     verdict = judge(measurements, parts, reached)
     prediction = predict(measurements, parts, reached)
-    num_producers = len(measurements.producers)
+    num_producers = len(measurements.makers)
     return ProfileSummary(
         verdict=verdict,
         next_step=advise(measurements, parts, reached, verdict, prediction),

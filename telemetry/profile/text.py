@@ -54,7 +54,7 @@ def table(comparison: Comparison, tolerance: float, width: int = BOX_WIDTH) -> s
 def _verdict(summary: ProfileSummary) -> Table:
     verdict = summary.verdict
     rows = [("Question", "Which side bounds this run?"), ("Verdict", verdict.headline), ("Evidence", verdict.evidence)]
-    rows += [("But", text) for text in (verdict.contradiction, verdict.shortfall) if text]
+    rows += [("But", text) for text in (verdict.contradiction, verdict.shortfall, *verdict.caveats) if text]
     rows.append(("Next", summary.next_step.text))
     if verdict.sides:
         rows.append(("Sure", f"{verdict.sureness} ({verdict.confidence:.0%}): {'; '.join(verdict.because)}."))
@@ -120,9 +120,13 @@ def _told(change: Change) -> str:
 def _outcome(comparison: Comparison, tolerance: float) -> str:
     if not comparison.changes:
         return "Nothing to compare: the two have no rate in common."
+    told = []
     if slower := comparison.regressions:
-        names = ", ".join(change.name for change in slower)
-        return f"Regression: {names} fell by more than {tolerance:.0%}."
+        told.append(f"{', '.join(change.name for change in slower)} fell by more than {tolerance:.0%}")
+    if comparison.lost:
+        told.append(f"{', '.join(comparison.lost)} {'is' if len(comparison.lost) == 1 else 'are'} no longer measured")
+    if told:
+        return f"Regression: {'; '.join(told)}."
     return f"No regression: no rate fell by more than {tolerance:.0%}."
 
 

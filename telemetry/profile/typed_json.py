@@ -1,6 +1,7 @@
-"""Dataclasses as JSON, both ways: what is read has every field, none besides, and the types that are stated.
+"""Dataclasses as JSON, both ways: what is read has every field, and the types that are stated.
 
 A file that a user hands in may be of another version or cut off: each fault is one ValueError that names the place.
+Fields that are not known are those that a later version has added, and are passed over.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ def read(kind: type[T], value: object, place: str = "") -> T:
         place: of the value in the file, for errors.
 
     Raises:
-        ValueError: a field is missing, unknown or of another type.
+        ValueError: a field is missing or of another type.
     """
     return typing.cast(T, _read(kind, value, place))
 
@@ -72,8 +73,6 @@ def _read(kind: Any, value: object, place: str) -> Any:
 
 def _read_fields(kind: Any, values: dict[str, object], place: str) -> Any:
     hints = typing.get_type_hints(kind)
-    if unknown := sorted(values.keys() - hints.keys()):
-        raise ValueError(f"{f'{place}.{unknown[0]}'.lstrip('.')}: no such field")
     read_fields = {}
     for field in dataclasses.fields(kind):
         if field.name in values:

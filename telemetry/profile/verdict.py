@@ -12,6 +12,7 @@ from typing import Literal
 
 from penstock.telemetry.profile import in_run
 from penstock.telemetry.profile.capacities import HOST, PRODUCERS, SPAN, SYMBOLS, TRAINER, WIRE, Capacity
+from penstock.telemetry.profile.caveats import caveats
 from penstock.telemetry.profile.in_run import InRun
 from penstock.telemetry.profile.measurements import Measurements, Together
 from penstock.telemetry.profile.wording import number, per_s, times
@@ -35,6 +36,8 @@ EXCEEDING = 1.1
 """One that goes beyond it shows that the capacity was measured too low."""
 BUSY = 0.9
 """Share of the cores above which what runs on them takes from each other."""
+DOUBTED = 0.5
+"""What is left of the confidence where something was wrong with the conditions."""
 MOST_SURE = 0.99
 """No profile of a minute is surer than that."""
 HIGH, MEDIUM = 0.8, 0.5
@@ -59,6 +62,8 @@ class Verdict:
     """0 to 1."""
     because: tuple[str, ...]
     """What the confidence rests on, and what lowers it."""
+    caveats: tuple[str, ...] = ()
+    """What was wrong with the conditions, so that the rates are not what they are taken for."""
 
     @property
     def sureness(self) -> str:
@@ -76,9 +81,9 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
     """
     together = measurements.together
     if together is None or reached is None:
-        return _undecided("All together was not measured.")
-    if (missing := _missing(together, parts)) is not None:
-        return _undecided(missing)
+        return _undecided("All together was not measured.", measurements)
+    if (missing := _missing(together, parts, reached)) is not None:
+        return _undecided(missing, measurements)
     ordered = sorted(parts, key=lambda part: part.images_per_s)
     first, second = ordered[0], ordered[1]
     is_balanced = second.images_per_s < BALANCED_RATIO * first.images_per_s
@@ -86,11 +91,13 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
     seen = in_run.read(measurements, together)
     share = reached.images_per_s / first.images_per_s
     agrees = bool(seen.sides & set(sides))
+    doubts = tuple(caveats(measurements, sides))
     factors = [
         _margin(ordered, is_balanced),
         _nearness(share),
         _support(seen, agrees),
         *_unmeasured(parts),
+        *((DOUBTED, f"the conditions: {caveat.rstrip('.')}") for caveat in doubts),
     ]
     return Verdict(
         kind="balanced" if is_balanced else KINDS[first.side],
@@ -102,10 +109,11 @@ def judge(measurements: Measurements, parts: Sequence[Capacity], reached: Capaci
         contradiction=None if agrees else _contradiction(sides, seen),
         confidence=min(MOST_SURE, round(math.prod(factor for factor, _ in factors), 3)),
         because=tuple(reason for _, reason in factors),
+        caveats=(*doubts, *_excess(first, share)),
     )
 
 
-def _missing(together: Together, parts: Sequence[Capacity]) -> str | None:
+def _missing(together: Together, parts: Sequence[Capacity], reached: Capacity) -> str | None:
     """What a verdict lacks."""
     sides = {part.side for part in parts}
     if unmeasured := [side for side in (PRODUCERS, TRAINER) if side not in sides]:
@@ -114,6 +122,8 @@ def _missing(together: Together, parts: Sequence[Capacity]) -> str | None:
         return f"Not one image passed in the phase of the {empty[0]} alone."
     if together.steps < MIN_STEPS:
         return f"{together.steps} steps were done all together; a verdict needs at least {MIN_STEPS}."
+    if reached.images_per_s <= 0:
+        return "Not one image came while all went together: what was trained on lay in memory."
     smallest = min(parts, key=lambda part: part.images_per_s)
     if smallest.error > MAX_ERROR:
         spread = SPAN * smallest.error
@@ -121,7 +131,7 @@ def _missing(together: Together, parts: Sequence[Capacity]) -> str | None:
     return None
 
 
-def _undecided(missing: str) -> Verdict:
+def _undecided(missing: str, measurements: Measurements) -> Verdict:
     return Verdict(
         kind="not enough data",
         sides=(),
@@ -131,6 +141,7 @@ def _undecided(missing: str) -> Verdict:
         contradiction=None,
         confidence=0.0,
         because=(),
+        caveats=tuple(caveats(measurements)),
     )
 
 
@@ -211,6 +222,14 @@ def _shortfall(measurements: Measurements, reached: Capacity, share: float) -> s
         why = "producers and trainer share them" if is_shared else "the rank's threads wait for each other"
         return f"{said}: {cores} of the trainer's machine {busy}, and {why}."
     return f"{said}: its parts hold each other up in a way that none of them shows alone."
+
+
+def _excess(first: Capacity, share: float) -> tuple[str, ...]:
+    """What is to be said of a run that went faster than one of its parts is said to be able to."""
+    if share <= EXCEEDING:
+        return ()
+    said = f"All together went {times(share)} as fast as the {first.side} alone: {SYMBOLS[first.side]} was measured too"
+    return (f"{said} low, and what rests on it does not hold.",)
 
 
 def _contradiction(sides: Sequence[str], seen: InRun) -> str:

@@ -3,13 +3,16 @@
 It takes the terminal's second screen and gives the first one back as it was, however the run ends. What is written to
 standard output and error meanwhile, the log above all, waits and comes out then; the picture shows the log's last
 lines. The training thread draws nothing and waits for nothing here, so the picture lives while the run stalls, and a
-terminal that does not take what is written to it (Ctrl-S) stops nothing but the picture.
+terminal that does not take what is written to it (Ctrl-S) stops nothing but the picture: at the run's end it is given
+back when all else is done, for then there is nothing left to hold up.
 """
 
+import atexit
 import contextlib
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -57,7 +60,9 @@ def is_wanted(view: Literal["auto", "full", "line"], *, is_shared: bool, stream:
     stream = stream or sys.stderr
     console = Console(file=stream)
     knows_characters = (stream.encoding or "").lower().replace("-", "") == "utf8"
-    if view == "line" or not console.is_terminal or console.is_dumb_terminal or not knows_characters:
+    # FORCE_COLOR lets rich take a file for a terminal, which it fills with pictures.
+    is_terminal = stream.isatty() and console.is_terminal and not console.is_dumb_terminal
+    if view == "line" or not is_terminal or not knows_characters:
         return False
     width, height = _size(stream)
     return view == "full" or (not is_shared and width >= MIN_WIDTH and height >= MIN_HEIGHT and _is_in_front(stream))
@@ -96,20 +101,28 @@ class TerminalView:
         self._last = snapshot
 
     def close(self) -> None:
-        """Give the terminal back, with what was written meanwhile and the last line. Does nothing the second time."""
+        """Give the terminal back, with what was written meanwhile and the last line. Does nothing the second time.
+
+        One that takes nothing is given back at the process's end; until then all that is written waits.
+        """
         if self._closed.is_set():
             return
         self._closed.set()
+        is_back = False
         try:
             self._thread.join(timeout=_JOIN_S)
+            is_back = self._hide(_JOIN_S)
         finally:  # also when Ctrl-C comes again
-            self._hide()
-            self._output.uninstall()
+            if is_back:
+                self._output.uninstall()
+            else:
+                atexit.register(self._hide, None)
             if threading.current_thread() is threading.main_thread() and self._earlier_tstp is not None:
                 signal.signal(signal.SIGTSTP, self._earlier_tstp)
             if self._last:
                 with contextlib.suppress(OSError):  # the terminal has gone
-                    self._write(render(self._last, _size(self._file)[0] - 1) + "\n")
+                    self._output.write(self._file, render(self._last, _size(self._file)[0] - 1) + "\n")
+                    self._output.flush(self._file)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -122,7 +135,7 @@ class TerminalView:
             except OSError:  # the terminal has gone
                 return
             except Exception:  # noqa: BLE001 - a thread's edge: who only draws must not end a run
-                self._hide()
+                self._hide(None)
                 _log.exception("the view has a defect, and has ended; the run goes on")
                 return
             pause_s = max(DRAW_EVERY_S, _PAUSE_PER_DRAWING * (time.thread_time() - began))
@@ -175,27 +188,39 @@ class TerminalView:
     # --- the terminal -------------------------------------------------------------------------------------------------
 
     def _write(self, text: str) -> None:
-        self._file.write(text)
-        self._file.flush()
+        """Write past the file and its lock, which another thread that writes would wait for."""
+        left = memoryview(text.encode("utf-8", "replace"))
+        while left:
+            self._takes(None)  # somebody may have made the terminal one that does not block
+            left = left[os.write(self._file.fileno(), left) :]
 
-    def _hide(self) -> None:
-        """Give the terminal's first screen back, and let out what was written meanwhile."""
-        # A thread that hangs in a write to a stopped terminal holds the lock; what follows is due all the same.
-        has_lock = self._drawing.acquire(timeout=_JOIN_S)
+    def _takes(self, within_s: float | None) -> bool:
+        """Wait until the terminal takes something: not while it is stopped, or nobody reads what it has got."""
+        return bool(select.select([], [self._file], [], within_s)[1])
+
+    def _hide(self, within_s: float | None) -> bool:
+        """Give the terminal's first screen back, and let out what was written meanwhile.
+
+        False where the terminal takes nothing `within_s`, twice at most; None waits on.
+        """
+        if not self._drawing.acquire(timeout=-1 if within_s is None else within_s):
+            return False  # a thread hangs in its picture
         try:
-            if self._is_shown:
-                self._is_shown = False
-                with contextlib.suppress(OSError):  # the terminal has gone
+            with contextlib.suppress(OSError):  # the terminal has gone
+                if self._is_shown:
+                    if not self._takes(within_s):
+                        return False
                     self._write(_LEAVE)
-                    self._output.release()
+                    self._is_shown = False
+                self._output.release()
         finally:
-            if has_lock:
-                self._drawing.release()
+            self._drawing.release()
+        return True
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         """Ctrl-Z: leave the terminal to the shell before this process stops; in front again, the picture returns."""
         self._is_stopping = True
-        self._hide()
+        self._hide(_JOIN_S)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, self._stop)

@@ -67,6 +67,12 @@ class WaitingOutput:
             self._waiting.append((file, text))
             return len(text)
 
+    def flush(self, file: TextIO) -> None:
+        """What a stand-in does. Nothing while it holds: nothing is in the file, and a stopped terminal takes none."""
+        with self._lock:
+            if not self._holds:
+                file.flush()
+
 
 class _StandIn:
     """A file whose writes take another way; all else is the file's own."""
@@ -81,6 +87,9 @@ class _StandIn:
     def writelines(self, lines: list[str]) -> None:
         for text in lines:
             self.write(text)
+
+    def flush(self) -> None:
+        self._output.flush(self._file)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._file, name)

@@ -229,6 +229,14 @@ def test_a_line_break_in_a_peers_words_forges_no_record() -> None:
     assert "\x1b" not in err
 
 
+def test_a_line_whose_values_do_not_fit_ends_nobody() -> None:
+    configure = "    import logging\n    process.configure_logging('rank 0', 'info')\n"
+    child = start(configure + "    logging.getLogger('library').warning('%d images', 'many')\n    print('goes on')")
+    out, err = child.communicate(timeout=30)
+    assert (out, child.returncode) == ("goes on\n", 0)
+    assert "%d images" in err
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_that_a_finaliser_swallowed_comes_again(number: str, code: int) -> None:
     """Python lets no exception out of `__del__`, wherever the signal happens to come."""

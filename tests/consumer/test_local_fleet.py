@@ -1,5 +1,6 @@
 """Local producers: they end with the fleet within its bound, whatever they do, and their end is noticed."""
 
+import re
 import subprocess
 import sys
 import time
@@ -139,6 +140,9 @@ def test_producers_of_real_images_serve_the_run_s_set_and_are_missed_apart(
         assert "every local producer of real images has ended" in why
         assert "image-producer-0.log: error: no such folder" in why
         assert fleet.check() is None, "the other kind's live on"
+        assert fleet.names == {"local-0", "local-images-0"}
+        (lost,) = fleet.lost
+        assert re.fullmatch(r"producer local-images-0 has ended; the last line of .*: error: no such folder", lost)
     assert len([text for text in caplog.messages if "local-images-0 ended" in text]) == 1
     run_folder.check(tmp_path / "run", overwrite=True, resume=False)
 

@@ -49,7 +49,7 @@ class Watched:
         self.batches = BatchesLook(reservoir_groups=3, reservoir_bytes=9, capacity_groups=8, is_ready=True, wait_s=0.0)
         self.observed = Observed(
             config=config,
-            folder=RunFolder(Path("runs/x"), "run", 5),
+            folder=RunFolder(Path("runs/\x1b[2J"), "run", 5),
             rank=0,
             world_size=1,
             recorder=Recorder(),
@@ -96,6 +96,7 @@ def test_a_view_counts_what_has_come_and_been_trained_on(bench: StreamBench) -> 
     assert view.bytes_per_s == pytest.approx(4 * RECIPE.nbytes / 9)
     assert view.reuse == 24 * 4 / 8
     assert view.seconds == watched.now
+    assert view.run_dir == "runs/\\x1b[2J"
     queues = {queue.name: (queue.filled, queue.capacity) for queue in view.queues}
     # The window of 6 has 3 groups that nobody has taken, and so 3 tickets.
     assert queues == {"tickets": (3, 6), "arrived": (3, 6), "reservoir": (3, 8), "batches": (1, 1)}
@@ -300,6 +301,12 @@ def test_the_log_is_kept_without_control_characters_and_without_end() -> None:
     assert events.last[-1] == last
 
 
+def test_a_line_of_the_log_whose_values_do_not_fit_ends_nobody() -> None:
+    events = EventLog()
+    events.handle(logging.LogRecord("library", logging.INFO, "", 0, "%d images", ("many",), None))
+    assert [event.text for event in events.last] == ["%d images"]
+
+
 def test_one_thread_looks_whatever_the_number_of_viewers(bench: StreamBench, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
     stream = bench.start()
@@ -337,11 +344,24 @@ def test_a_slow_look_makes_looks_rarer(bench: StreamBench, monkeypatch: pytest.M
     assert all(after - before > 0.2 for before, after in pairwise(began[1:]))
 
 
-def test_a_defect_in_looking_is_told_and_ends_no_run(
+def test_a_defect_in_looking_is_told_once_and_ends_neither_the_run_nor_the_view(
     bench: StreamBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(observing, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(observing, "_AFTER_DEFECT_S", 0.01)
+    looks = 0
+
+    def broken(*_: object) -> RunView:
+        nonlocal looks
+        looks += 1
+        raise KeyError
+
+    look = Looker.look
     with Observer(Watched(bench.start()).observed) as observer:
-        monkeypatch.setattr(Looker, "look", lambda *_: {}["nothing"])
-        until(lambda: "has a defect" in caplog.text)
+        monkeypatch.setattr(Looker, "look", broken)
+        until(lambda: looks >= 3)
         assert observer.view().state == "waiting"
+        monkeypatch.setattr(Looker, "look", look)
+        observer.end()
+        until(lambda: observer.view().state == "ended")
+    assert caplog.text.count("has a defect") == 1

@@ -1,6 +1,7 @@
 """What a rank opens before torch is loaded: the metrics' address is taken, or refused, before anything is touched."""
 
 import json
+import logging
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -80,6 +81,18 @@ def test_an_address_in_use_costs_no_earlier_run(tmp_path: Path) -> None:
     ):
         pass
     assert json.loads((path / "run.json").read_text())["run_id"] == before
+
+
+def test_a_token_that_the_user_has_chosen_stands_in_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PENSTOCK_DASHBOARD_TOKEN", "known-to-few-people")
+    with caplog.at_level(logging.INFO, "penstock"), _open(_config(tmp_path / "run", dashboard="0")) as opened:
+        assert opened.dashboard is not None
+        assert opened.dashboard.url.endswith("/?token=known-to-few-people")
+        address = opened.dashboard.address.url
+        assert f"the run's page is at {address}/?token=$PENSTOCK_DASHBOARD_TOKEN" in caplog.messages
+    assert "known-to-few-people" not in caplog.text
 
 
 def test_ports_that_end_cost_no_earlier_run(tmp_path: Path) -> None:

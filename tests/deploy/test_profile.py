@@ -49,3 +49,12 @@ def test_a_mistake_is_one_line(
     Path("a.json").write_text("{}")
     with pytest.raises(ConfigError, match=f"^{error}"):
         dispatch(["profile", "compare", *arguments])
+
+
+def test_a_file_from_elsewhere_moves_no_terminals_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = profile(tmp_path / "a")
+    strange = profile(tmp_path / "b", environment={"machine": "\x1b[2Jx86_64"})
+    assert dispatch(["profile", "compare", base, strange]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert r"\x1b[2Jx86_64" in shown

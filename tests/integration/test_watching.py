@@ -40,6 +40,7 @@ def test_a_terminal_shows_a_run_its_lost_producer_and_its_stall_and_is_given_bac
         terminal.shows("BOUND")  # a verdict
         terminal.shows("LOSS")
         assert "NEWEST  a handwritten" in terminal.text
+        terminal.shows("% of FLOP/s")
         producers = {
             process.cmdline()[-1]: process
             for process in psutil.Process(terminal.pid).children()
@@ -62,8 +63,7 @@ def test_a_terminal_shows_a_run_its_lost_producer_and_its_stall_and_is_given_bac
         began = time.monotonic()
         assert terminal.ended() == 128 + signal.SIGINT
         assert time.monotonic() - began < 15
-        assert not terminal.is_second_screen
-        assert not terminal.screen.cursor.hidden
+        assert terminal.is_given_back
         # What was logged meanwhile stands there now, and last the line of the last report.
         assert "producer local-1 ended" in terminal.text
         assert terminal.text.strip().splitlines()[-1].startswith("step ")

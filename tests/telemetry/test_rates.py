@@ -46,3 +46,16 @@ def test_a_counter_is_counted_from_where_it_is_first_seen() -> None:
     assert rates.per_s("late") == pytest.approx(3)
     assert rates.known_for_s("late") == 2
     assert (rates.per_s("never"), rates.known_for_s("never")) == (0, 0)
+
+
+def test_a_counter_that_was_missing_for_a_while_begins_anew() -> None:
+    """As that of a producer that was lost, forgotten, and is back: it counts from nothing."""
+    rates = Rates()
+    for second in range(5):
+        rates.add(float(second), {"images": 1000.0 + second})
+    rates.add(5.0, {})
+    assert (rates.per_s("images"), rates.seldom_per_s("images"), rates.known_for_s("images")) == (0, 0, 0)
+    rates.add(6.0, {"images": 0.0})
+    rates.add(8.0, {"images": 14.0})
+    assert rates.per_s("images") == rates.seldom_per_s("images") == pytest.approx(7)
+    assert rates.known_for_s("images") == 2

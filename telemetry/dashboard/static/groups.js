@@ -5,6 +5,7 @@ import { plural, whole } from "./format.js";
 
 const KEPT = 9; // groups on the page
 const COLUMNS = [1, 1, 2, 3, 4, 5, 3, 4, 4, 5, 5, 6, 6]; // of the newest, by its number of images
+const UNNAMED = "(an empty prompt)";
 const PIXELATED_BELOW = 96; // smaller images are shown pixel by pixel
 
 let groups = []; // the newest first
@@ -79,7 +80,7 @@ function large(group) {
     ...(left ? [`${left} more not shown`] : []),
   ];
   return [
-    make("h3", { title: group.prompt }, group.prompt || "(an empty prompt)"),
+    make("h3", { title: group.prompt }, group.prompt || UNNAMED),
     images,
     make("p", { class: "muted facts" }, facts.join(" · ")),
   ];
@@ -90,7 +91,8 @@ function card(group) {
     const button = make("button", { type: "button", title: `${group.prompt}\nClick to hold it large` });
     const images = make("span", { class: "images" }, ...pictures(group, 8));
     images.style.setProperty("--columns", Math.max(4, Math.min(8, group.images.length)));
-    button.append(make("span", { class: "prompt" }, group.prompt), images);
+    for (const image of images.children) image.alt = ""; // the button's name is the prompt
+    button.append(make("span", { class: "prompt" }, group.prompt || UNNAMED), images);
     button.addEventListener("click", () => hold(group));
     cards.set(group.index, make("li", {}, button));
   }

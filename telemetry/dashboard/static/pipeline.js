@@ -23,8 +23,8 @@ export function show(view) {
     else if (name === "trainer") showTrainer(station, view);
     else showTank(station, queues.get(name), view);
   }
-  const bound = Object.entries(BOUND).find(([side]) => view.verdict.side.startsWith(side.replace(/s$/, "")));
-  for (const [name, station] of stations) station.node.classList.toggle("bound", bound?.[1] === name);
+  const bound = view.state === "running" ? BOUND[view.verdict.side] : undefined;
+  for (const [name, station] of stations) station.node.classList.toggle("bound", name === bound);
 }
 
 function build(order) {

@@ -1,5 +1,6 @@
 """What the ranks' parts come to, where that is more than a sum; and what a reservoir holds at first."""
 
+import dataclasses
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,10 +10,13 @@ import pytest
 from penstock.consumer.config import ReservoirConfig
 from penstock.consumer.profiling import parts, together
 from penstock.consumer.profiling.bench import Bench
+from penstock.consumer.profiling.meeting import Met
 from penstock.consumer.profiling.parts import Part
 from penstock.consumer.profiling.settings import ProfileConfig
 from penstock.consumer.profiling.together import Expected
 from penstock.telemetry.profile.measurements import Rate
+
+_MET = [Met(name=name, device="cpu", backend="eager", is_local=True, ready_s=1.0) for name in ("ann", "bob")]
 
 
 def _part(*, sink: float, wire: float, engines: dict[str, float]) -> Part:
@@ -29,7 +33,7 @@ def _part(*, sink: float, wire: float, engines: dict[str, float]) -> Part:
 
 
 def test_a_sink_that_the_wire_holds_back_tells_nothing_of_the_fleet() -> None:
-    rate = parts.fleet([_part(sink=150, wire=155, engines={"ann": 300.0, "bob": 300.0})])
+    rate = parts.fleet(_MET, [_part(sink=150, wire=155, engines={"ann": 300.0, "bob": 300.0})])
     assert rate.images_per_s == pytest.approx(600)
     assert rate.windows == pytest.approx((600, 600))
 
@@ -43,7 +47,18 @@ def test_a_sink_that_the_wire_holds_back_tells_nothing_of_the_fleet() -> None:
     ],
 )
 def test_else_what_came_is_what_the_fleet_makes(wire: float, engines: dict[str, float]) -> None:
-    assert parts.fleet([_part(sink=150, wire=wire, engines=engines)]).images_per_s == 150
+    assert parts.fleet(_MET, [_part(sink=150, wire=wire, engines=engines)]).images_per_s == 150
+
+
+def test_engines_of_two_kinds_have_no_sum() -> None:
+    met = [_MET[0], dataclasses.replace(_MET[1], generates=False)]
+    part = _part(sink=150, wire=155, engines={"ann": 300.0, "bob": 9000.0})
+    assert parts.fleet(met, [part]).images_per_s == 150
+
+
+def test_what_engines_make_is_no_rate_of_what_a_filter_leaves() -> None:
+    part = _part(sink=150, wire=155, engines={"ann": 300.0, "bob": 300.0})
+    assert parts.fleet(_MET, [part], is_filtered=True).images_per_s == 150
 
 
 def _kept(*, is_fed: bool, rank: int = 0, world_size: int = 1, **settings: Any) -> list[tuple[int, int]]:

@@ -11,8 +11,8 @@ from penstock.telemetry.dashboard.board import MAX_LISTENERS
 from penstock.telemetry.dashboard.server import Dashboard
 from penstock.telemetry.run_view import EventView
 from tests.browser import NARROW, WIDE, Opened, chromium
-from tests.telemetry.dashboard.fake_run import FakeRun, group, producer, view
 from tests.telemetry.dashboard.listeners import Listener
+from tests.telemetry.views import FakeRun, group, producer, run_view
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -32,7 +32,7 @@ class Scene:
     """A fake run, its server, and pages that are open on it."""
 
     def __init__(self, browser: "Browser", stack: ExitStack) -> None:
-        self.run = FakeRun(view(340))
+        self.run = FakeRun(run_view(340))
         self.server = Dashboard(Address("127.0.0.1", 0), every_s=0.05, group_every_s=0.1)
         stack.callback(lambda: self.server.close())
         self.server.show(self.run)
@@ -45,12 +45,12 @@ class Scene:
 
     def come(self, step: int, **changes: Any) -> None:
         """The run has come so far; its newest groups are others."""
-        self.run.now = view(step, **changes)
+        self.run.now = run_view(step, **changes)
 
     def again(self, **changes: Any) -> None:
         """The trainer is started again at the same port."""
         self.server = Dashboard(self.server.address, every_s=0.05, group_every_s=0.1)
-        self.server.show(FakeRun(view(**changes)))
+        self.server.show(FakeRun(run_view(**changes)))
 
 
 @pytest.fixture
@@ -330,6 +330,40 @@ def test_colours_follow_the_system_or_the_readers_choice(scene: Scene) -> None:
     opened.page.get_by_role("button", name="Colours: dark").click()
     opened.page.emulate_media(color_scheme="dark")
     assert opened.page.evaluate(ground) == dark
+
+
+def test_a_screen_reader_hears_what_has_changed_and_not_every_figure(scene: Scene) -> None:
+    verdict = type(scene.run.now.verdict)
+    stalled: dict[str, Any] = {"state": "stalled", "verdict": verdict("balanced", "It waits 3.1%.", "Wait.")}
+    scene.come(340, waiting_for="ticket 12, held by producer-1 for 6.0 s", **stalled)
+    opened = scene.open()
+    opened.page.get_by_text("for 6.0 s").wait_for()
+    opened.page.evaluate(
+        """() => {
+          window.heard = [];
+          const watch = new MutationObserver((seen) => seen.forEach((one) => heard.push(one.target.textContent)));
+          for (const live of document.querySelectorAll("[aria-live], [role=status], [role=alert]")) {
+            watch.observe(live, { subtree: true, childList: true, characterData: true });
+          }
+        }"""
+    )
+    stalled["verdict"] = verdict("balanced", "It waits 3.2%.", "Wait.")
+    scene.come(341, waiting_for="ticket 12, held by producer-1 for 7.0 s", **stalled)
+    opened.page.get_by_text("for 7.0 s").wait_for()
+    opened.page.get_by_text("It waits 3.2%.").wait_for()
+    assert opened.page.evaluate("heard") == []
+    scene.come(342, verdict=verdict("producers", "It waits 31%.", "Add producers."))
+    opened.page.get_by_text("It waits 31%.").wait_for()
+    assert sorted(opened.page.evaluate("heard")) == ["Producer-bound", "running"]
+
+
+def test_a_group_is_called_by_its_prompt(scene: Scene) -> None:
+    scene.come(3, groups=[group(3), group(2, prompt=""), group(1, prompt="a heron")])
+    opened = scene.open()
+    opened.wait(shows(3))
+    for name in ("(an empty prompt)", "a heron"):
+        opened.page.get_by_role("button", name=name, exact=True).wait_for()
+    assert opened.page.get_by_role("img", name="image 2 of 8", exact=True).count() == 1
 
 
 def test_nothing_moves_for_those_who_want_it_still(scene: Scene) -> None:

@@ -1,22 +1,28 @@
 """The page's server: what it tells, whom, and how it ends."""
 
+import contextlib
+import http.client
 import logging
 import socket
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import numpy as np
+import psutil
 import pytest
 
 from penstock.config.address import Address
 from penstock.protocol.errors import EndpointError, RunError
+from penstock.telemetry.dashboard import connection as connection_module
 from penstock.telemetry.dashboard.application import static_files
 from penstock.telemetry.dashboard.board import MAX_LISTENERS
+from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS
 from penstock.telemetry.dashboard.server import Dashboard
-from penstock.telemetry.run_view import GroupView, RunView
-from tests.telemetry.dashboard.fake_run import FakeRun, group, view
-from tests.telemetry.dashboard.listeners import Listener, body, get, until
+from penstock.telemetry.run_view import EventView, GroupView, RunView
+from tests.telemetry.dashboard.listeners import WAIT_S, Listener, body, get, until
+from tests.telemetry.views import FakeRun, group, run_view
 
 Serve = Callable[..., Dashboard]
 LOOPBACK = Address("127.0.0.1", 0)
@@ -44,7 +50,7 @@ def serve() -> Iterator[Serve]:
 
 
 def test_a_page_that_is_opened_is_told_all_there_is(serve: Serve) -> None:
-    run = FakeRun(view(340))
+    run = FakeRun(run_view(340))
     with Listener(serve(run).address.port) as page:
         told = dict(zip(range(5), page.events(), strict=False))
     names = [name for name, _ in told.values()]
@@ -56,10 +62,10 @@ def test_a_page_that_is_opened_is_told_all_there_is(serve: Serve) -> None:
 
 
 def test_later_it_is_told_what_is_new_and_of_groups_the_newest(serve: Serve) -> None:
-    run = FakeRun(view(340, groups=[group(2), group(1)]))
+    run = FakeRun(run_view(340, groups=[group(2), group(1)]))
     with Listener(serve(run).address.port) as page:
         assert [shown["index"] for shown in page.until("groups")] == [2, 1]
-        run.now = view(350, groups=[group(5), group(4), group(3), group(2)])
+        run.now = run_view(350, groups=[group(5), group(4), group(3), group(2)])
         seen: list[str] = []
         for name, data in page.events():
             seen.append(name)
@@ -67,16 +73,16 @@ def test_later_it_is_told_what_is_new_and_of_groups_the_newest(serve: Serve) -> 
                 assert [shown["index"] for shown in data] == [5]
                 break
         assert "learning" in seen
-        run.now = view(360, groups=[group(6), group(5), group(4)])
+        run.now = run_view(360, groups=[group(6), group(5), group(4)])
         assert [shown["index"] for shown in page.until("groups")] == [6]
 
 
 def test_groups_come_no_faster_than_people_read(serve: Serve) -> None:
-    run = FakeRun(view(1, groups=[group(0)]))
+    run = FakeRun(run_view(1, groups=[group(0)]))
     with Listener(serve(run, pace_s=0.4).address.port) as page:
         page.until("groups")
         began = time.monotonic()
-        run.now = view(2, groups=[group(1), group(0)])
+        run.now = run_view(2, groups=[group(1), group(0)])
         page.until("groups")
         assert time.monotonic() - began > 0.3
 
@@ -88,15 +94,15 @@ def test_before_the_run_has_begun_a_page_knows_only_whom_it_has_reached(serve: S
         name, hello = next(page.events())
         assert name == "hello"
         assert set(hello) == {"life", "page"}
-        server.show(FakeRun(view(7)))
+        server.show(FakeRun(run_view(7)))
         assert page.until("figures")["step"] == 7
 
 
 def test_a_page_that_is_opened_late_gets_the_rates_from_the_beginning(serve: Serve) -> None:
-    run = FakeRun(view(10, seconds=1.0))
+    run = FakeRun(run_view(10, seconds=1.0))
     server = serve(run)
     until(lambda: run.looks > 3)
-    run.now = view(20, seconds=2.0)
+    run.now = run_view(20, seconds=2.0)
     looks = run.looks
     until(lambda: run.looks > looks + 3)
     with Listener(server.address.port) as page:
@@ -104,20 +110,29 @@ def test_a_page_that_is_opened_late_gets_the_rates_from_the_beginning(serve: Ser
     assert (seconds[0], seconds[-1]) == (1.0, 2.0)
 
 
-def test_images_are_made_small_only_while_somebody_looks(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_pages_see_is_written_down_once_and_only_while_somebody_looks(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
     from penstock.telemetry.dashboard import messages
 
     original = messages.group
     monkeypatch.setattr(messages, "group", lambda shown: made.append(shown.index) or original(shown))
-    run = FakeRun(view(5, groups=[group(1)]))
+    told: list[str] = []
+    rates = messages.rates
+    monkeypatch.setattr(messages, "rates", lambda points: told.append(rates(points)) or told[-1])
+    run = FakeRun(run_view(5, groups=[group(1)]))
     server = serve(run)
     until(lambda: run.looks > 5)
     assert made == []
     with Listener(server.address.port) as one, Listener(server.address.port) as other:
         one.until("groups")
         other.until("groups")
+        for _ in range(20):
+            one.until("rates")
+            other.until("rates")
     assert made == [1]
+    assert len(told) <= run.looks
 
 
 def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(
@@ -126,7 +141,7 @@ def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(
     noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)  # 200 kB as text
 
     def step(number: int) -> RunView:
-        return view(number, groups=[GroupView(number, "noise", "producer-0", noise)])
+        return run_view(number, groups=[GroupView(number, "noise", "producer-0", noise)])
 
     run = FakeRun(step(1))
     server = serve(run)
@@ -146,7 +161,8 @@ def test_a_page_that_reads_nothing_costs_no_memory_and_holds_up_nobody(
         began = time.monotonic()
         server.close()
         assert time.monotonic() - began < CLOSED_S
-    assert caplog.records == []  # that a reader is cut off is no event
+    # That a reader is cut off is no event.
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 # --- whom -------------------------------------------------------------------------------------------------------------
@@ -203,8 +219,11 @@ def test_other_sites_get_nothing_and_cannot_take_the_listeners_places(serve: Ser
     for site in ("cross-site", "same-site"):
         for path in ("/view.json", "/main.js", "/events"):
             assert get(port, path, Sec_Fetch_Site=site, Sec_Fetch_Mode="cors").status == 403
+        framed = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}
+        assert get(port, "/", Sec_Fetch_Site=site, **framed).status == 403
         # A link to the page is a link.
-        assert get(port, "/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 200
+        link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+        assert get(port, "/", Sec_Fetch_Site=site, **link).status == 200
     assert get(port, "/view.json", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors").status == 200
 
 
@@ -240,6 +259,28 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(serve: S
     assert get(port, "/view.json", Cookie=cookie, Host="cluster.example").status == 200
 
 
+def test_the_log_tells_a_token_that_was_made_and_keeps_one_that_was_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    token = "a-token-of-some-length"
+    with caplog.at_level(logging.INFO, "penstock"):
+        with Dashboard(LOOPBACK, token) as server:
+            assert caplog.messages == [f"the run's page is at {server.url}"]
+            assert server.url.endswith(f"/?token={token}")
+        caplog.clear()
+        with Dashboard(LOOPBACK, token, is_own=True) as server:
+            port = server.address.port
+            assert caplog.messages == [f"the run's page is at http://127.0.0.1:{port}/?token=$PENSTOCK_DASHBOARD_TOKEN"]
+
+
+def test_a_picture_of_the_page_does_not_give_its_token_away(serve: Serve) -> None:
+    """The log tells it, and the page shows the log's last lines."""
+    token = "a-token-of-some-length"
+    line = EventView(at=0.0, is_warning=False, text=f"the run's page is at http://gpu-1:6007/?token={token}")
+    port = serve(FakeRun(run_view(events=[line])), token=token).address.port
+    with Listener(port, Authorization=f"Bearer {token}") as page:
+        assert page.until("figures")["events"][0]["text"] == "the run's page is at http://gpu-1:6007/?token=…"
+    assert token not in body(get(port, "/view.json", Authorization=f"Bearer {token}"))
+
+
 def test_so_many_pages_may_be_open_and_a_closed_one_makes_room(serve: Serve) -> None:
     port = serve(FakeRun()).address.port
     pages = [Listener(port) for _ in range(MAX_LISTENERS)]
@@ -270,7 +311,7 @@ def test_asking_for_the_head_of_the_news_takes_no_place(serve: Serve) -> None:
 
 
 def test_at_the_end_every_page_is_told_and_the_server_is_gone_soon(serve: Serve) -> None:
-    server = serve(FakeRun(view(900)))
+    server = serve(FakeRun(run_view(900)))
     with Listener(server.address.port) as one, Listener(server.address.port) as other:
         one.until("figures")
         other.until("figures")
@@ -313,6 +354,59 @@ def test_connections_that_say_nothing_do_not_delay_the_end(serve: Serve) -> None
     assert time.monotonic() - began < CLOSED_S
     for connection in silent:
         connection.close()
+
+
+def test_so_many_connections_are_open_and_what_is_beyond_them_costs_no_file(serve: Serve) -> None:
+    """Else whoever reaches the port takes the trainer's file descriptors, and its next checkpoint."""
+    port = serve(FakeRun()).address.port
+    process = psutil.Process()
+    with ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WAIT_S))
+        # Both ends are files of this process.
+        until(lambda: len([c for c in process.net_connections("tcp") if c.laddr.port == port]) <= MAX_CONNECTIONS + 1)
+    until(lambda: _is_answered(port))
+
+
+def test_a_request_that_does_not_become_whole_is_hung_up_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.3)
+    port = serve(FakeRun(), pace_s=0.05).address.port
+    head = b"GET /view.json HTTP/1.1\r\nHost: localhost\r\n"
+    with Listener(port) as page, socket.socket() as silent, socket.socket() as again:
+        for caller, said in ((silent, b"GET /view.json HT"), (again, head + b"\r\n" + head)):
+            caller.settimeout(WAIT_S)
+            caller.connect(("127.0.0.1", port))
+            caller.sendall(said)
+        for caller in (silent, again):
+            with contextlib.suppress(ConnectionResetError):
+                while caller.recv(4096):
+                    pass
+        for _ in range(20):
+            page.until("figures")  # that an answer takes long is another matter
+
+
+def test_what_strangers_send_fills_no_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    port = serve(FakeRun()).address.port
+    upgrade = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    huge = b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 100_000
+    caplog.clear()
+    for said in (b"\x16\x03\x01\x02\x00\x01", b"nonsense\r\n\r\n", upgrade, huge):
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as caller:
+            with contextlib.suppress(OSError):
+                caller.sendall(said)
+                caller.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                while caller.recv(4096):
+                    pass
+    assert _is_answered(port)
+    assert caplog.records == []
+
+
+def _is_answered(port: int) -> bool:
+    try:
+        return get(port, "/view.json").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def test_a_taken_port_is_one_line_before_anything_is_started() -> None:

@@ -26,7 +26,7 @@ def test_what_else_differs_is_named() -> None:
         config_digest="ffff",
         cores=4,
         is_paced=True,
-        environment={"machine": "x86_64", "torch": "2.14.0", "GPU": "H200"},
+        environment={"machine": "x86_64", "torch": "2.14.0", "GPU": "H200", "load average": "0.50"},
     )
     comparison = compare(analyse(measured()), analyse(other), 0.05)
     assert comparison.differences == (
@@ -42,7 +42,9 @@ def test_what_else_differs_is_named() -> None:
 def test_a_rate_that_is_no_longer_measured_is_lost() -> None:
     comparison = compare(analyse(measured()), analyse(measured(host=None, together=None)), 0.05)
     assert comparison.lost == ("all together", "H host")
-    assert "Not measured in B: H host" in table(comparison, 0.05)
+    shown = table(comparison, 0.05)
+    assert "Not measured in B: H host" in shown
+    assert shown.endswith("Regression: all together, H host are no longer measured."), "as the status says"
 
 
 def test_the_table_says_what_it_comes_to() -> None:

@@ -21,7 +21,7 @@ def test_measurements_come_back_from_their_file_as_they_were(tmp_path: Path) -> 
         (("wire", "seconds"), "long", "wire.seconds: must be float, got str"),
         (("wire", "seconds"), True, "wire.seconds: must be float, got bool"),
         (("wire", "seconds"), float("inf"), "wire.seconds: must be finite, got inf"),
-        (("producers", 1, "colour"), "red", r"producers\[1\].colour: no such field"),
+        (("producers", 1, "name"), 7, r"producers\[1\].name: must be str, got int"),
         (("ranks", 0, "stages", "step"), None, r"ranks\[0\].stages.step: must be dict, got NoneType"),
         (("together",), [], "together: must be dict, got list"),
     ],
@@ -38,6 +38,15 @@ def test_a_wrong_field_is_named_with_its_place(
     within[place[-1]] = value
     with pytest.raises(ValueError, match=f"^{error}$"):
         typed_json.read(Measurements, values)
+
+
+def test_what_a_later_version_has_added_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "measurements.json"
+    typed_json.write(path, measured())
+    values = json.loads(path.read_text())
+    values["producers"][1]["colour"] = "red"
+    values["weather"] = {"sky": [1, None]}
+    assert typed_json.read(Measurements, values) == measured()
 
 
 def test_a_missing_field_is_named_unless_it_has_a_default() -> None:

@@ -123,6 +123,14 @@ def test_a_contradiction_stands_in_the_first_screen_and_no_gain_is_promised() ->
     assert 'class="gain"' not in page
 
 
+def test_conditions_that_bend_the_rates_stand_in_the_first_screen_and_no_gain_is_promised() -> None:
+    reader, page = read(measured(left=("<b>ann</b>",)))
+    first = reader.text.partition("What each part could do")[0]
+    assert "Producer <b>ann</b> left while it was measured: the rates are of no one fleet." in first
+    assert 'class="gain"' not in page
+    assert "What other numbers of producers would bring" not in reader.text
+
+
 @pytest.mark.parametrize("width", [40, 60, 96])
 def test_the_box_is_no_wider_than_it_may_be(width: int) -> None:
     lines = box(analyse(measured()), width).splitlines()

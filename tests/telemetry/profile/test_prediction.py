@@ -61,3 +61,8 @@ def test_without_a_trainers_rate_nothing_is_predicted() -> None:
     assert analyse(measured(trainer=None)).prediction is None
     assert analyse(measured(together=None)).prediction is None
     assert analyse(measured(producers=())).prediction is None
+
+
+def test_of_a_fleet_that_has_changed_nothing_is_predicted() -> None:
+    assert analyse(measured(left=("b",))).prediction is None
+    assert analyse(measured(joined=("c",))).prediction is None

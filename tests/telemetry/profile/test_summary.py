@@ -13,7 +13,7 @@ from tests.telemetry.profile.measured import measured
 
 PUBLISHED: dict[str, str] = {
     "": "schema_version verdict next_step capacities achieved prediction cost_per_million measurements",
-    "verdict": "kind sides headline evidence shortfall contradiction confidence because",
+    "verdict": "kind sides headline evidence shortfall contradiction confidence because caveats",
     "next_step": "text gain images_per_s",
     "capacities.0": "side images_per_s half_width cores_busy",
     "achieved": "side images_per_s half_width cores_busy",
@@ -22,10 +22,10 @@ PUBLISHED: dict[str, str] = {
     "prediction.points.0": "producers images_per_s bound cost_per_million",
     "measurements": """schema_version run_id measured_at seconds command config_digest environment cores is_paced
         world_size groups_per_step images_per_group images_per_use policy min_reuse max_reuse producers ranks fleet wire
-        host trainer together services fleet_points warmup_s overhead_share prices""",
+        host trainer together services left joined warmup_s overhead_share prices""",
     "measurements.fleet": "images seconds windows nbytes busy_share",
     "measurements.producers.0": """name device backend is_local alone_images_per_s together_images_per_s
-        engine_images_per_s ready_s busy_share flop_share""",
+        engine_images_per_s ready_s busy_share flop_share generates""",
     "measurements.ranks.0": "rank device images_trained images_arrived wait_s stages flops_per_step matrix_flops_per_s",
     "measurements.ranks.0.stages.step": "count seconds p50_s p95_s p99_s",
     "measurements.together": """trained arrived steps wait_share sampled_at_s queues groups_by_uses expired hedged

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from penstock.telemetry.profile.measurements import Rate
+from penstock.telemetry.profile.stragglers import stragglers
 from penstock.telemetry.profile.summary import analyse
 from tests.telemetry.profile.measured import measured, producer, rate, together
 
@@ -103,9 +104,15 @@ def test_a_run_below_all_capacities_says_by_how_much_and_that_cores_are_shared()
 
 
 def test_a_run_beyond_its_smallest_capacity_doubts_the_measurement_of_that() -> None:
-    verdict = analyse(measured(together=together(600.0, 300.0, 0.4))).verdict
+    summary = analyse(measured(together=together(600.0, 300.0, 0.4)))
+    verdict = summary.verdict
     assert any("measured too low" in reason for reason in verdict.because)
     assert verdict.confidence < 0.8
+    assert verdict.caveats == (
+        "All together went 1.5 times as fast as the producers alone: e·P was measured too low, and what rests on it "
+        "does not hold.",
+    )
+    assert summary.next_step.text.startswith("First profile again, longer (--seconds)")
 
 
 def test_what_lay_in_buffers_is_no_rate() -> None:
@@ -120,6 +127,7 @@ TOO_LITTLE = [
     ({"fleet": None, "trainer": None}, "The producers and the trainer could not be measured alone."),
     ({"together": None}, "All together was not measured."),
     ({"together": together(50.0, 25.0, 0.6)}, "8 steps were done all together; a verdict needs at least 10."),
+    ({"together": together(398.0, 0.0, 0.6)}, "Not one image came while all went together"),
     ({"wire": Rate(images=0, seconds=10.0)}, "Not one image passed in the phase of the wire alone."),
     ({"fleet": rate(200.0, 0.6)}, "e·P is known to ±"),
 ]
@@ -144,13 +152,21 @@ NEXT = [
     # e·p = 200 a producer, T = 1,000: five are enough, and reached / smallest = 398 / 400 is kept.
     (
         {},
-        "Add 3 producers: 2.5 times as fast, 995 images/s; beyond 5 the trainer bounds (T). Or use each image 5 times",
+        "Add 3 producers on devices of their own: 2.5 times as fast, 995 images/s; beyond 5 the trainer bounds (T). Or "
+        "use each image 5 times (--reservoir.reuse)",
+    ),
+    # `fresh` uses a group once, whatever reuse says.
+    (
+        {"policy": "fresh", "max_reuse": 1, "min_reuse": 1, "together": together(199.0, 199.0, 0.8)},
+        "Add 6 producers on devices of their own: 4.0 times as fast, 796 images/s; beyond 10 the trainer bounds (T). "
+        "Or use each image 5 times (--reservoir.policy fixed --reservoir.reuse)",
     ),
     # T = 300 a rank, e·P = 1,800: six ranks; 330 / 900 needs one use, and 330 / 900 one of two producers.
     (
         {**FAST, "trainer": rate(300.0), "together": together(300.0, 150.0, 0.0)},
-        "Add 3 ranks or take a faster device: 4.0 times as fast, 1,200 images/s; beyond 6 ranks the producers bound "
-        "(e·P). To keep it fed, 1 use of each image instead of 2, so fresher ones, or 1 producer instead of 2 would do",
+        "Add 3 ranks on devices of their own, or take a faster device: 4.0 times as fast, 1,200 images/s; beyond 6 "
+        "ranks the producers bound (e·P). To keep it fed, "
+        "1 use of each image instead of 2, so fresher ones, or 1 producer instead of 2 would do",
     ),
     (
         {"wire": rate(150.0, nbytes=20_000_000), "together": together(300.0, 150.0, 0.7)},
@@ -168,3 +184,45 @@ NEXT = [
 @pytest.mark.parametrize(("changes", "text"), NEXT)
 def test_the_next_step_says_what_it_should_bring(changes: dict[str, Any], text: str) -> None:
     assert analyse(measured(**changes)).next_step.text.startswith(text)
+
+
+def test_producers_that_come_or_go_make_the_rates_those_of_no_one_fleet() -> None:
+    whole = analyse(measured()).verdict
+    summary = analyse(measured(left=("bob",), joined=("carl", "dora")))
+    assert summary.verdict.caveats == (
+        "Producer bob left while it was measured: the rates are of no one fleet.",
+        "Producers carl, dora joined while others were measured: the rates are of no one fleet.",
+    )
+    assert summary.verdict.confidence == pytest.approx(whole.confidence / 4, abs=0.01)
+    assert summary.next_step.gain is None
+    assert "while no producer comes or goes" in summary.next_step.text
+    gone = analyse(measured(left=("bob",), together=together(0.0, 0.0, 1.0))).verdict
+    assert (gone.kind, len(gone.caveats)) == ("not enough data", 1)
+
+
+@pytest.mark.parametrize(("window", "busy", "is_narrow"), [(24, 0.4, True), (24, 0.95, False), (96, 0.4, False)])
+def test_a_window_that_keeps_engines_idle_is_told_from_slow_engines(window: int, busy: float, is_narrow: bool) -> None:
+    # Two producers would hold 64 tickets; 23 are out all the time.
+    seen = together(398.0, 199.0, 0.6)
+    tickets, arrived, *rest = seen.queues
+    tickets = dataclasses.replace(tickets, filled=(23,) * 4)
+    arrived = dataclasses.replace(arrived, capacity=window, filled=(0,) * 4)
+    seen = dataclasses.replace(seen, queues=(tickets, arrived, *rest))
+    fleet = tuple(producer(name, 100.0, busy_share=busy) for name in "ab")
+    summary = analyse(measured(together=seen, producers=fleet))
+    assert summary.verdict.kind == "producer-bound"
+    assert bool(summary.verdict.caveats) == is_narrow
+    expected = "Raise --stream.window-groups from 24 to 64" if is_narrow else ""
+    assert summary.next_step.text.startswith(expected)
+    assert ("window-groups" in summary.next_step.text) == is_narrow
+
+
+def test_who_looks_real_images_up_counts_for_no_engine_of_the_fleet() -> None:
+    # Two engines at work all the time, and a server of real images that hardly ever is, with a tenth of the images.
+    engines = tuple(producer(name, 90.0, busy_share=0.98) for name in "ab")
+    served = producer("photos", 20.0, busy_share=0.02, generates=False)
+    summary = analyse(measured(producers=(*engines, served)))
+    assert summary.verdict.contradiction is None
+    assert summary.prediction is not None
+    assert (summary.prediction.producers, summary.prediction.images_per_s_each) == (2, pytest.approx(200.0))
+    assert stragglers(summary.measurements) == []

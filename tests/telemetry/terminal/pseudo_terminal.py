@@ -39,7 +39,9 @@ class TwoScreens(pyte.Screen):
     def reset_mode(self, *modes: int, **options: bool) -> None:
         """Come back to the first screen where that is asked for; else as ever."""
         if options.get("private") and _SECOND_SCREEN in modes and self.saved is not None:
+            is_hidden = self.cursor.hidden
             self.buffer, self.cursor = self.saved
+            self.cursor.hidden = is_hidden  # both screens have the one cursor
             self.saved = None
         super().reset_mode(*modes, **options)
 
@@ -99,6 +101,12 @@ class PseudoTerminal:
     def is_second_screen(self) -> bool:
         """Whether a program has the second screen."""
         return self.screen.saved is not None
+
+    @property
+    def is_given_back(self) -> bool:
+        """Whether it is as a shell wants it: the first screen, a cursor, and lines that go on in the next one."""
+        screen = self.screen
+        return not self.is_second_screen and not screen.cursor.hidden and pyte.modes.DECAWM in screen.mode
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Read until the condition holds."""
