@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from penstock.config.address import Address, parse_address
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
-from penstock.consumer.event_log import EventLog
 from penstock.consumer.local_fleet import LocalFleet
 from penstock.consumer.prompts.asking.answers import AskedPrompt
 from penstock.consumer.prompts.asking.ask import ask
@@ -29,6 +28,7 @@ from penstock.consumer.prompts.source import PromptSource
 from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
+from penstock.consumer.watching.event_log import EventLog
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.sockets import RankSocket, next_endpoint
 

@@ -29,15 +29,15 @@ from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.feed_state import FeedState
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
-from penstock.consumer.metrics import RankMetrics
-from penstock.consumer.observed import Observed
 from penstock.consumer.opening import check_trace, open_metrics
 from penstock.consumer.prefetch import Prefetcher
 from penstock.consumer.prompts.opening import open_source
 from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.stream import GroupStream
+from penstock.consumer.watching.metrics import RankMetrics
+from penstock.consumer.watching.observed import Observed
+from penstock.consumer.watching.run_trace import RunTrace
 from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import ConfigError, StarvedError
 from penstock.protocol.sockets import RankSocket, next_endpoint

@@ -19,7 +19,7 @@ from penstock.config.process import configure_logging, run, shown_width
 from penstock.consumer import cpu_ranks, run_folder
 from penstock.consumer.__main__ import PRESETS
 from penstock.consumer.opening import open_run
-from penstock.consumer.profiling.settings import ProfileConfig
+from penstock.consumer.profile_run.settings import ProfileConfig
 from penstock.protocol.errors import RunError
 from penstock.telemetry.summary import BOX_WIDTH
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         opening = open_run(config, rank, world_size, stack)
         if rank == 0:
             stack.push(forgetting(config.out))
-        from penstock.consumer.profiling.profile import measure
+        from penstock.consumer.profile_run.profile import measure
 
         measurements = measure(config, rank, opening, stack, begun, command(argv, world_size))
     if measurements is not None:

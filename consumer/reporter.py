@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from penstock.consumer.batch import Batch
 from penstock.consumer.config import TrainConfig
 from penstock.consumer.evaluation.online import Look
-from penstock.consumer.figures import Figures, of_stream
 from penstock.consumer.filter_counts import FilterTotals
 from penstock.consumer.meter import Totals
 from penstock.consumer.ranks import sum_over_ranks
 from penstock.consumer.record import Record
 from penstock.consumer.tracking import Tracking
 from penstock.consumer.training_step import StepLog, TrainingStep
+from penstock.consumer.watching.figures import Figures, of_stream
 from penstock.protocol.errors import RunError
 from penstock.telemetry.progress import Progress, Snapshot
 from penstock.telemetry.terminal.view import TerminalView

@@ -19,9 +19,9 @@ import numpy as np
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.group import Group, Quarantined
 from penstock.consumer.host_memory import keep_freed_memory
-from penstock.consumer.producer_traces import ProducerTraces
 from penstock.consumer.starvation import Starvation
 from penstock.consumer.stream_look import StreamLook, StreamStats
+from penstock.consumer.watching.producer_traces import ProducerTraces
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send, Traced
 from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode

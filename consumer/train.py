@@ -23,13 +23,10 @@ from penstock.consumer.config import TrainConfig
 from penstock.consumer.engines import Engines
 from penstock.consumer.evaluation.online import ToyWorldEvaluation
 from penstock.consumer.feed_state import FeedState
-from penstock.consumer.figures import Figures
 from penstock.consumer.intake import open_batches, open_ledger, open_stream
 from penstock.consumer.ledger import Ledger
 from penstock.consumer.ledger_schema import Marks
 from penstock.consumer.meter import Meter
-from penstock.consumer.metrics import RankMetrics
-from penstock.consumer.observed import Observed
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.outcome import export, leave_behind
 from penstock.consumer.prefetch import Prefetcher
@@ -39,13 +36,16 @@ from penstock.consumer.ranks import gather_strings
 from penstock.consumer.record import Record
 from penstock.consumer.reporter import Reporter
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
 from penstock.consumer.stream import GroupStream
 from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
-from penstock.consumer.views import Views
 from penstock.consumer.watch import ProgressWatch
+from penstock.consumer.watching.figures import Figures
+from penstock.consumer.watching.metrics import RankMetrics
+from penstock.consumer.watching.observed import Observed
+from penstock.consumer.watching.run_trace import RunTrace
+from penstock.consumer.watching.views import Views
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.recorder import Recorder

@@ -57,7 +57,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "consumer/encoders.py": {"timm"},
     "consumer/prompts/balance/matching.py": {"ahocorasick"},
     "consumer/paced.py": {"psutil"},
-    "consumer/profiling/bench.py": {"psutil"},
+    "consumer/profile_run/bench.py": {"psutil"},
     "consumer/prompts/files/arrow_columns.py": {"pyarrow"},
     "consumer/prompts/files/hugging_face.py": {"datasets"},
 }

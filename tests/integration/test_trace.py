@@ -17,8 +17,8 @@ import pytest
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.run_folder import RunFolder
-from penstock.consumer.run_trace import RunTrace
 from penstock.consumer.stream import GroupStream
+from penstock.consumer.watching.run_trace import RunTrace
 from penstock.producer.paced_engine import MODEL_DIGEST
 from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
