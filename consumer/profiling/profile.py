@@ -169,7 +169,6 @@ class _Profile:
         expected = self._expect(trainer, host, wire, fleet.rate)
         seen = run_together(bench, _LONGER * seconds, expected)
         self._tell("all together", seen.trained, "trained on")
-        self._tell("meanwhile", seen.arrived, "made")  # the report takes e times this where that is less
         part = Part(
             rank=bench.rank,
             device=described.device(self._accelerator.device),
