@@ -174,13 +174,13 @@ def check_trace(trace: str) -> None:
     """Raises ConfigError where no trace can be written: at the run's end it would be too late to learn of it."""
     if not trace:
         return
-    path = Path(trace).expanduser()
+    path = Path(os.path.expanduser(trace))  # which leaves a user who is unknown as it is
     if path.is_dir():
         raise ConfigError(f"trace must name a file, got the folder {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"trace cannot be written to {path}: {error}") from error
+        raise ConfigError(f"trace cannot be written to {path}: {path.parent}: {error.strerror or error}") from error
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"trace cannot be written to {path}: its folder may not be written")
 

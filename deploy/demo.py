@@ -1,16 +1,21 @@
 """`penstock demo`: the whole way of the data on this machine, by `accelerate launch` as any run takes it."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from penstock.config.load import load_config
 from penstock.consumer.config import TrainConfig
 from penstock.deploy.launch import run_group
 from penstock.protocol.errors import PenstockError
 
-DESCRIPTION = "Train a small Vision Transformer on images that a small Stable Diffusion makes meanwhile."
+DESCRIPTION = (
+    "Train a small Vision Transformer on images that a small Stable Diffusion makes meanwhile. "
+    "Where --config is left out it is `--config demo --run-dir runs/demo`, whatever defaults stand below."
+)
 
 # Everything that a user's Accelerate configuration would otherwise decide. One thread a process: with more,
 # two processes on two cores run many times slower than with one each.
@@ -25,7 +30,7 @@ DEFAULTS = ("--config", "demo", "--run-dir", "runs/demo")
 
 TRY_NEXT = """
 Try next:
-  penstock replay {run} --step 0 --out grid.png   # a step's images, made again and checked bit for bit
+{activate}  penstock replay {run} --step 0 --out grid.png   # a step's images, made again and checked bit for bit
   penstock audit {run}                            # what was asked for, what is shown, whom the encoder fails
   penstock demo --overwrite --generator.guidance-scale 1   # images that heed their prompt less
   penstock train --help                                    # every setting
@@ -56,7 +61,17 @@ def farewell(run_dir: Path) -> str:
     results += [("picture", path) for path in sorted(run_dir.glob("*.png"))]
     results += [("encoder", run_dir / "encoder")]
     lines = [f"{name:8} {path}" for name, path in results if path.exists()]
-    return "\n".join(lines) + "\n" + TRY_NEXT.rstrip("\n").format(run=run_dir, encoder=run_dir / "encoder")
+    next_steps = TRY_NEXT.rstrip("\n").format(activate=activation(), run=run_dir, encoder=run_dir / "encoder")
+    return "\n".join(lines) + "\n" + next_steps
+
+
+def activation() -> str:
+    """The line that puts `penstock` into the user's shell, which `make demo` does not; empty where it is there."""
+    script = Path(sys.executable).with_name("activate")
+    if which("penstock") or not script.is_file():
+        return ""
+    relative = os.path.relpath(script)
+    return f"  source {script if relative.startswith(os.pardir) else relative}   # once in a shell\n"
 
 
 def preset_dir() -> Path:

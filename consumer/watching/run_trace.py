@@ -43,7 +43,7 @@ class RunTrace:
     """
 
     def __init__(self, path: str, folder: RunFolder, rank: int, world_size: int) -> None:
-        self._path = Path(path).expanduser() if path else None
+        self._path = Path(os.path.expanduser(path)) if path else None
         self._folder = folder
         self._rank, self._world_size = rank, world_size
         self.recorder = Recorder(RING if path else 0)

@@ -21,13 +21,16 @@ def capacities_figure(summary: ProfileSummary) -> str:
     """What each part could do alone, against what all together did."""
     parts = list(summary.capacities)
     reached = summary.achieved
-    rates = [part.images_per_s for part in (*parts, *([reached] if reached else []))]
-    end = min(max(rates), REACH * min(rates)) * 1.02 or 1.0
+    rows = [*parts, *([reached] if reached else [])]
+    rates = [part.images_per_s for part in rows]
+    reach = min(max(rates), REACH * min(rates))
+    # A whisker that is cut would run through its bar's figure.
+    end = max(part.images_per_s + (part.half_width or 0.0) for part in rows if part.images_per_s <= reach)
+    end = max(reach, end) * 1.02 or 1.0
 
     def draw(figure: Figure, is_narrow: bool) -> None:
         axes = figure.subplots()
         plain(axes, "x")
-        rows = [*parts, *([reached] if reached else [])]
         for place, part in enumerate(rows):
             _bar(axes, place, part, end, is_first=part.side in summary.verdict.sides or part is reached)
         axes.set_yticks(range(len(rows)), [_name(part, is_narrow) for part in rows])
@@ -64,7 +67,7 @@ def _bar(axes: Axes, place: int, part: Capacity, end: float, is_first: bool) -> 
     if part.half_width and rate <= end:
         axes.errorbar(rate, place, xerr=part.half_width, color=PALETTE["ink"], linewidth=1.2, capsize=3, zorder=4)
     beyond = " ▸" if rate > end else ""
-    after = max(shown, min(end, rate + (part.half_width or 0.0)))
+    after = shown if rate > end else rate + (part.half_width or 0.0)
     text = f"{beyond} {number(rate)}"
     axes.annotate(text, (after, place), (4, 0), textcoords="offset points", va="center", color=PALETTE["ink"])
 

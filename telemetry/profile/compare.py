@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from penstock.telemetry.profile.capacities import SYMBOLS, Capacity
+from penstock.telemetry.profile.capacities import SPAN, SYMBOLS, UNKNOWN_SPREAD, Capacity
 from penstock.telemetry.profile.stragglers import slowest_step
 from penstock.telemetry.profile.summary import ProfileSummary
 from penstock.telemetry.profile.wording import duration
@@ -78,7 +78,7 @@ def _rates(summary: ProfileSummary) -> dict[str, Capacity]:
 
 
 def _change(name: str, before: Capacity, after: Capacity, tolerance: float) -> Change:
-    noise = (before.half_width or 0.0) + (after.half_width or 0.0)
+    noise = _half_width(before) + _half_width(after)
     return Change(
         name=name,
         before=before.images_per_s,
@@ -86,6 +86,11 @@ def _change(name: str, before: Capacity, after: Capacity, tolerance: float) -> C
         is_regression=after.images_per_s < (1 - tolerance) * before.images_per_s,
         is_within_noise=abs(after.images_per_s - before.images_per_s) <= noise,
     )
+
+
+def _half_width(rate: Capacity) -> float:
+    """Of its 95% interval, images/s; where its spread is not known, by what a verdict takes that for."""
+    return SPAN * UNKNOWN_SPREAD * rate.images_per_s if rate.half_width is None else rate.half_width
 
 
 def _context(before: ProfileSummary, after: ProfileSummary) -> Iterator[tuple[str, str, str]]:

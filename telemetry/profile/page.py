@@ -113,7 +113,7 @@ def _prediction(summary: ProfileSummary, prediction: Prediction) -> str:
     enough = f"{counted(prediction.knee, 'producer')} {'is' if prediction.knee == 1 else 'are'} enough"
     per_rank = f"{prediction.producers_per_rank:.3g}"
     said = (
-        f"{enough}: {per_rank} producer devices for each trainer device. Predicted as min(e·p·n, "
+        f"{enough}, {per_rank} for each rank. Predicted as min(e·p·n, "
         f"{number(prediction.ceiling)}) times the {prediction.efficiency:.0%} that this run reached of its smallest "
         f"capacity, with e·p = {per_s(prediction.images_per_s_each)} from each of n producers on devices of their own."
     )

@@ -43,7 +43,9 @@ def test_help_starts_nothing(launched: list[list[str]], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as caught:
         demo.main(["--help"])
     assert caught.value.code == 0
-    assert "--max-steps" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--max-steps" in told
+    assert "--config demo --run-dir runs/demo" in told  # the table of flags shows the trainer's own defaults
     assert launched == []
 
 
@@ -64,3 +66,16 @@ def test_the_farewell_names_what_is_there(tmp_path: Path) -> None:
         assert name in text
     (tmp_path / "demo.png").unlink()
     assert "picture" not in demo.farewell(tmp_path)
+
+
+def test_a_shell_without_penstock_is_told_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").touch()
+    (programs / "penstock").touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "Try next:\n  source .venv/bin/activate   # once in a shell\n  penstock replay" in demo.farewell(tmp_path)
+    monkeypatch.setenv("PATH", str(programs))
+    assert "activate" not in demo.farewell(tmp_path)

@@ -77,7 +77,7 @@ function showProducers(station, view) {
 
 function showTrainer(station, view) {
   setFigure(station, human(view.trained_per_s), " images/s");
-  const share = view.flop_share === null ? "" : ` · ${percent(view.flop_share)} of FLOPs`;
+  const share = view.flop_share === null ? "" : ` · ${percent(view.flop_share)} FLOPs`;
   setText(station.note, `waits ${percent(view.data_wait)}${share}`);
   setVariable(station.node, "--level", view.state === "running" ? 1 - view.data_wait : 0);
   setPipe(station, view.trained_per_s);

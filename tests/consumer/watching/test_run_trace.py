@@ -121,9 +121,17 @@ def test_a_file_that_cannot_be_is_refused_before_the_run(tmp_path: Path) -> None
     for path, what in ((tmp_path, "must name a file"), (tmp_path / "file" / "t.json", "cannot be written")):
         with pytest.raises(ConfigError, match=f"trace {what}"):
             check_trace(str(path))
+    with pytest.raises(ConfigError, match=r"trace cannot be written to \S+/file/t\.json: \S+/file: File exists$"):
+        check_trace(str(tmp_path / "file" / "t.json"))
     check_trace("")
     check_trace(str(tmp_path / "new" / "t.json"))
     assert (tmp_path / "new").is_dir()
+
+
+def test_a_home_of_nobody_is_a_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_trace("~nobody-of-that-name/t.json")  # as in a shell, which leaves such a word as it is
+    assert (tmp_path / "~nobody-of-that-name").is_dir()
 
 
 def test_without_a_path_nothing_is_kept_or_written(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from penstock.telemetry.profile.compare import compare
@@ -19,6 +21,15 @@ def test_faster_is_no_regression_and_a_change_within_the_intervals_says_so() -> 
     (slower,) = comparison.regressions
     assert (slower.name, slower.is_within_noise) == ("T trainer", True)
     assert "perhaps noise" in table(comparison, 0.05)
+
+
+def test_a_rate_of_which_no_spread_is_known_is_not_held_for_exact() -> None:
+    # Two windows tell no spread. 10% less is within 1.96 standard errors of 10% each, half as much is not.
+    base = analyse(measured(trainer=replace(rate(1000.0), windows=(1000.0, 1000.0))))
+    for images_per_s, is_within_noise in ((900.0, True), (500.0, False)):
+        other = replace(rate(images_per_s), windows=(images_per_s, images_per_s))
+        (slower,) = compare(base, analyse(measured(trainer=other)), 0.05).regressions
+        assert slower.is_within_noise is is_within_noise
 
 
 def test_what_else_differs_is_named() -> None:

@@ -72,6 +72,7 @@ def test_the_first_screen_answers_and_the_rest_shows_what_that_rests_on(drawn: t
     ]
     places = [reader.text.index(title) for title in titles]
     assert places == sorted(places)
+    assert "5 producers are enough, 5 for each rank." in reader.text
     assert measured().command in reader.text
     assert "first step" in reader.text
     assert page.count("<svg") == 2 * 6  # each figure for wide and for narrow screens
