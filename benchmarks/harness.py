@@ -140,6 +140,15 @@ class CpuUsage:
         return total, total - idle, sum(ours[:4])
 
 
+def free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    import psutil
+
+    taken = {connection.laddr.port for connection in psutil.net_connections("tcp") if connection.laddr}
+    start = 20_000 + os.getpid() % 10_000
+    return next(port for port in range(start, 60_000) if taken.isdisjoint(range(port, port + number)))
+
+
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser with `--json`, whose help is the module's docstring."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,7 +18,6 @@ processes of a run, from their starts on, for each image that was trained on.
 
 import contextlib
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -56,7 +55,7 @@ def run(way: str, steps: int, folder: Path) -> Row:
     """One run, watched as `way` says. Raises BenchmarkError where a process fails or nothing could be watched."""
     folder.mkdir()
     processes, run_dir = harness.Processes(folder), folder / "run"
-    base = _free_ports(6)
+    base = harness.free_ports(6)
     stream, trainer, page, *producers = (base + place for place in range(5))
     flags: dict[str, Any] = {
         "config": "demo",
@@ -135,16 +134,6 @@ def _url(port: int, path: str) -> str:
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
-
-
-def _free_ports(number: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
-    for first in range(21_000 + os.getpid() % 9000, 60_000, number):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in range(first, first + number):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
-    raise BenchmarkError("no ports are free")
 
 
 def summarise(rounds: Sequence[Mapping[str, Row]], steps: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ it the old way: the same engine writes as many images to a disk, and only then a
 """
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -96,7 +95,7 @@ def measure(cell: Cell, measured_s: float, folder: Path) -> Outcome:
     """Run one cell. Raises BenchmarkError where a process fails or takes too long."""
     folder.mkdir()
     processes = Processes(folder)
-    base = f"tcp://127.0.0.1:{_free_ports(cell.ranks)}"
+    base = f"tcp://127.0.0.1:{harness.free_ports(cell.ranks)}"
     try:
         for number in range(cell.producers):
             processes.start(f"producer-{number}", [str(BIN / "penstock"), "produce", *_producer(cell, base, number)])
@@ -245,13 +244,6 @@ def _seconds(processes: Processes, name: str) -> float:
 
 def _baseline(plan: dict[str, Any]) -> list[str]:
     return [sys.executable, "-m", "baselines.paced_disk", json.dumps(plan)]
-
-
-def _free_ports(number: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
-    taken = {connection.laddr.port for connection in psutil.net_connections("tcp") if connection.laddr}
-    start = 20_000 + os.getpid() % 10_000
-    return next(port for port in range(start, 60_000) if taken.isdisjoint(range(port, port + number)))
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

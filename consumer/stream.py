@@ -185,20 +185,7 @@ class GroupStream:
         """Where everything is now. For any thread."""
         now = time.monotonic()
         with self._changed:
-            machine = self._machine
-            return StreamLook(
-                stats=self._stats(),
-                fleet=machine.fleet,
-                tickets=machine.count_tickets(),
-                peers=tuple(peer.look(now) for peer in machine.peers.values()),
-                arrived_groups=machine.num_untaken,
-                arrived_bytes=machine.untaken_bytes,
-                reserved_bytes=machine.reserved_bytes,
-                window_groups=machine.window_groups,
-                window_bytes=machine.window_bytes,
-                rejects=machine.rejects.by_kind,
-                waiting=None if self._waited_s is None else machine.describe_wait(now),
-            )
+            return StreamLook.of(self._machine, self._stats(), now, is_waiting=self._waited_s is not None)
 
     def _stats(self) -> StreamStats:
         return StreamStats(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penstock.protocol.fleet import FleetState, PeerLook
+from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.ticket_table import TicketState
 
 
@@ -51,6 +52,23 @@ class StreamLook:
     """Messages dropped, by reason."""
     waiting: str | None
     """What whoever takes the groups waits for; None where it does not wait."""
+
+    @classmethod
+    def of(cls, machine: RankMachine, stats: StreamStats, now: float, *, is_waiting: bool) -> "StreamLook":
+        """At the time `now` of the machine's clock; whoever calls holds the stream's lock."""
+        return cls(
+            stats=stats,
+            fleet=machine.fleet,
+            tickets=machine.count_tickets(),
+            peers=tuple(peer.look(now) for peer in machine.peers.values()),
+            arrived_groups=machine.num_untaken,
+            arrived_bytes=machine.untaken_bytes,
+            reserved_bytes=machine.reserved_bytes,
+            window_groups=machine.window_groups,
+            window_bytes=machine.window_bytes,
+            rejects=machine.rejects.by_kind,
+            waiting=machine.describe_wait(now) if is_waiting else None,
+        )
 
     @property
     def credit_groups(self) -> int:

@@ -70,10 +70,12 @@ class Taken:
 
     def quantile(self, share: float) -> float:
         """Of the recent durations, by nearest rank, s; NaN where there are none."""
-        if not self.recent_s:
-            return float("nan")
-        ordered = sorted(self.recent_s)
-        return ordered[max(0, ceil(share * len(ordered)) - 1)]
+        return quantile(sorted(self.recent_s), share) if self.recent_s else float("nan")
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest of some values, at least one and ascending, that at least `share` of them do not exceed."""
+    return ordered[max(0, ceil(share * len(ordered)) - 1)]
 
 
 class _Stage:

@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Self
 
 from penstock.consumer.prefetch import BatchesLook, Prefetcher
@@ -14,7 +13,7 @@ from penstock.consumer.stream_look import StreamLook
 from penstock.protocol.fleet import PeerLook
 from penstock.protocol.watching import Status
 from penstock.telemetry.profile.measurements import Queue, Service, StageTimes
-from penstock.telemetry.recorder import Recorder, Taken
+from penstock.telemetry.recorder import Recorder, Taken, quantile
 
 _CALIBRATION = 2000
 
@@ -111,7 +110,7 @@ def services_between(before: Look, after: Look, rank: int) -> list[Service]:
         number = peer.groups - groups.get(peer.name, 0)
         durations = sorted(peer.service_s[-number:]) if number > 0 else []
         if durations:
-            p50_s, p95_s = _quantile(durations, 0.5), _quantile(durations, 0.95)
+            p50_s, p95_s = quantile(durations, 0.5), quantile(durations, 0.95)
             found.append(Service(producer=peer.name, rank=rank, groups=number, p50_s=p50_s, p95_s=p95_s))
     return found
 
@@ -175,11 +174,6 @@ def _between(before: Taken | None, after: Taken) -> StageTimes | None:
     durations = sorted(after.recent_s[-count:]) if count > 0 else []
     if not durations:
         return None
-    p50_s, p95_s, p99_s = (_quantile(durations, share) for share in (0.5, 0.95, 0.99))
+    p50_s, p95_s, p99_s = (quantile(durations, share) for share in (0.5, 0.95, 0.99))
     seconds = after.seconds - (before.seconds if before else 0.0)
     return StageTimes(count=count, seconds=seconds, p50_s=p50_s, p95_s=p95_s, p99_s=p99_s)
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    """By nearest rank."""
-    return ordered[max(0, ceil(share * len(ordered)) - 1)]

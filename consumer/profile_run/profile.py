@@ -38,7 +38,6 @@ from penstock.consumer.watching.run_trace import RunTrace
 from penstock.telemetry.machine import usable_cores
 from penstock.telemetry.profile import typed_json
 from penstock.telemetry.profile.measurements import Measurements, Prices, Rate
-from penstock.telemetry.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -84,10 +83,7 @@ class _Profile:
         observed = self._open_stream(opening, folder, stack)
         stream = observed.stream
         tokenizer = build_tokenizer(config, prompts)
-        self._flops_per_step: float | None = None
-        self._device_flops_per_s: float | None = None
-        step = self._open_step(prompts, tokenizer, observed.recorder)
-        observed.flops_per_step, observed.matrix_flops_per_s = self._flops_per_step, self._device_flops_per_s
+        step = self._open_step(prompts, tokenizer, observed)
         agreed = engines.agree(accelerator, stream, config, opening.real)
         digests = agreed.model_digest, agreed.real_digest
         ledger = open_ledger(config, folder, rank, world_size, *digests)
@@ -133,7 +129,7 @@ class _Profile:
         return observed
 
     def _open_step(
-        self, prompts: PromptSource, tokenizer: CaptionTokenizer | None, recorder: Recorder
+        self, prompts: PromptSource, tokenizer: CaptionTokenizer | None, observed: Observed
     ) -> Callable[[Batch, int], object]:
         """What a step does: a trainer's, or nothing for as long."""
         config, accelerator = self._config, self._accelerator
@@ -143,9 +139,9 @@ class _Profile:
         network = build_network(config, prompts, tokenizer)
         model, optimizer = accelerator.prepare(network, build_adamw(config, network))
         set_seed(config.seed, device_specific=True)
-        self._flops_per_step = flops_per_step(config, network, accelerator.num_processes)
-        self._device_flops_per_s = device_flops_per_s(accelerator)
-        return TrainingStep(config, accelerator, model, optimizer, build_schedule(config), recorder)
+        observed.flops_per_step = flops_per_step(config, network, accelerator.num_processes)
+        observed.matrix_flops_per_s = device_flops_per_s(accelerator)
+        return TrainingStep(config, accelerator, model, optimizer, build_schedule(config), observed.recorder)
 
     def measure(self, command: str) -> Measurements | None:
         """One measurement after the other; all of them on rank 0, None elsewhere."""
@@ -180,8 +176,8 @@ class _Profile:
             alone_by_producer=fleet.by_producer,
             engines=fleet.engines,
             seen=seen,
-            flops_per_step=self._flops_per_step,
-            matrix_flops_per_s=self._device_flops_per_s,
+            flops_per_step=bench.observed.flops_per_step,
+            matrix_flops_per_s=bench.observed.matrix_flops_per_s,
         )
         texts = gather_texts(self._accelerator, json.dumps(asdict(part)))
         bench.stream.close("the profile is over")

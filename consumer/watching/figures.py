@@ -64,6 +64,5 @@ class Figures:
         observed, now = self._observed, time.monotonic()
         steps, seconds = observed.steps - self._steps, now - self._asked_at
         self._steps, self._asked_at = observed.steps, now
-        if observed.flops_per_step is None or not observed.matrix_flops_per_s or not seconds:
-            return {}
-        return {"train/flop_share": steps * observed.flops_per_step / seconds / observed.matrix_flops_per_s}
+        share = observed.flop_share(steps / seconds) if seconds else None
+        return {} if share is None else {"train/flop_share": share}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from penstock.config.process import printable
 from penstock.protocol.fleet import PeerLook
 from penstock.telemetry.rates import Rates
+from penstock.telemetry.recorder import quantile
 from penstock.telemetry.run_view import ProducerView
 
 GONE = "gone"
@@ -98,8 +99,8 @@ class FleetViews:
             held=peer.held,
             credit_groups=peer.credit_groups,
             silent_s=peer.silent_s + now - known.seen_at,
-            p50_s=_quantile(took, 0.5),
-            p95_s=_quantile(took, 0.95),
+            p50_s=quantile(took, 0.5) if took else None,
+            p95_s=quantile(took, 0.95) if took else None,
             busy_share=min(1.0, rates.seldom_per_s(("busy", name))) if status else None,
             flop_share=flops_per_s / status.matrix_flops_per_s if status and status.matrix_flops_per_s else None,
         )
@@ -136,7 +137,3 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
             digits = ""
         parts.append((-1, char))
     return tuple(parts)
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

@@ -24,7 +24,7 @@ class RankMetrics:
         self._observed = observed
         self._skipped_before = observed.record.steps_skipped
         self._version = penstock_version()
-        self._flops = RecentRate()
+        self._steps = RecentRate()
 
     @property
     def reading(self) -> Reading:
@@ -72,11 +72,9 @@ class RankMetrics:
         scrape.say("penstock_reuse_ratio", trained / look.stats.images if look.stats.images else None)
         if observed.flops_per_step is None:
             return
-        flops = done * observed.flops_per_step
-        rate, most = self._flops.per_s(flops), observed.matrix_flops_per_s
-        scrape.say("penstock_flops_total", flops)
-        scrape.say("penstock_matrix_flops_per_second", most)
-        scrape.say("penstock_flop_utilization_ratio", rate / most if most else None)
+        scrape.say("penstock_flops_total", done * observed.flops_per_step)
+        scrape.say("penstock_matrix_flops_per_second", observed.matrix_flops_per_s)
+        scrape.say("penstock_flop_utilization_ratio", observed.flop_share(self._steps.per_s(done)))
 
     def _say_learning(self, scrape: Scrape) -> None:
         observed, record = self._observed, self._observed.record

@@ -47,6 +47,12 @@ class Observed:
         """Of this rank."""
         return self.config.groups_per_step // self.world_size * self.config.images_per_use
 
+    def flop_share(self, steps_per_s: float) -> float | None:
+        """This rank's arithmetic at so many steps a second as a share of what matrix products reach here."""
+        if not self.flops_per_step or not self.matrix_flops_per_s:
+            return None
+        return steps_per_s * self.flops_per_step / self.matrix_flops_per_s
+
     @property
     def images_trained(self) -> int:
         """Of this rank, in this life."""

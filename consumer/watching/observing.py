@@ -168,7 +168,7 @@ class Looker:
             reuse=pace.reuse,
             data_wait=min(1.0, rates.per_s("data_wait")),
             bytes_per_s=rates.seldom_per_s("bytes"),
-            flop_share=_flop_share(observed, step_rate),
+            flop_share=observed.flop_share(step_rate),
             loss=thinned(record.loss),
             knn=thinned(record.knn),
             rankme=thinned(record.rankme),
@@ -314,9 +314,3 @@ def _filtered(observed: Observed) -> float | None:
     counts = observed.batches.filter_counts if observed.batches else None
     totals = FilterTotals.of(counts.values) if counts else None
     return totals.rejected_fraction if totals else None
-
-
-def _flop_share(observed: Observed, step_rate: float) -> float | None:
-    if not observed.flops_per_step or not observed.matrix_flops_per_s:
-        return None
-    return observed.flops_per_step * step_rate / observed.matrix_flops_per_s

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,21 +16,9 @@ import pytest
 from penstock.consumer.ledger_reader import read_steps
 from penstock.consumer.paced import main
 from penstock.protocol.errors import ConfigError
+from tests.consumer.profile_run.rig import free_ports
 
 WAIT_S = 90
-
-
-def _free_ports() -> int:
-    """The first of two ports in a row that nobody listens on."""
-    for port in range(21_000 + os.getpid() % 10_000, 60_000, 7):
-        with socket.socket() as one, socket.socket() as two:
-            try:
-                one.bind(("127.0.0.1", port))
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no ports are free")
 
 
 def _run(
@@ -43,7 +30,7 @@ def _run(
     **flags: Any,
 ) -> list[dict[str, Any]]:
     """Two producers and as many ranks; the ranks' reports."""
-    endpoint = f"tcp://127.0.0.1:{_free_ports()}"
+    endpoint = f"tcp://127.0.0.1:{free_ports(2)}"
     env = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world_size)}
     common = {"run-dir": folder, "stream.endpoint": endpoint, "generator.height": 32, "generator.width": 32}
     common |= {"groups-per-step": 8, "reservoir.capacity-groups": 16, "min-producers": 2}
@@ -84,7 +71,7 @@ def test_a_slow_fleet_bounds_the_run_at_e_times_its_pace(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_rehearsal_is_scraped_and_traced_as_a_run(tmp_path: Path) -> None:
-    port, seen = _free_ports() + 2, {}
+    port, seen = free_ports(2) + 2, {}
 
     def scrape() -> None:
         deadline = time.monotonic() + WAIT_S
