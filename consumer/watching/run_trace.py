@@ -1,12 +1,14 @@
 """A run's trace: what every rank and every producer has done of late, in one file that is written as the run ends.
 
 It is written however the run ends: over, by an error, by Ctrl-C or SIGTERM. So it rests on no collective: each rank but
-the first leaves what it has in the run's folder, and the first waits a moment for them.
+the first leaves what it has in the run's folder, and the first asks for it there and waits a moment. A rank that hangs
+in a collective, which is where the first rank's end finds most, is not kept from it: a thread of its own answers.
 """
 
 import json
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE_S = 5.0
 """How long rank 0 waits for what the others leave."""
+_ASKED_EVERY_S = 0.25
+"""How often the others look whether rank 0 asks."""
 _LEEWAY_NS = 10 * 10**9
 """How far outside of the run's time a producer's events may be said to be: further is a lie, and would make of the run
 a dot on its own time line."""
@@ -52,6 +56,8 @@ class RunTrace:
         """What producers have told of; the stream's."""
         self._difference_ns, self._uncertainty_ns = 0, 0
         self._begun_ns = self._aligned_ns = time.monotonic_ns()
+        self._is_over = threading.Event()
+        self._leaver = threading.Thread(target=self._leave_part, name="trace", daemon=True)
 
     @property
     def asks_producers(self) -> bool:
@@ -65,16 +71,22 @@ class RunTrace:
             self._aligned_ns = time.monotonic_ns()
 
     def __enter__(self) -> Self:
+        if self._path is not None and self._rank:
+            self._leaver.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._path is None:
             return
+        if self._rank:
+            self._is_over.set()
+            self._leaver.join(_PATIENCE_S)
+            return
         try:
-            if self._rank:
-                self._leave_part()
-            else:
+            try:
                 self._write(self._path)
+            finally:
+                self._question.unlink(missing_ok=True)
         except OSError as failure:
             # Whatever the run ends by is not to be hidden by this.
             _log.warning("the trace could not be written: %s", failure)
@@ -82,7 +94,21 @@ class RunTrace:
     def _part(self, rank: int) -> Path:
         return self._folder.path / f"trace-{self._folder.incarnation}-{rank}.json"
 
+    @property
+    def _question(self) -> Path:
+        """What rank 0 asks the others by: a file that is there."""
+        return self._folder.path / f"trace-{self._folder.incarnation}-asked"
+
     def _leave_part(self) -> None:
+        """As this rank's end comes, or rank 0's, leave what it has; on a thread of its own."""
+        while not self._is_over.wait(_ASKED_EVERY_S) and not self._question.exists():
+            pass
+        try:
+            self._write_part()
+        except OSError as failure:
+            _log.warning("this rank's part of the trace could not be written: %s", failure)
+
+    def _write_part(self) -> None:
         since_ns = time.monotonic_ns() - self._aligned_ns if self._uncertainty_ns else 0  # of one machine: one clock
         part = {
             "difference_ns": self._difference_ns,
@@ -98,6 +124,8 @@ class RunTrace:
 
     def _wait_for_parts(self) -> None:
         """Until all other ranks have left theirs, for a while."""
+        if self._world_size > 1:
+            self._question.touch()
         deadline = time.monotonic() + _PATIENCE_S
         lacking = set(range(1, self._world_size))
         while lacking and time.monotonic() < deadline:

@@ -55,6 +55,16 @@ def test_every_rank_and_producer_is_in_the_file_though_the_run_ends_by_an_error(
     assert [*folder.path.iterdir()] == [], "what the other rank had left is taken away"
 
 
+def test_a_rank_that_hangs_while_the_first_ends_is_in_the_file(tmp_path: Path) -> None:
+    """Ctrl-C on all ranks at once finds some in a collective, which ends only when the first rank has gone."""
+    path, folder = tmp_path / "trace.json", _folder(tmp_path)
+    with RunTrace(str(path), folder, 1, 2) as hanging:
+        hanging.recorder.mark("issue", 1, 0, Flow.BEGIN)
+        _end_by(KeyboardInterrupt(), RunTrace(str(path), folder, 0, 2))
+        assert trace_rules.processes(trace_rules.read(path)) == {"rank 0": 1, "rank 1": 2}
+    assert [*folder.path.iterdir()] == [], "neither the question nor an answer is left, and none comes twice"
+
+
 def test_a_producer_that_lies_about_its_times_does_not_shrink_the_run_to_a_dot(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
