@@ -24,8 +24,16 @@ class StreamConfig:
 
     endpoint: str = "tcp://127.0.0.1:5599"
     """Address that rank 0 binds; rank r takes the port r higher. Port 0 takes a free one."""
+    advertise: str = ""
+    """HOST that producers dial, where it is another than the one that is bound; empty for the bound one, and this
+    machine's name where every address is bound (`tcp://*:5599`)."""
+    keys: str = ""
+    """Folder of `penstock keys init`: connections are encrypted, and only producers that it allows get in. Empty for links
+    without keys, on this machine only."""
     insecure: bool = False
     """Allow an address beyond loopback although the link has no keys. Only on a network that you trust."""
+    max_connections: int = 1024
+    """Connections that a rank holds at a time; further ones are refused."""
     window_groups: int = 64
     """Groups asked for or waiting to enter the reservoir, over all ranks. More hides slow producers and takes memory;
     below two batches of every producer, producers idle or make padding."""
@@ -47,6 +55,7 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         require(self.window_groups >= 1, "window_groups must be >= 1", self.window_groups)
+        require(self.max_connections >= 1, "max_connections must be >= 1", self.max_connections)
         require(self.window_bytes >= 1, "window_bytes must be >= 1", self.window_bytes)
         for name in ("producer_timeout_s", "warmup_timeout_s", "stall_report_s"):
             require(0 < getattr(self, name) < inf, f"{name} must be > 0", getattr(self, name))

@@ -36,6 +36,7 @@ def open_stream(
     socket: RankSocket,
     rank: int,
     endpoints: Sequence[str],
+    keys: Sequence[str],
     expects: Expectation | None,
     watch: Callable[[Kind], str | None] = lambda kind: None,
     real: Expectation | None = None,
@@ -51,6 +52,7 @@ def open_stream(
         socket: bound at `endpoints[rank]`.
         rank: whose.
         endpoints: addresses of all ranks, by rank.
+        keys: their public keys; none where the links have no keys.
         expects, real: as in `RankMachine`.
         watch, recorder: as in `GroupStream`.
         traces: whether producers are asked for their events.
@@ -61,6 +63,7 @@ def open_stream(
         incarnation=folder.incarnation,
         rank=rank,
         endpoints=tuple(endpoints),
+        keys=tuple(keys),
         expects=expects,
         real=real,
         order=config.order,

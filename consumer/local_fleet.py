@@ -50,6 +50,7 @@ class LocalFleet:
         folder: takes their logs.
         real: the set that producers of real images serve.
         metrics: where they serve their metrics, one after another; none where there are too few.
+        key: their key file; empty where the links have no keys.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class LocalFleet:
         folder: RunFolder,
         real: RealConfig | None = None,
         metrics: Sequence[Address] = (),
+        key: str = "",
     ) -> None:
+        self._key = key
         self._locals: list[_Local] = []
         self._metrics = iter(metrics)
         self._lost: set[str] = set()
@@ -73,6 +76,7 @@ class LocalFleet:
 
     def _add(self, name: str, kind: Kind, log: Path, endpoint: str, arguments: Sequence[str]) -> None:
         command = [sys.executable, "-m", "penstock.producer", *arguments, "--connect", endpoint, "--name", name]
+        command += ["--key", self._key] if self._key else []
         if (address := next(self._metrics, None)) is not None:
             command += ["--metrics", str(address)]
             place = f"at {address.url}/metrics" if address.port else f"at a free port, which {log} names"

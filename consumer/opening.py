@@ -30,6 +30,7 @@ from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
 from penstock.consumer.watching.event_log import EventLog
 from penstock.protocol.errors import ConfigError, RunError
+from penstock.protocol.keys import TRAINER_KEY, read_trainer_keys
 from penstock.protocol.sockets import RankSocket, next_endpoint
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     Raises:
         ConfigError: a package is missing, the prompts or the set of real images cannot be read, or have no concepts
             where they are learnt, the batch cannot be divided among the ranks, or no trace can be written.
+        KeyFileError: the keys cannot be used.
         EndpointError: the address, or that of the metrics or the live page, is taken or not allowed, or whoever is
             asked for prompts is down or refuses.
         RunError: the run folder is taken, or there is nothing to resume.
@@ -88,6 +90,9 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     socket = RankSocket(
         next_endpoint(config.stream.endpoint, rank),
         insecure=config.stream.insecure,
+        advertise=config.stream.advertise,
+        keys=read_trainer_keys(Path(config.stream.keys).expanduser()) if config.stream.keys else None,
+        max_connections=config.stream.max_connections,
         group_bytes=config.generator.group_bytes,
     )
     stack.callback(socket.close)
@@ -111,7 +116,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
         return Opening(prompts, real, socket, None, metrics, events, dashboard)
-    fleet = LocalFleet(local, socket.endpoint, folder, config.real, addresses)
+    key = str(Path(config.stream.keys).expanduser() / TRAINER_KEY) if config.stream.keys else ""
+    fleet = LocalFleet(local, socket.endpoint, folder, config.real, addresses, key)
     return Opening(prompts, real, socket, stack.enter_context(fleet), metrics, events, dashboard)
 
 

@@ -207,6 +207,7 @@ def main(argv: Sequence[str]) -> int:
             socket,
             rank,
             endpoints,
+            (),
             Expectation(),
             traces=trace.asks_producers,
             recorder=trace.recorder,

@@ -146,6 +146,7 @@ def answer_producers(
     """
     rank = accelerator.process_index
     endpoints = gather_strings(accelerator, opening.socket.endpoint)
+    keys = gather_strings(accelerator, opening.socket.key)
     expects, real = engines.expected(config, opening.real, resume)
     watch = opening.fleet.check if opening.fleet else lambda kind: None
     stream = open_stream(
@@ -154,6 +155,7 @@ def answer_producers(
         opening.socket,
         rank,
         endpoints,
+        keys if all(keys) else (),
         expects,
         watch,
         real,

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         description="Make images for a run: connect to a trainer and work on the tickets that it gives.",
     )
     configure_logging(f"producer {config.name or default_name()}")
-    check_endpoint(config.connect, insecure=True)
+    check_endpoint(config.connect, may_leave=True)
     if config.devices:
         from penstock.producer.device_fleet import DeviceFleet
         from penstock.producer.device_list import find_devices

@@ -22,6 +22,8 @@ class ProduceConfig:
 
     connect: str = "tcp://127.0.0.1:5599"
     """Address of any rank of the run, as the trainer logs it."""
+    key: str = ""
+    """File of `penstock keys add`: this producer's key. Empty for links without keys."""
     model: str = "tiny"
     """A diffusers text-to-image folder, a hub id, or `tiny`: the model that comes with Penstock."""
     images: str = ""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import ceil
+from pathlib import Path
 
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.engine import Engine, Pending
@@ -25,6 +26,7 @@ from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
+from penstock.protocol.keys import read_producer_key
 from penstock.protocol.links import HeldTicket, ProducerLook
 from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets, Welcome
 from penstock.protocol.producer_machine import ProducerMachine
@@ -70,7 +72,7 @@ class ProducerService:
             credit_groups=config.credit_groups,
             credit_bytes=config.credit_bytes,
         )
-        self._sockets = ProducerSockets()
+        self._sockets = ProducerSockets(read_producer_key(Path(config.key)) if config.key else None)
         self._changed = threading.Condition()
         """Guards the machine, the outbox and everything below; notified when any of them changes."""
         self._outbox: deque[_Outgoing] = deque()
@@ -360,9 +362,9 @@ class ProducerService:
 
     # --- both, under the lock -----------------------------------------------------------------------------------------
 
-    def _connect(self, endpoint: str) -> None:
+    def _connect(self, endpoint: str, key: str) -> None:
         try:
-            self._sockets.connect(endpoint)
+            self._sockets.connect(endpoint, key)
         except EndpointError as error:
             if endpoint == self._config.connect:
                 raise
@@ -376,7 +378,7 @@ class ProducerService:
                     header = self._machine.header(action.peer)
                     self._outbox.append(_Outgoing(action.peer, header, action.message, action.payload))
                 case Connect():
-                    self._connect(action.endpoint)
+                    self._connect(action.endpoint, action.key)
                 case Note():
                     _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
                 case Finished():

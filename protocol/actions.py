@@ -59,9 +59,11 @@ class Quarantine:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Dial another rank of the run."""
+    """Dial a rank of the run."""
 
     endpoint: str
+    key: str = ""
+    """Its public CURVE key; empty for the one that this producer was given, or where the link has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 PenstockError                 a line for the user, and the exit status of a program that ends by it
 ├── ConfigError               a configuration, flag or path that cannot be used
 ├── EndpointError             an address that cannot be bound or reached
+├── KeyFileError              a key that is missing, malformed or open to others
 ├── ModelError                a generator that cannot be loaded or cannot serve the run
 ├── RejectedError             a rank refused this producer, or this producer refused a rank
 ├── StarvedError              a wait for groups, for a producer or for a trainer ran out
@@ -27,6 +28,12 @@ class ConfigError(PenstockError):
 
 class EndpointError(PenstockError):
     """An address that cannot be parsed, bound or connected to."""
+
+
+class KeyFileError(PenstockError):
+    """A key file, or a list of allowed keys, that is missing, malformed or open to others."""
+
+    exit_code = 2
 
 
 class ModelError(PenstockError):

@@ -5,7 +5,7 @@ msgpack stays within `max_*_len` only if it is told to: eight MiB of empty maps 
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """Bytes of one msgpack header. A TICKETS message with 64 long prompts fits; anything larger is hostile or broken."""
@@ -45,6 +45,9 @@ MAX_RANKS: Final = 1024
 
 MAX_PRODUCERS: Final = 1024
 """Producers of one rank at a time; each costs it a manifest and two sockets' buffers."""
+
+KEY_LENGTH: Final = 40
+"""Characters of a CURVE key as text."""
 
 MAX_TRACE_EVENTS: Final = 512
 """Events in one TRACE; more go in several."""

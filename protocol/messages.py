@@ -9,6 +9,7 @@ from typing import ClassVar, get_args
 
 from penstock.protocol.image_codec import JPEG, RAW
 from penstock.protocol.limits import (
+    KEY_LENGTH,
     MAX_CANDIDATES,
     MAX_NAME_LENGTH,
     MAX_PER_IMAGE_VALUES,
@@ -59,6 +60,8 @@ class Welcome:
     world_size: int
     endpoints: tuple[str, ...]
     """Addresses of all ranks, by rank."""
+    keys: tuple[str, ...]
+    """Public CURVE keys of all ranks, by rank; empty where the links have no keys."""
     heartbeat_ms: int
     """How often the producer must send a HEARTBEAT."""
     lease_ms: int
@@ -70,6 +73,9 @@ class Welcome:
         require(self.world_size <= MAX_RANKS, f"world_size must be at most {MAX_RANKS}", self.world_size)
         require(0 <= self.rank < self.world_size, "rank must be in [0, world_size)", self.rank)
         require(len(self.endpoints) == self.world_size, "endpoints must be world_size many", len(self.endpoints))
+        require(len(self.keys) in (0, self.world_size), "keys must be world_size many, or none", len(self.keys))
+        is_right = all(len(key) == KEY_LENGTH for key in self.keys)
+        require(is_right, f"keys must have {KEY_LENGTH} characters each", [len(key) for key in self.keys])
         require(self.heartbeat_ms >= 1, "heartbeat_ms must be >= 1", self.heartbeat_ms)
         require(self.lease_ms >= 1, "lease_ms must be >= 1", self.lease_ms)
 

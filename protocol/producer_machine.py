@@ -95,12 +95,12 @@ class ProducerMachine:
         link = self.links[peer]
         return Header(run=link.run, incarnation=link.incarnation)
 
-    def connect(self, endpoint: str) -> list[Action]:
-        """Start to serve the rank at `endpoint`, unless this producer does already."""
+    def connect(self, endpoint: str, key: str = "") -> list[Action]:
+        """Start to serve the rank at `endpoint`, unless this producer does already; `key` as in `Connect`."""
         link = self.links.get(endpoint.encode())
         if link is None:
             self.links[endpoint.encode()] = Link(endpoint)
-            return [Connect(endpoint)]
+            return [Connect(endpoint, key)]
         if link.state is LinkState.GONE:
             link.state = LinkState.HELLO  # it has left, and another rank says that it is back
         return []
@@ -349,9 +349,10 @@ class ProducerMachine:
         # By rank, not by address: one host has several names.
         life = (header.run, header.incarnation)
         served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}
-        for rank, endpoint in enumerate(welcome.endpoints):
+        keys = welcome.keys or ("",) * len(welcome.endpoints)
+        for rank, (endpoint, key) in enumerate(zip(welcome.endpoints, keys, strict=True)):
             if rank not in served:
-                actions += self.connect(endpoint)
+                actions += self.connect(endpoint, key)
         return actions
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------

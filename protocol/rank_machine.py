@@ -45,6 +45,7 @@ class RankMachine(Dispatcher):
         incarnation: this life of the rank; larger than that of every earlier life.
         rank: this rank.
         endpoints: addresses of all ranks, by rank.
+        keys: public CURVE keys of all ranks, by rank; none where the links have no keys.
         expects: what an engine that generates must be; None where no image of the run is generated.
         real: what an engine that looks real images up must be; None where no image of the run is real.
         order: `ticket` delivers groups in the order in which their tickets were planned, `arrival` as they come.
@@ -61,6 +62,7 @@ class RankMachine(Dispatcher):
         incarnation: int,
         rank: int,
         endpoints: tuple[str, ...],
+        keys: tuple[str, ...] = (),
         expects: Expectation | None,
         real: Expectation | None = None,
         order: Literal["ticket", "arrival"] = "arrival",
@@ -76,6 +78,7 @@ class RankMachine(Dispatcher):
         self.incarnation = incarnation
         self.rank = rank
         self.endpoints = endpoints
+        self.keys = keys
         self.traces = traces
         self.engines: dict[Kind, Manifest] = {}
         """The first accepted producer's of each kind."""
@@ -231,6 +234,7 @@ class RankMachine(Dispatcher):
             rank=self.rank,
             world_size=len(self.endpoints),
             endpoints=self.endpoints,
+            keys=self.keys,
             heartbeat_ms=int(self.patience.heartbeat_s * 1000),
             lease_ms=int(self.patience.lease_s * 1000),
             trace=self.traces,

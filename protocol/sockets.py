@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Self
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from penstock.protocol.actions import Buffer
 from penstock.protocol.errors import EndpointError
-from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES, MAX_RANKS
+from penstock.protocol.keys import AllowList, ProducerKey, TrainerKeys
+from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES, MAX_PRODUCERS, MAX_RANKS
 
+_DOMAIN = "penstock"
+"""Of ZeroMQ's authentication protocol (RFC 27): whatever it is, it must be some."""
 _LINGER_MS = 1000
 """How long a closing socket may still deliver, so that a BYE arrives and a shutdown stays bounded."""
 _HIGH_WATER_MESSAGES = 1024
@@ -28,8 +32,8 @@ MESSAGES_PER_TURN = 256
 """Messages of one socket that are heard before anything else happens."""
 
 
-def check_endpoint(endpoint: str, *, insecure: bool) -> str:
-    """`endpoint` if it is `tcp://HOST:PORT` or `ipc://PATH` and stays on this machine, or if `insecure` allows more.
+def check_endpoint(endpoint: str, *, may_leave: bool) -> str:
+    """`endpoint` if it is `tcp://HOST:PORT` or `ipc://PATH` and stays on this machine, or if it `may_leave` it.
 
     Raises EndpointError. Port 0 asks for a free one.
     """
@@ -45,10 +49,10 @@ def check_endpoint(endpoint: str, *, insecure: bool) -> str:
         raise EndpointError(
             f"{endpoint} is every address of this machine, but producers must be told one to dial; name it"
         )
-    if not insecure and not _is_loopback(host.strip("[]")):
+    if not may_leave and not _is_loopback(host.strip("[]")):
         raise EndpointError(
             f"{endpoint} can be reached from other machines and this link has no keys; "
-            "bind to 127.0.0.1, or pass --stream.insecure on a network that you trust"
+            "make some (penstock keys init) and give them with --stream.keys, or bind to 127.0.0.1"
         )
     return endpoint
 
@@ -60,6 +64,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _advertised(bound: str, host: str) -> str:
+    """What producers dial, where `bound` is what this rank has bound and `host` names it otherwise, unless empty."""
+    return f"tcp://{host}:{bound.rpartition(':')[2]}" if host and bound.startswith("tcp://") else bound
 
 
 def next_endpoint(endpoint: str, rank: int) -> str:
@@ -152,27 +161,55 @@ class Sent(Enum):
     """The connection behind the name is gone, and the name with it."""
 
 
+class _Allowed:
+    """The list of producers, as the authenticator asks for it."""
+
+    def __init__(self, allowed: AllowList) -> None:
+        self._allowed = allowed
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a client with this public key, as text, may connect."""
+        self._allowed.refresh()
+        return self._allowed.name(key.decode()) is not None
+
+
 class RankSocket:
     """The ROUTER that a rank binds.
 
     Args:
         endpoint: where; see `check_endpoint`.
-        insecure: allow addresses beyond loopback.
+        insecure: allow addresses beyond loopback without keys.
+        advertise: the host that producers are told to dial; empty for the bound one.
+        keys: the trainer's; without them the link is plain.
+        max_connections: that are held at a time.
         group_bytes: bytes of the largest group that can come; a larger frame ends its sender's connection.
 
     Raises EndpointError where the address is taken, malformed or beyond loopback without `insecure`.
     """
 
-    def __init__(self, endpoint: str, *, insecure: bool = False, group_bytes: int = MAX_GROUP_BYTES) -> None:
-        check_endpoint(endpoint, insecure=insecure)
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        insecure: bool = False,
+        group_bytes: int = MAX_GROUP_BYTES,
+        advertise: str = "",
+        keys: TrainerKeys | None = None,
+        max_connections: int = MAX_PRODUCERS,
+    ) -> None:
+        check_endpoint(endpoint, may_leave=insecure or keys is not None)
         if endpoint.startswith("ipc://"):
             _claim_ipc(Path(endpoint.removeprefix("ipc://")))
         self._context = zmq.Context()
         self.endpoint = ""
+        """That producers dial."""
+        self.key = keys.pair.public if keys else ""
+        """The public key of this rank; empty where the link has none."""
         self.waker = Waker(self._context)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         _configure(self._socket, endpoint, max(group_bytes, MAX_HEADER_BYTES))
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._gate = self._open_gate(keys) if keys else None
         try:
             self._socket.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)
         except zmq.ZMQError as error:
@@ -183,10 +220,21 @@ class RankSocket:
                     "(port 0 takes a free one)"
                 ) from error
             raise EndpointError(f"cannot bind {endpoint}: {error}") from error
-        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.endpoint = _advertised(self._socket.getsockopt_string(zmq.LAST_ENDPOINT), advertise)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self.waker.socket, zmq.POLLIN)
+
+    def _open_gate(self, keys: TrainerKeys) -> ThreadAuthenticator:
+        """Encrypt, and let in only whom the list allows: without the second, whoever knows the public key gets in."""
+        gate = ThreadAuthenticator(self._context)
+        gate.start()
+        gate.configure_curve_callback(_DOMAIN, _Allowed(keys.allowed))
+        self._socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
+        self._socket.setsockopt(zmq.CURVE_SERVER, 1)
+        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.pair.public.encode())
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.pair.secret.encode())
+        return gate
 
     def wait(self, timeout_ms: int) -> None:
         """Until something has come, a wake, or `timeout_ms`."""
@@ -220,6 +268,8 @@ class RankSocket:
             return
         self.waker.close()
         self._socket.close(linger=_LINGER_MS)
+        if self._gate is not None:
+            self._gate.stop()
         self._context.term()
         if self.endpoint.startswith("ipc://") and not self.endpoint.startswith("ipc://@"):
             # ZeroMQ leaves it.
@@ -227,9 +277,10 @@ class RankSocket:
 
 
 class ProducerSockets:
-    """The DEALERs of a producer, one for each rank, named by their endpoint."""
+    """The DEALERs of a producer, one for each rank, named by their endpoint; plain without a key."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: ProducerKey | None = None) -> None:
+        self._key = key
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, MAX_RANKS + 16)
         self.waker = Waker(self._context)
@@ -238,9 +289,14 @@ class ProducerSockets:
         self._poller = zmq.Poller()
         self._poller.register(self.waker.socket, zmq.POLLIN)
 
-    def connect(self, endpoint: str) -> None:
-        """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address."""
-        check_endpoint(endpoint, insecure=True)
+    def connect(self, endpoint: str, key: str = "") -> None:
+        """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address.
+
+        Args:
+            endpoint: where.
+            key: the rank's public key; empty for that of the first rank, which this producer was given.
+        """
+        check_endpoint(endpoint, may_leave=True)
         try:
             dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         except zmq.ZMQError as error:
@@ -248,6 +304,10 @@ class ProducerSockets:
                 f"cannot connect to {endpoint}: {error}; it is one socket for each rank, see `ulimit -n`"
             ) from error
         _configure(dealer, endpoint, MAX_HEADER_BYTES)
+        if self._key is not None:
+            dealer.setsockopt(zmq.CURVE_SERVERKEY, (key or self._key.trainer).encode())
+            dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._key.pair.public.encode())
+            dealer.setsockopt(zmq.CURVE_SECRETKEY, self._key.pair.secret.encode())
         # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         try:

@@ -18,7 +18,9 @@ MessageType = TypeVar("MessageType", bound=Message)
 
 
 def welcome(rank: int = 0, endpoints: tuple[str, ...] = (RANK0,)) -> Welcome:
-    return Welcome(rank=rank, world_size=len(endpoints), endpoints=endpoints, heartbeat_ms=1000, lease_ms=10_000)
+    return Welcome(
+        rank=rank, world_size=len(endpoints), endpoints=endpoints, keys=(), heartbeat_ms=1000, lease_ms=10_000
+    )
 
 
 class Bench:

@@ -35,7 +35,7 @@ def producer() -> Iterator[ProducerSockets]:
     ],
 )
 def test_an_address_on_this_machine_is_allowed(endpoint: str) -> None:
-    assert check_endpoint(endpoint, insecure=False) == endpoint
+    assert check_endpoint(endpoint, may_leave=False) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_an_address_on_this_machine_is_allowed(endpoint: str) -> None:
 )
 def test_an_address_that_others_reach_needs_insecure(endpoint: str) -> None:
     with pytest.raises(EndpointError, match=r"no keys.*127\.0\.0\.1.*insecure"):
-        check_endpoint(endpoint, insecure=False)
-    assert check_endpoint(endpoint, insecure=True) == endpoint
+        check_endpoint(endpoint, may_leave=False)
+    assert check_endpoint(endpoint, may_leave=True) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_an_address_that_others_reach_needs_insecure(endpoint: str) -> None:
 @pytest.mark.parametrize("insecure", [False, True])
 def test_a_malformed_address_is_refused_with_the_form_of_a_good_one(endpoint: str, insecure: bool) -> None:
     with pytest.raises(EndpointError, match="tcp://HOST:PORT") as caught:
-        check_endpoint(endpoint, insecure=insecure)
+        check_endpoint(endpoint, may_leave=insecure)
     assert repr(endpoint) in str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_an_address_beyond_loopback_is_not_bound() -> None:
 @pytest.mark.parametrize("insecure", [False, True])
 def test_every_address_at_once_is_none_that_producers_can_dial(endpoint: str, insecure: bool) -> None:
     with pytest.raises(EndpointError, match="name it"):
-        check_endpoint(endpoint, insecure=insecure)
+        check_endpoint(endpoint, may_leave=insecure)
 
 
 def test_an_ipc_address_in_use_is_named_and_one_left_behind_is_taken(tmp_path: Path) -> None:

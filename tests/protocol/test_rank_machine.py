@@ -34,7 +34,7 @@ from tests.protocol.samples import CRC32, MANIFEST, NBYTES, PIXELS, a_ticket
 
 def test_hello_is_answered_with_the_run_and_its_ranks() -> None:
     desk = Desk()
-    welcome = Welcome(rank=0, world_size=2, endpoints=ENDPOINTS, heartbeat_ms=1000, lease_ms=10_000)
+    welcome = Welcome(rank=0, world_size=2, endpoints=ENDPOINTS, keys=(), heartbeat_ms=1000, lease_ms=10_000)
     assert sent(desk.hello(ANN), Welcome, ANN) == [welcome]
     assert desk.machine.peers[ANN].state is PeerState.WARMING
 
@@ -355,7 +355,7 @@ def test_a_stranger_is_told_to_say_hello() -> None:
         Tickets(tickets=()),
         Cancel(attempts=()),
         Reject(reason="no"),
-        Welcome(rank=0, world_size=1, endpoints=ENDPOINTS[:1], heartbeat_ms=1, lease_ms=1),
+        Welcome(rank=0, world_size=1, endpoints=ENDPOINTS[:1], keys=(), heartbeat_ms=1, lease_ms=1),
     ],
     ids=lambda message: message.kind,
 )
