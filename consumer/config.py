@@ -28,8 +28,8 @@ class StreamConfig:
     """HOST that producers dial, where it is another than the one that is bound; empty for the bound one, and this
     machine's name where every address is bound (`tcp://*:5599`)."""
     keys: str = ""
-    """Folder of `penstock keys init`: connections are encrypted, and only producers that it allows get in. Empty for links
-    without keys, on this machine only."""
+    """Folder of `penstock keys init`: connections are encrypted, and only producers that it allows get in. Empty for
+    links without keys, on this machine only."""
     insecure: bool = False
     """Allow an address beyond loopback although the link has no keys. Only on a network that you trust."""
     max_connections: int = 1024
