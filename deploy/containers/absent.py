@@ -2,8 +2,8 @@
 
     python absent.py constraints.txt
 
-In an image whose PyTorch was built together with what surrounds it, our versions hold for what is added alone. Runs while
-an image is built: standard library only.
+In an image whose PyTorch was built together with what surrounds it, our versions hold for what is added alone. Runs
+while an image is built: standard library only.
 """
 
 import re

@@ -2,8 +2,8 @@
 
     python -m tests.deploy.crd_schema CRD.yaml SOURCE deploy/kubernetes/schemas/NAME.json [PATH ...]
 
-SOURCE says where the definition is from. Each PATH, dotted, is a part that is checked in another way and left open here:
-the pods within a JobSet, which are Kubernetes' own.
+SOURCE says where the definition is from. Each PATH, dotted, is a part that is checked in another way and left open
+here: the pods within a JobSet, which are Kubernetes' own.
 """
 
 import json
@@ -30,7 +30,7 @@ def convert(definition: dict[str, Any], source: str, left_open: Sequence[str] = 
         _leave_open(schema, path.split("."))
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "$comment": f"From {source} by tests/deploy/crd_schema.py: descriptions, defaults, CEL rules and status left out"
+        "$comment": f"From {source}, by tests/deploy/crd_schema.py: without descriptions, defaults, CEL rules, status"
         + "".join(f"; {path} left open" for path in left_open),
         **schema,
         "required": ["apiVersion", "kind", "metadata", "spec"],

@@ -3,8 +3,8 @@
     python -m tests.deploy.manifests            what `kubectl kustomize` made of the overlays is valid and up to date
     python -m tests.deploy.manifests render     make it again (`make manifests`); wants kubectl
 
-`kubectl` is not everywhere, so what it says of the overlays is kept in deploy/kubernetes/rendered, each with a digest of
-the sources that it was made from.
+`kubectl` is not everywhere, so what it says of the overlays is kept in deploy/kubernetes/rendered, each with a digest
+of the sources that it was made from.
 """
 
 import hashlib
@@ -106,7 +106,8 @@ def main() -> int:
         for overlay in OVERLAYS:
             (RENDERED / f"{overlay}.yaml").write_text(header(overlay) + render(overlay))
     found = list(problems())
-    print(*(found or [f"manifests of {', '.join(OVERLAYS)}: valid for Kubernetes {', '.join(VERSIONS)}"]), sep="\n")
+    said = found or [f"manifests of {', '.join(OVERLAYS)}: valid for Kubernetes {', '.join(VERSIONS)}"]
+    sys.stdout.write("\n".join(said) + "\n")
     return 1 if found else 0
 
 
