@@ -4,11 +4,12 @@ ZeroMQ asks for every key by a request of its own (ZAP, ZeroMQ RFC 27). pyzmq's 
 tells nobody whom it denied, and where its thread ends it lets everybody in; so the socket is told to refuse whoever
 nobody answers for, and the end of this thread is an error of the rank.
 
-Strangers cannot be kept from dialling. A connection has two seconds to finish its handshake (`HANDSHAKE_IVL`), and where
+Strangers cannot be kept from dialling. A connection has two seconds to finish its handshake, and where
 there are more connections than there is room, the oldest one that has never said anything to the rank is ended. Those
 that are at work cannot be pushed out so, and a newcomer needs some milliseconds to have said its HELLO.
 """
 
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -21,12 +22,12 @@ from zmq.utils import z85
 from penstock.protocol.allow_list import AllowList, short
 from penstock.protocol.errors import KeyFileError
 from penstock.protocol.keys import TrainerKeys
-from penstock.protocol.peer_address import Ends, ends_of, hang_up, shown_address
+from penstock.protocol.limits import MAX_HEADER_BYTES
+from penstock.protocol.peer_address import Ends, ends_of, hang_up, num_received_bytes, shown_address
 from penstock.protocol.refusals import Refusals
 from penstock.protocol.socket_monitor import Happening, SocketEvent, SocketMonitor
+from penstock.protocol.socket_options import HANDSHAKE_MS
 
-HANDSHAKE_MS: Final = 2000
-"""How long a handshake may take."""
 USER_ID: Final = "User-Id"
 """What a message's frames say of the key that its connection was let in with: the key itself."""
 _DOMAIN: Final = "penstock"
@@ -35,6 +36,10 @@ _ADDRESS: Final = "inproc://zeromq.zap.01"
 _VERSION: Final = b"1.0"
 _LOOK_S: Final = 1.0
 """How often the list is looked at."""
+_GLANCE_S: Final = 0.05
+"""How often connections that have said nothing yet are looked at, while there are any."""
+_MAX_UNHEARD_BYTES: Final = 2 * MAX_HEADER_BYTES
+"""What a connection may send before the rank has heard anything of it: ZeroMQ would take a group of a stranger."""
 _JOIN_S: Final = 2.0
 
 
@@ -79,6 +84,7 @@ class Gate:
         """Connections from each address that were let in or denied and have not been heard or ended yet."""
         self._failed: SocketEvent | None = None
         """Why the connection ends whose end is told next."""
+        self._is_glancing = False
         self._look_at = time.monotonic() + _LOOK_S
         self._is_closing = threading.Event()
         context = router.context
@@ -122,7 +128,7 @@ class Gate:
             poller.register(each, zmq.POLLIN)
         try:
             while not self._is_closing.is_set():
-                poller.poll(max(0.0, self._look_at - time.monotonic()) * 1000)
+                poller.poll(max(0.0, self._wake_at() - time.monotonic()) * 1000)
                 now = time.monotonic()
                 self._answer_all(now)
                 self._watch(now)
@@ -131,6 +137,11 @@ class Gate:
                     self._look(now)
         except BaseException as error:  # noqa: BLE001 - a thread's edge: whoever waits for the socket raises it
             self.error = error
+
+    def _wake_at(self) -> float:
+        if self._is_glancing:
+            return min(self._look_at, time.monotonic() + _GLANCE_S)
+        return self._look_at
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -171,7 +182,7 @@ class Gate:
         try:
             self._keys.allowed.refresh(now)
         except KeyFileError as error:
-            self.refusals.add("allow_list", str(self._keys.allowed.path), f"{error}; the last list stays", now)
+            self.refusals.warn(str(self._keys.allowed.path), f"{error}; the list stays as it was", now)
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -186,6 +197,7 @@ class Gate:
                 connection.is_heard = True
                 self._forget_answer(connection.who)
         self._make_room(now)
+        self._stop_floods(now)
 
     def _take(self, event: SocketEvent, now: float) -> None:
         match event.what:
@@ -195,8 +207,8 @@ class Gate:
                 if (connection := self._open.pop(event.value, None)) is not None and not connection.is_ended:
                     self._explain(connection, now)
             case Happening.NOT_ACCEPTED:
-                why = f"the system gave no descriptor (error {event.value}); see `ulimit -n`"
-                self.refusals.add("descriptors", "a connection", why, now)
+                why = f"the system gives no descriptor for it: {os.strerror(event.value)}; see `ulimit -n`"
+                self.refusals.add("descriptors", "somebody", why, now)
         self._failed = event if event.what in (Happening.CUT, Happening.GARBLED) else None
 
     def _explain(self, connection: _Connection, now: float) -> None:
@@ -234,7 +246,23 @@ class Gate:
     def _lack(self) -> str:
         if self._keys:
             return "it has no key: give the producer --key FILE, of `penstock keys add`"
-        return "it has a key and this rank has none: start the trainer with --stream.keys, or the producer without --key"
+        return (
+            "it has a key and this rank has none: start the trainer with --stream.keys, or the producer without --key"
+        )
+
+    def _stop_floods(self, now: float) -> None:
+        unheard = [pair for pair in self._open.items() if not pair[1].is_heard and not pair[1].is_ended]
+        self._is_glancing = bool(unheard)
+        for descriptor, connection in unheard:
+            if num_received_bytes(descriptor) > _MAX_UNHEARD_BYTES:
+                why = f"it sent more than {_MAX_UNHEARD_BYTES} bytes before the rank could hear a word"
+                self._end(descriptor, connection, "flood", why, now)
+
+    def _end(self, descriptor: int, connection: _Connection, word: str, why: str, now: float) -> None:
+        connection.is_ended = True
+        if connection.ends is not None:
+            hang_up(descriptor, connection.ends)
+        self.refusals.add(word, connection.who, why, now)
 
     def _make_room(self, now: float) -> None:
         over = len(self._open) - self._max_connections
@@ -244,9 +272,8 @@ class Gate:
         over -= len(self._open) - len(there)
         silent = [(descriptor, each) for descriptor, each in there if not each.is_heard]
         # Where all are at work, whoever came last has come too late.
-        for descriptor, connection in [*silent, *reversed([pair for pair in there if pair[1].is_heard])][: max(0, over)]:
-            connection.is_ended = True
-            if connection.ends is not None:
-                hang_up(descriptor, connection.ends)
+        for descriptor, connection in [*silent, *reversed([pair for pair in there if pair[1].is_heard])][
+            : max(0, over)
+        ]:
             why = f"there are more connections than max_connections ({self._max_connections})"
-            self.refusals.add("crowd", connection.who, why, now)
+            self._end(descriptor, connection, "crowd", why, now)

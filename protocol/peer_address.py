@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _CREDENTIALS = struct.Struct("3i")
+"""Linux's `struct ucred`: process, user, group."""
+_INFO = struct.Struct("128xQ")
+"""Linux's `struct tcp_info` up to `tcpi_bytes_received`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ def ends_of(descriptor: int) -> Ends | None:
 
 
 def hang_up(descriptor: int, ends: Ends) -> None:
-    """End the connection behind a descriptor, if it is still the one between these ends; whoever owns it will notice."""
+    """End the connection behind a descriptor, if it is still the one between these ends; its owner will notice."""
     with _borrowed(descriptor) as connection:
         if connection is None or _ends(connection) != ends:
             return
@@ -39,6 +42,18 @@ def hang_up(descriptor: int, ends: Ends) -> None:
             connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # it has just ended by itself
+
+
+def num_received_bytes(descriptor: int) -> int:
+    """Bytes that have come on a TCP connection; 0 where the system does not say."""
+    with _borrowed(descriptor) as connection:
+        if connection is None or connection.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+            return 0
+        try:
+            told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        except OSError:
+            return 0
+    return int(_INFO.unpack(told)[0]) if len(told) == _INFO.size else 0
 
 
 def _ends(connection: socket.socket) -> Ends | None:

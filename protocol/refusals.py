@@ -17,7 +17,7 @@ class Refusal:
     """A connection that was refused."""
 
     word: str
-    """What refusals are counted by."""
+    """What refusals are counted by; empty for a warning that is none."""
     who: str
     """The address that it came from."""
     line: str
@@ -45,6 +45,11 @@ class Refusals:
         with self._lock:
             line = self._line(word, who, f"refused {who}: {why}", now)
             self._waiting.append(Refusal(word, who, line))
+
+    def warn(self, what: str, line: str, now: float) -> None:
+        """Something that an operator should know of `what`, and that is no refusal."""
+        with self._lock:
+            self._waiting.append(Refusal("", what, self._line("", what, line, now)))
 
     def _line(self, word: str, who: str, text: str, now: float) -> str:
         if len(self._told) >= _MAX_TOLD:

@@ -20,6 +20,8 @@ class Happening(Enum):
 
     ACCEPTED = auto()
     """Somebody has dialled; the value is the descriptor."""
+    DIALLED = auto()
+    """Somebody has accepted; the value is the descriptor."""
     DENIED = auto()
     """By whoever decides on keys; the value is 300 (not now), 400 (not you) or 500 (no room)."""
     GARBLED = auto()
@@ -36,6 +38,7 @@ class Happening(Enum):
 
 _HAPPENINGS = {
     zmq.EVENT_ACCEPTED: Happening.ACCEPTED,
+    zmq.EVENT_CONNECTED: Happening.DIALLED,
     zmq.EVENT_ACCEPT_FAILED: Happening.NOT_ACCEPTED,
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: Happening.DENIED,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: Happening.GARBLED,
