@@ -27,17 +27,16 @@ class Mounted:
         folder.mkdir()
         folder.chmod(0o1777)
 
-    def write(self, files: dict[str, bytes]) -> None:
-        """Another version of the Secret takes the place of the last at once."""
+    def write(self, files: dict[str, bytes], *, has_fs_group: bool) -> None:
+        """Another version of the Secret takes the place of the last at once. With an fsGroup its group may read it."""
         self._version += 1
         data = self.folder / f"..{self._version}"
         data.mkdir(mode=0o755)
         for name, text in files.items():
             (data / name).write_bytes(text)
-            if os.geteuid() == 0:
+            if has_fs_group:
                 os.chown(data / name, 0, POD)
-            # defaultMode 0400; where the pod has an fsGroup, that may read too.
-            (data / name).chmod(0o440 if os.geteuid() == 0 else 0o400)
+            (data / name).chmod(0o440 if has_fs_group else 0o400)
         link = self.folder / "..next"
         link.symlink_to(data.name)
         link.rename(self.folder / "..data")
@@ -69,12 +68,12 @@ def trainer_files(made: Path) -> dict[str, bytes]:
 
 
 def test_a_secret_that_changes_revokes_without_a_restart(made: Path, mounted: Mounted) -> None:
-    mounted.write(trainer_files(made))
+    mounted.write(trainer_files(made), has_fs_group=False)
     keys = read_trainer_keys(mounted.folder)
     ann, bob = (read_producer_key(made / f"{name}.key").pair.public for name in ("ann", "bob"))
     assert (keys.allowed.name(ann), keys.allowed.name(bob)) == ("ann", "bob")
     assert keys_command.main(["revoke", str(made), "bob"]) == 0
-    mounted.write(trainer_files(made))
+    mounted.write(trainer_files(made), has_fs_group=False)
     keys.allowed.refresh(now=0.0)
     assert keys.allowed.refresh(now=5.0), "a list that has changed for good"
     assert (keys.allowed.name(ann), keys.allowed.name(bob)) == ("ann", None)
@@ -82,7 +81,7 @@ def test_a_secret_that_changes_revokes_without_a_restart(made: Path, mounted: Mo
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another group")
 def test_a_pod_that_is_not_root_reads_the_keys_that_are_mounted_for_it(made: Path, mounted: Mounted) -> None:
-    mounted.write(trainer_files(made) | {"producer.key": (made / "ann.key").read_bytes()})
+    mounted.write(trainer_files(made) | {"producer.key": (made / "ann.key").read_bytes()}, has_fs_group=True)
     pod = multiprocessing.get_context("fork").Process(target=_read_as_pod, args=[mounted.folder])
     pod.start()
     pod.join(30)
