@@ -1,4 +1,4 @@
-"""Keys as Kubernetes mounts them, made here by hand: links into a folder that is changed as a whole, files of root's that
+"""Keys as Kubernetes mounts them, made here by hand: links into a folder that is changed as a whole, files of root that
 the pod's group may read, a folder that all could write to if it were not mounted read-only.
 """
 

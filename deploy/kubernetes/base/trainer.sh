@@ -34,13 +34,13 @@ arguments=(
 )
 
 # Where the ranks meet: the pod of rank 0, by the name that the JobSet's service gives it.
-export MASTER_ADDR="${HOSTNAME%-*}-0.$subdomain" MASTER_PORT=29500
+main=${HOSTNAME%-*}-0.$subdomain port=29500
 if ((ranks > 1)); then
   exec accelerate launch --multi_gpu --num_machines "$pods" --num_processes $((pods * ranks)) \
-    --machine_rank "$index" --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" \
+    --machine_rank "$index" --main_process_ip "$main" --main_process_port "$port" \
     --mixed_precision no --dynamo_backend no -m penstock.consumer "${arguments[@]}"
 fi
 if ((pods > 1)); then
-  export RANK=$index WORLD_SIZE=$pods LOCAL_RANK=0 LOCAL_WORLD_SIZE=1
+  export RANK=$index WORLD_SIZE=$pods LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 MASTER_ADDR=$main MASTER_PORT=$port
 fi
 exec penstock train "${arguments[@]}"
