@@ -248,29 +248,37 @@ class ProducerSockets:
         self._poller = zmq.Poller()
         self._poller.register(self.waker.socket, zmq.POLLIN)
 
-    def connect(self, endpoint: str, key: str = "") -> None:
-        """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address.
+    def connect(self, endpoint: str, key: str = "", address: str = "") -> None:
+        """Dial a rank, anew where it is dialled already. Returns at once, also where nobody listens yet.
 
         Args:
-            endpoint: where.
+            endpoint: where; names the rank from then on.
             key: the rank's public key; empty for that of the first rank, which this producer was given.
+            address: the same with an address in the place of the host's name; empty where there is no name.
+
+        Raises EndpointError on a malformed address or key.
         """
         check_dialled(endpoint)
+        self.disconnect(endpoint)
         try:
             dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         except zmq.ZMQError as error:
             raise EndpointError(
                 f"cannot connect to {endpoint}: {error}; it is one socket for each rank, see `ulimit -n`"
             ) from error
-        _configure(dealer, endpoint, MAX_HEADER_BYTES)
+        _configure(dealer, address or endpoint, MAX_HEADER_BYTES)
         if self._key is not None:
-            dealer.setsockopt(zmq.CURVE_SERVERKEY, (key or self._key.trainer).encode())
+            try:
+                dealer.setsockopt(zmq.CURVE_SERVERKEY, (key or self._key.trainer).encode())
+            except zmq.ZMQError as error:
+                dealer.close(linger=0)
+                raise EndpointError(f"cannot connect to {endpoint}: {key!r} is no key") from error
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._key.pair.public.encode())
             dealer.setsockopt(zmq.CURVE_SECRETKEY, self._key.pair.secret.encode())
         # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         try:
-            dealer.connect(endpoint)
+            dealer.connect(address or endpoint)
         except zmq.ZMQError as error:
             dealer.close(linger=0)
             raise EndpointError(
@@ -279,6 +287,14 @@ class ProducerSockets:
         self._sockets[endpoint.encode()] = dealer
         self._peers[dealer] = endpoint.encode()
         self._poller.register(dealer, zmq.POLLIN)
+
+    def disconnect(self, endpoint: str) -> None:
+        """Hang up; what was sent still goes out within the linger time. Does nothing where nobody is dialled."""
+        dealer = self._sockets.pop(endpoint.encode(), None)
+        if dealer is not None:
+            del self._peers[dealer]
+            self._poller.unregister(dealer)
+            dealer.close(linger=_LINGER_MS)
 
     def recv(self, timeout_ms: int) -> Iterator[tuple[bytes, list[memoryview]]]:
         """What has come, as (peer, frames); nothing after `timeout_ms` or a wake.
@@ -294,10 +310,11 @@ class ProducerSockets:
 
     def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
         """Send without waiting and, from 64 KiB, without a copy; False where the rank is away or the queue is full."""
+        dealer = self._sockets.get(peer)
+        if dealer is None:
+            return False
         try:
-            self._sockets[peer].send_multipart(
-                [header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False
-            )
+            dealer.send_multipart([header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         return True
