@@ -16,6 +16,7 @@ RUN pip install --no-cache-dir --no-deps .
 
 FROM python:3.11.14-slim-bookworm
 # A first process that passes signals on, so that producers drain, and that buries orphans.
+# Its version is the base's to choose, whose archive keeps one at a time:
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin penstock \

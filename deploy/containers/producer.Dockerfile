@@ -3,6 +3,7 @@
 # NVIDIA's PyTorch of June 2026: torch 2.13, CUDA 13.3, Torch-TensorRT. It wants a driver of R580 or newer.
 FROM nvcr.io/nvidia/pytorch:26.06-py3
 # A first process that passes signals on, so that producers drain, and that buries orphans.
+# Its version is the base's to choose, whose archive keeps one at a time:
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin penstock \

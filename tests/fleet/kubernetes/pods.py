@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -105,9 +105,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def wait_for(condition: object, what: str, within_s: float) -> None:
+def wait_for(condition: Callable[[], bool], what: str, within_s: float) -> None:
     """Look ten times a second until `condition()` is true; AssertionError where it does not become so."""
-    assert callable(condition)
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"{within_s:.0f} s were not enough for this: {what}"
