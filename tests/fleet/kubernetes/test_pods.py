@@ -15,7 +15,7 @@ import pytest
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.deploy import keys as keys_command
 from tests.deploy.manifests import FOLDER, RENDERED, documents
-from tests.fleet.kubernetes.pods import TOOLS, Host, kill, wait_for
+from tests.fleet.own_host import TOOLS, Host, kill, wait_for
 
 pytestmark = [pytest.mark.fleet, pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(600)]
 

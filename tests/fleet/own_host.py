@@ -1,7 +1,7 @@
-"""Pods without Kubernetes: the commands of the manifests as processes of a host of their own.
+"""Pods and containers without Kubernetes and Docker: their commands as processes of a host of their own.
 
-The host is a network namespace with names of its own, so that the ports of the manifests are free and the names of the
-JobSet lead to addresses on its loopback. What the kubelet and the controllers would do, the test does.
+The host is a network namespace with names of its own, so that the ports of the manifests are free and the names of pods
+and services lead to addresses on its loopback. What the kubelet and the controllers would do, a test does.
 """
 
 import contextlib
