@@ -18,7 +18,8 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from penstock.protocol.actions import Buffer
 from penstock.protocol.errors import EndpointError
-from penstock.protocol.keys import AllowList, ProducerKey, TrainerKeys
+from penstock.protocol.allow_list import AllowList
+from penstock.protocol.keys import ProducerKey, TrainerKeys
 from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES, MAX_PRODUCERS, MAX_RANKS
 
 _DOMAIN = "penstock"
