@@ -1,10 +1,10 @@
 """The rank under siege and its honest fleet, and what can be seen of them from outside.
 
-The rank is `penstock.consumer.paced`: sockets, protocol, stream, reservoir and ledger are the trainer's own. What it has
-trained on, and who made it, stands in its ledger; what it refused in its metrics and its log.
+The rank is `penstock.consumer.paced`: sockets, protocol, stream, reservoir and ledger are the trainer's own. What it
+has trained on, and who made it, stands in its ledger; what it refused in its metrics and its log.
 """
 
-import os
+import json
 import re
 import secrets
 import sqlite3
@@ -12,7 +12,8 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import harness
 import psutil
 from harness import BIN, BenchmarkError
 
-from penstock.consumer.ledger_reader import LedgerReader
+from penstock.consumer.ledger_file import open_ledger_files
 from penstock.producer.noise import noise
 from penstock.protocol.checksum import crc32
 from penstock.protocol.keys import read_trainer_keys
@@ -107,10 +108,15 @@ class Besieged:
         """Let it in no more, while all goes on."""
         self._penstock(f"revoke-{name}", "keys", "revoke", self.keys, name)
 
+    def besiege(self, name: str, module: str, plan: object) -> None:
+        """Start an attacker."""
+        argument = json.dumps(asdict(plan))  # type: ignore[call-overload]
+        self.processes.start(name, [sys.executable, "-m", module, argument], cwd=harness.BENCHMARKS)
+
     def check(self) -> None:
         """Raises BenchmarkError where the rank or an honest producer has ended."""
         for name in ("rank", *HONEST):
-            if not self.processes._living(name):
+            if not self.processes.lives(name):
                 last = (self.processes.log(name).strip() or "it said nothing").splitlines()[-1]
                 raise BenchmarkError(f"{name} has ended: {last}")
 
@@ -165,12 +171,13 @@ class Besieged:
         seen: Counter[int] = Counter()
         makers: Counter[str] = Counter()
         num_wrong = 0
-        with LedgerReader(self.run_dir) as ledger:
-            for group in ledger.groups():
+        with ExitStack() as stack:
+            (ledger,) = open_ledger_files(self.run_dir, stack)
+            for group in ledger.groups((), None, None):
                 seen[group.index] += 1
                 makers[group.producer] += 1
                 num_wrong += crc32(noise(group.recipe).reshape(-1)) != group.crc32
-            num_quarantined = len(list(ledger.quarantined()))
+            num_quarantined = len(ledger.rows("SELECT id FROM quarantined"))
         return {
             "groups": seen.total(),
             "twice": seen.total() - len(seen),
@@ -187,13 +194,3 @@ def leaver(number: int) -> str:
 
 def _flags(settings: dict[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
-
-
-def nice_python(module: str, argument: str) -> list[str]:
-    """The command of an attacker."""
-    return [sys.executable, "-m", module, argument]
-
-
-def cores() -> int:
-    """That the processes share."""
-    return len(os.sched_getaffinity(0))

@@ -38,7 +38,7 @@ from siege.insider import Insider, paced_manifest
 BOMBS_PER_S = 200.0
 FLOOD_TURN = 200
 """Messages that the flooder sends before it listens."""
-GIVES_WAY = 19
+GIVES_WAY = 5
 """Niceness: an attacker's processor is not the rank's."""
 
 

@@ -20,7 +20,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -94,8 +94,7 @@ class RawCallers:
                     caller.send(_GREETING[num_sent : num_sent + 1])
                 self._slow[caller] = now + _BYTE_S, num_sent + 1
         for key, _ in self._selector.select(0):
-            caller, kind = key.fileobj, key.data
-            assert isinstance(caller, socket.socket)
+            caller, kind = cast(socket.socket, key.fileobj), key.data
             try:
                 is_over = caller.recv(4096) == b""
             except BlockingIOError:
@@ -165,7 +164,6 @@ class Clients:
     def turn(self) -> None:
         """Read what the monitors say."""
         for monitor, _ in self._poller.poll(0):
-            assert isinstance(monitor, zmq.Socket)
             kind = self._monitors[monitor]
             while monitor.poll(0):
                 self._note(kind, parse_monitor_message(monitor.recv_multipart())["event"])
