@@ -171,8 +171,8 @@ class Gate:
             self._look(now)
         if allowed.name(key) is not None:
             return True
-        why = f"its key {short(key)} is not in {allowed.path}: `penstock keys add {allowed.path.parent} NAME` makes one"
-        self.refusals.add("unknown_key", who, f"{why}, with `--public '{key}'` it allows this one", now)
+        why = f"its key {short(key)} is not in {allowed.path}; `penstock keys add` makes one that is"
+        self.refusals.add("unknown_key", who, why, now)
         return False
 
     def _look(self, now: float) -> None:

@@ -273,7 +273,8 @@ class ProducerSockets:
     def refusals(self, now: float) -> Sequence[tuple[str, bool]]:
         """Why ranks do not let this producer in, and whether that is sure.
 
-        Dials those again that have refused it some seconds ago. To be called several times a second, with the time on the monotonic clock.
+        Dials those again that have refused it some seconds ago. To be called several times a second, with the time on
+        the monotonic clock.
         """
         if now >= self._glance_at:
             self._glance_at = now + _GLANCE_S
