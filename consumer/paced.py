@@ -38,10 +38,11 @@ from penstock.consumer.stream import GroupStream
 from penstock.consumer.watching.metrics import RankMetrics
 from penstock.consumer.watching.observed import Observed
 from penstock.consumer.watching.run_trace import RunTrace
+from penstock.protocol.addresses import next_endpoint
 from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import ConfigError, StarvedError
 from penstock.protocol.keys import read_trainer_keys
-from penstock.protocol.sockets import RankSocket, next_endpoint
+from penstock.protocol.sockets import RankSocket
 from penstock.telemetry.pace import Pace
 
 

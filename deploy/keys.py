@@ -35,7 +35,7 @@ example:
   penstock keys list keys
   penstock keys revoke keys node-7              also while the run goes on
 """
-_HEADING = "# NAME KEY DATE, a line for each producer that may connect; `penstock keys` writes it, a trainer that runs reads it.\n"
+_HEADING = "# NAME KEY DATE: who may connect. `penstock keys` writes it, and a trainer that runs reads it.\n"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -96,7 +96,9 @@ def _add(folder: Path, name: str, public: str, out: Path | None) -> None:
     from penstock.protocol.keys import make_pair, producer_text, read_trainer_pair
 
     if not is_name(name):
-        raise ConfigError(f"NAME must be letters, digits, `.`, `_` and `-`, at most 64, and not `trainer`, got {name!r}")
+        raise ConfigError(
+            f"NAME must be letters, digits, `.`, `_` and `-`, at most 64, and not `trainer`, got {name!r}"
+        )
     if public and not is_key(public):
         raise ConfigError(f"--public must be a public key, 40 characters of Z85, got {public!r}")
     if public and out:
@@ -137,8 +139,10 @@ def _revoke(folder: Path, name: str) -> None:
         had_file = file.is_file()
         file.unlink(missing_ok=True)
     print(f"revoked {name} ({short(gone.key)}){f'; {file} is deleted' if had_file else ''}")
-    print("a trainer that runs sees it within two seconds: it takes no more messages of that key, ends its connections,")
-    print("and gives its tickets to others. What it had sent before stays in use: penstock ledger RUN --producer says what")
+    print(
+        "a trainer that runs sees it within two seconds: it takes no more messages of that key, ends its connections,"
+    )
+    print("and gives its tickets to others. What it had sent before stays in use: `penstock ledger RUN` says what")
 
 
 def _list(folder: Path) -> None:

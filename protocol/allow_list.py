@@ -92,6 +92,8 @@ class AllowList:
         self._names: Mapping[str, str] = {allowed.key: allowed.name for allowed in read_allowed(path)}
         self._seen = self._state
         self._seen_at = float("-inf")
+        self.generation = 0
+        """Another one as soon as the list is."""
 
     def name(self, public: str) -> str | None:
         """Whose a public key is; None where it is nobody's who may connect. Reads nothing from disk."""
@@ -135,6 +137,7 @@ class AllowList:
                 self._names, self._state = found, state
             else:
                 self._names = {**before, **found}
+            self.generation += self._names != before
             return self._names != before
 
 

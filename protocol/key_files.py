@@ -49,15 +49,21 @@ def _check_folder(folder: Path) -> None:
     try:
         found = folder.stat()
     except OSError as error:
-        raise KeyFileError(f"{folder} cannot be read: {error.strerror}; `penstock keys init {folder}` makes it") from error
+        raise KeyFileError(
+            f"{folder} cannot be read: {error.strerror}; `penstock keys init {folder}` makes it"
+        ) from error
     if not stat.S_ISDIR(found.st_mode):
         raise KeyFileError(f"{folder} is not a folder; `penstock keys init` makes one")
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in (_ROOT, os.geteuid()):
-        raise KeyFileError(f"{folder} belongs to user {found.st_uid}, who could replace what lies in it; choose another")
+        raise KeyFileError(
+            f"{folder} belongs to user {found.st_uid}, who could replace what lies in it; choose another"
+        )
     # In a sticky folder (/tmp, a volume of Kubernetes) nobody replaces the files of others.
     if mode & 0o022 and not mode & stat.S_ISVTX:
-        raise KeyFileError(f"{folder} can be written by others (mode {mode:04o}), who could replace keys; chmod 700 {folder}")
+        raise KeyFileError(
+            f"{folder} can be written by others (mode {mode:04o}), who could replace keys; chmod 700 {folder}"
+        )
 
 
 def write_new(path: Path, text: str) -> None:
