@@ -10,6 +10,8 @@ HANDSHAKE_MS: Final = 2000
 """How long a handshake may take."""
 _HIGH_WATER_MESSAGES: Final = 1024
 """Messages queued per peer and direction. Credits, counted in bytes, bound memory long before this does."""
+_CURVE_BYTES: Final = 33
+"""By which CURVE makes a frame larger on the wire, where ZeroMQ measures it: command name, nonce, MAC and flags."""
 _BACKLOG: Final = 1024
 """Connections that wait to be accepted: a fleet comes back all at once when its trainer does."""
 
@@ -20,7 +22,7 @@ def configure(zmq_socket: "zmq.Socket[bytes]", endpoint: str, max_frame_bytes: i
     zmq_socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
     zmq_socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
     zmq_socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + _CURVE_BYTES)
     zmq_socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     zmq_socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
     zmq_socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)

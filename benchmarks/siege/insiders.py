@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,8 @@ def main(argument: str) -> None:
     os.nice(GIVES_WAY)
     plan = InsiderPlan(**json.loads(argument))
     deeds = be(plan)
-    Path(plan.report).write_text(json.dumps(asdict(deeds)), encoding="utf-8")
+    report = {"sent": deeds.sent, "refused": deeds.refused, "connections": deeds.connections}
+    Path(plan.report).write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

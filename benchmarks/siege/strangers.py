@@ -1,5 +1,6 @@
 """Hundreds of connections of people without a key: `python -m siege.strangers JSON`, from `benchmarks/`.
 
+- silent: connects, and says nothing;
 - slow: begins ZeroMQ's greeting, and sends a byte of it from time to time (slow-loris);
 - http: asks for a web page;
 - noise: sends random bytes;
@@ -17,6 +18,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +32,9 @@ from penstock.protocol.messages import Header, Hello
 from siege.insider import paced_manifest
 from siege.insiders import GIVES_WAY
 
-RAW = ("slow", "http", "noise")
-CLIENTS = ("plain", "wrong_key")
-KINDS = (*RAW, *CLIENTS)
+RAW = {"silent": 160, "slow": 160, "http": 40, "noise": 40}
+CLIENTS = {"plain": 40, "wrong_key": 40}
+"""How many of each kind there are: the first two are hung up on only by their time, so they make the crowd."""
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
 """Of ZMTP 3.0, 64 bytes."""
 _TURN_S = 0.05
@@ -40,6 +42,14 @@ _BYTE_S = 0.2
 """Between two bytes of a slow one."""
 _AGAIN_S = 0.2
 """From the end of a connection to the next one."""
+_ENDS = {
+    zmq.EVENT_DISCONNECTED,
+    zmq.EVENT_CLOSED,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+}
+"""Events after which a client is done with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +60,6 @@ class StrangerPlan:
     """Of the rank, on this machine."""
     rank_key: str
     """Its public key; empty where it has none."""
-    each: int
-    """Connections of each kind at a time."""
     until: str
     """File whose coming ends it."""
     report: str
@@ -77,7 +85,7 @@ class RawCallers:
         self._plan, self._seen = plan, seen
         self._selector = selectors.DefaultSelector()
         self.open: Counter[str] = Counter()
-        self._due = [(0.0, kind) for kind in RAW for _ in range(plan.each)]
+        self._due = [(0.0, kind) for kind, number in RAW.items() for _ in range(number)]
         """When the next of a kind calls."""
         self._slow: dict[socket.socket, tuple[float, int]] = {}
         """When each of them sends again, and how many bytes it has sent."""
@@ -140,52 +148,65 @@ class Clients:
         self._seen = seen
         self.open: Counter[str] = Counter()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, 8 * plan.each + 64)
+        self._context.set(zmq.MAX_SOCKETS, 16 * sum(CLIENTS.values()))
         self._poller = zmq.Poller()
-        self._monitors: dict[zmq.Socket[bytes], str] = {}
-        self._clients = [self._call(plan, kind) for kind in CLIENTS for _ in range(plan.each)]
+        self._plan = plan
+        self._calling: dict[zmq.Socket[bytes], tuple[str, zmq.Socket[bytes]]] = {}
+        """By monitor: the kind of a client, and itself."""
+        self._due = [(0.0, kind) for kind, number in CLIENTS.items() for _ in range(number)]
 
-    def _call(self, plan: StrangerPlan, kind: str) -> zmq.Socket[bytes]:
+    def _call(self, kind: str) -> None:
+        plan = self._plan
         client = self._context.socket(zmq.DEALER)
         client.setsockopt(zmq.LINGER, 0)
-        client.setsockopt(zmq.RECONNECT_IVL, round(_AGAIN_S * 1000))
+        client.setsockopt(zmq.RECONNECT_IVL, -1)
         if kind == "wrong_key":
             public, secret = zmq.curve_keypair()
             client.setsockopt(zmq.CURVE_SERVERKEY, plan.rank_key.encode())
             client.setsockopt(zmq.CURVE_PUBLICKEY, public)
             client.setsockopt(zmq.CURVE_SECRETKEY, secret)
         monitor = client.get_monitor_socket()
-        self._monitors[monitor] = kind
+        self._calling[monitor] = kind, client
         self._poller.register(monitor, zmq.POLLIN)
         client.connect(f"tcp://127.0.0.1:{plan.port}")
         client.send(encode(Hello(producer=kind, manifest=paced_manifest()), Header()))
-        return client
 
-    def turn(self) -> None:
-        """Read what the monitors say."""
+    def turn(self, now: float) -> None:
+        """Call where it is time, and read what the monitors say."""
+        calling = [kind for at, kind in self._due if at <= now]
+        self._due = [(at, kind) for at, kind in self._due if at > now]
+        for kind in calling:
+            self._call(kind)
         for monitor, _ in self._poller.poll(0):
-            kind = self._monitors[monitor]
+            events = []
             while monitor.poll(0):
-                self._note(kind, parse_monitor_message(monitor.recv_multipart())["event"])
+                events.append(parse_monitor_message(monitor.recv_multipart())["event"])
+            self._note(monitor, events, now)
 
-    def _note(self, kind: str, event: Any) -> None:
-        if event == zmq.EVENT_CONNECTED:
+    def _note(self, monitor: "zmq.Socket[bytes]", events: Sequence[Any], now: float) -> None:
+        kind, _ = self._calling[monitor]
+        if zmq.EVENT_CONNECTED in events:
             self._seen.opened[kind] += 1
             self.open[kind] += 1
-        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._seen.let_in[kind] += 1
-        elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
-            # One of a connection that did not come about is none.
-            self.open[kind] = max(0, self.open[kind] - 1)
-            self._seen.hung_up[kind] += 1
+        self._seen.let_in[kind] += events.count(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        if not _ENDS.isdisjoint(events):
+            if zmq.EVENT_CLOSED not in events:  # that is the end of a connection which did not come about
+                self.open[kind] -= 1
+                self._seen.hung_up[kind] += 1
+            self._end(monitor)
+            self._due.append((now + _AGAIN_S, kind))
+
+    def _end(self, monitor: "zmq.Socket[bytes]") -> None:
+        _, client = self._calling.pop(monitor)
+        self._poller.unregister(monitor)
+        client.disable_monitor()
+        client.close(linger=0)
+        monitor.close(linger=0)
 
     def close(self) -> None:
         """End all of them."""
-        for client in self._clients:
-            client.disable_monitor()
-            client.close(linger=0)
-        for monitor in self._monitors:
-            monitor.close(linger=0)
+        for monitor in list(self._calling):
+            self._end(monitor)
         self._context.term()
 
 
@@ -195,7 +216,7 @@ def come(plan: StrangerPlan) -> Seen:
     raw, clients = RawCallers(plan, seen), Clients(plan, seen)
     while not until.exists():
         raw.turn(time.monotonic())
-        clients.turn()
+        clients.turn(time.monotonic())
         now_open = raw.open + clients.open
         seen.together = max(seen.together, now_open.total())
         for kind, number in now_open.items():

@@ -16,11 +16,11 @@ MAX_MORE_DESCRIPTORS = 2
 MIN_FLOOD_PER_S = 1000.0
 
 LINES: Mapping[str, str] = {
-    "plain client": r"refused .*127\.0\.0\.1.*no key",
-    "client with a wrong key": r"refused .*127\.0\.0\.1.*is not in .*allowed",
-    "what is no ZeroMQ": r"no ZeroMQ.*127\.0\.0\.1",
-    "unfinished handshake": r"handshake.*not finished.*2 s",
-    "revoked key": r"leaver-0.*revoked|revoked.*leaver-0",
+    "plain client": r"refused 127\.0\.0\.1.*: it has no key",
+    "client with a wrong key": r"refused 127\.0\.0\.1.*: its key .* is not in .*allowed",
+    "what is no ZeroMQ": r"refused 127\.0\.0\.1.*: it speaks no ZeroMQ",
+    "unfinished handshake": r"refused 127\.0\.0\.1.*: it did not finish the handshake within 2 s",
+    "revoked key": r"leaver-0 is out: its key was revoked",
     "bomb": r"refused a message of bomber",
     "JPEG bomb": r"refused a message of bomber.*: jpeg",
     "flood": r"refused a message of .* \(\d{4,} times\)",
@@ -34,7 +34,21 @@ LINES: Mapping[str, str] = {
     "a replay": r"refused a message of byzantine.*: sequence",
 }
 """What must stand in the rank's log once it is besieged, and not before: what is refused, and a pattern of its line."""
-REASONS = ("shape", "size", "frame_count", "checksum", "blank", "stale", "life", "sequence", "jpeg")
+REASONS = (
+    "no_key",
+    "unknown_key",
+    "no_zeromq",
+    "slow_handshake",
+    "shape",
+    "size",
+    "frame_count",
+    "checksum",
+    "blank",
+    "stale",
+    "life",
+    "sequence",
+    "jpeg",
+)
 """Of the refusals that the metrics must count in every siege."""
 
 
