@@ -16,13 +16,13 @@ _BACKLOG: Final = 1024
 """Connections that wait to be accepted: a fleet comes back all at once when its trainer does."""
 
 
-def configure(zmq_socket: "zmq.Socket[bytes]", endpoint: str, max_frame_bytes: int) -> None:
+def configure(zmq_socket: "zmq.Socket[bytes]", endpoint: str, max_frame_bytes: int, *, has_keys: bool) -> None:
     """Set a socket that is not bound or connected yet; a larger frame than this ends its sender's connection."""
     zmq_socket.setsockopt(zmq.LINGER, LINGER_MS)
     zmq_socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
     zmq_socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
     zmq_socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + _CURVE_BYTES)
+    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + (_CURVE_BYTES if has_keys else 0))
     zmq_socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     zmq_socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
     zmq_socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)

@@ -56,7 +56,7 @@ def test_a_larger_one_ends_the_connection_of_who_sends_it(link: tuple[RankSocket
     dealer.setsockopt(zmq.RECONNECT_IVL, -1)
     monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     dealer.connect(rank.endpoint)
-    dealer.send(bytes(GROUP_BYTES + 40))
+    dealer.send(bytes(GROUP_BYTES + 1))
     assert monitor.poll(WAIT_MS), "the rank hangs up"
     assert parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED
     rank.wait(0)
