@@ -385,6 +385,11 @@ class RankMachine(Dispatcher):
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
+    def _name(self, identity: bytes) -> str:
+        if identity not in self.peers and (key := self._key_name(identity)):
+            return f"unknown with the key of {key}"
+        return super()._name(identity)
+
     def _count(self, name: str, reason: str, detail: str) -> list[Action]:
         """Count a dropped message; noted at the first, second, fourth, … so that a flood does not flood the log."""
         count = self.rejects.counts_round(reason, name)
