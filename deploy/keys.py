@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> "argparse.Namespace":
     parser = OneLineParser(PROG, DESCRIPTION, EXAMPLE)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="init|add|revoke|list", parser_class=_verb_parser)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="init|add|revoke|list", parser_class=_VerbParser)
     for verb, what in (
         ("init", "make the folder, the trainer's key, and a list of nobody"),
         ("add", "let a producer in: make its key, or take the public one that it has made"),
@@ -73,8 +73,11 @@ def _parse(argv: Sequence[str]) -> "argparse.Namespace":
     return parser.parse_args(argv)
 
 
-def _verb_parser(prog: str) -> OneLineParser:
-    return OneLineParser(prog, "", "")
+class _VerbParser(OneLineParser):
+    """Of one of the four."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, "", "")
 
 
 def _init(folder: Path) -> None:

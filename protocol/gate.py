@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 import zmq
@@ -128,7 +129,7 @@ class Gate:
             poller.register(each, zmq.POLLIN)
         try:
             while not self._is_closing.is_set():
-                poller.poll(max(0.0, self._wake_at() - time.monotonic()) * 1000)
+                poller.poll(max(0, ceil((self._wake_at() - time.monotonic()) * 1000)))
                 now = time.monotonic()
                 self._answer_all(now)
                 self._watch(now)
