@@ -40,6 +40,8 @@ _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + b
 _TURN_S = 0.05
 _BYTE_S = 0.2
 """Between two bytes of a slow one."""
+_CONNECT_S = 0.5
+"""How long a call may wait for the rank to take it."""
 _AGAIN_S = 0.2
 """From the end of a connection to the next one."""
 _ENDS = {
@@ -116,7 +118,7 @@ class RawCallers:
     def _call(self, kind: str, now: float) -> None:
         caller = socket.socket()
         try:
-            caller.settimeout(2)
+            caller.settimeout(_CONNECT_S)
             caller.connect(("127.0.0.1", self._plan.port))
             caller.settimeout(0)
             if kind == "http":
@@ -169,7 +171,8 @@ class Clients:
         self._calling[monitor] = kind, client
         self._poller.register(monitor, zmq.POLLIN)
         client.connect(f"tcp://127.0.0.1:{plan.port}")
-        client.send(encode(Hello(producer=kind, manifest=paced_manifest()), Header()))
+        with suppress(zmq.Again):  # hung up on already
+            client.send(encode(Hello(producer=kind, manifest=paced_manifest()), Header()), zmq.NOBLOCK)
 
     def turn(self, now: float) -> None:
         """Call where it is time, and read what the monitors say."""

@@ -1,4 +1,4 @@
-"""Weights that come as pickles, which run whatever their maker liked, are refused unread; safetensors alone are loaded."""
+"""Weights that come as pickles, which run whatever their maker liked, are not loaded; only safetensors are."""
 
 import os
 import pickle
