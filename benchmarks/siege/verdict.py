@@ -15,40 +15,27 @@ MAX_MORE_DESCRIPTORS = 2
 """Most files that may still be open some seconds after a siege."""
 MIN_FLOOD_PER_S = 1000.0
 
+
+def _message(who: str, word: str) -> str:
+    """The line of a message that was refused, however often by then."""
+    return rf"refused a message of {who}( \(\d+ times\))?: {word}: "
+
+
+_BOMBS = ("nesting", "too_long", "truncated", "malformed", "trailing_bytes", "extension_type", "duplicate_key")
+_LIES = ("shape", "size", "frame_count", "checksum", "blank", "stale", "life", "sequence")
 LINES: Mapping[str, str] = {
-    "plain client": r"refused 127\.0\.0\.1.*: it has no key",
-    "client with a wrong key": r"refused 127\.0\.0\.1.*: its key .* is not in .*allowed",
-    "what is no ZeroMQ": r"refused 127\.0\.0\.1.*: it speaks no ZeroMQ",
-    "unfinished handshake": r"refused 127\.0\.0\.1.*: it did not finish the handshake within 2 s",
-    "revoked key": r"leaver-0 is out: its key was revoked",
-    "bomb": r"refused a message of (unknown with the key of )?bomber",
-    "JPEG bomb": r"refused a message of bomber.*: jpeg",
-    "flood": r"refused a message of unknown with the key of flooder \(\d{4,} times\)",
-    "another shape": r"refused a message of byzantine.*: shape",
-    "half the bytes": r"refused a message of byzantine.*: size",
-    "no pixels": r"refused a message of byzantine.*: frame_count",
-    "a wrong checksum": r"refused a message of byzantine.*: checksum",
-    "all black": r"refused a message of byzantine.*: blank",
-    "another's ticket": r"refused a message of byzantine.*: stale",
-    "an earlier life": r"refused a message of byzantine.*: life",
-    "a replay": r"refused a message of byzantine.*: sequence",
+    "no key": r"refused 127\.0\.0\.1.*: it has no key",
+    "a wrong key": r"refused 127\.0\.0\.1.*: its key .* is not in .*allowed",
+    "no ZeroMQ": r"refused 127\.0\.0\.1.*: it speaks no ZeroMQ",
+    "an unfinished handshake": r"refused 127\.0\.0\.1.*: it did not finish the handshake within 2 s",
+    "a revoked key": r"leaver-0 is out: its key was revoked",
+    "a JPEG bomb": _message("bomber", "jpeg"),
+    "a flood": r"refused a message of unknown with the key of flooder \(\d{4,} times\): ",
+    **{f"a bomb: {word}": _message("(unknown with the key of )?bomber", word) for word in _BOMBS},
+    **{f"a lie: {word}": _message("byzantine", word) for word in _LIES},
 }
 """What must stand in the rank's log once it is besieged, and not before: what is refused, and a pattern of its line."""
-REASONS = (
-    "no_key",
-    "unknown_key",
-    "no_zeromq",
-    "slow_handshake",
-    "shape",
-    "size",
-    "frame_count",
-    "checksum",
-    "blank",
-    "stale",
-    "life",
-    "sequence",
-    "jpeg",
-)
+REASONS = ("no_key", "unknown_key", "no_zeromq", "slow_handshake", "jpeg", *_BOMBS, *_LIES)
 """Of the refusals that the metrics must count in every siege."""
 
 

@@ -40,7 +40,8 @@ def test_transport_says_what_it_does_not_know() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines() == [
-        "error: there is no side 'pigeons'; choose from penstock, penstock_keys, raw_zmq, raw_zmq_keys, grpc, ray, mp_queue"
+        "error: there is no side 'pigeons'; choose from penstock, penstock_keys, raw_zmq, raw_zmq_keys, grpc, ray, "
+        "mp_queue"
     ]
 
 
