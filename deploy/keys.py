@@ -68,7 +68,7 @@ def _parse(argv: Sequence[str]) -> "argparse.Namespace":
         if verb in ("add", "revoke"):
             of.add_argument("name", metavar="NAME", help="what the key is called in logs: its machine, its owner")
         if verb == "add":
-            of.add_argument("--public", default="", metavar="KEY", help="a public key, whose secret stays where it is")
+            of.add_argument("--public", default="", metavar="KEY", help="a public key, as --public='KEY'")
             of.add_argument("--out", type=Path, metavar="FILE", help="where to put the key (default: DIR/NAME.key)")
     return parser.parse_args(argv)
 
@@ -87,6 +87,7 @@ def _init(folder: Path) -> None:
         folder.mkdir(mode=key_files.FOLDER_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise KeyFileError(f"{folder} cannot be made: {error.strerror}") from error
+    key_files.check_folder(folder)
     pair = make_pair()
     with _alone(folder):
         key_files.write_new(folder / TRAINER_KEY, trainer_text(pair))

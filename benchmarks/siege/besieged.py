@@ -148,7 +148,8 @@ class Besieged:
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             text = answer.read().decode()
-        found = re.findall(r'^penstock_messages_rejected_total\{.*?reason="(\w+)".*?\} (\S+)$', text, re.MULTILINE)
+        kinds = "penstock_(?:messages_rejected|connections_refused)_total"
+        found = re.findall(rf'^{kinds}\{{.*?reason="(\w+)".*?\}} (\S+)$', text, re.MULTILINE)
         return Counter({reason: round(float(count)) for reason, count in found})
 
     def log(self, name: str = "rank") -> str:

@@ -100,9 +100,9 @@ def test_the_run_s_own_producers_are_told_who_may_read_their_metrics(
     given: list[Any] = []
 
     class Fleet(ExitStack):
-        def __init__(self, *arguments: Any) -> None:
+        def __init__(self, *arguments: Any, key: str, access: Any) -> None:
             super().__init__()
-            given.append(arguments[6])
+            given.append(access)
 
     monkeypatch.setattr(opening, "LocalFleet", Fleet)
     monkeypatch.delenv("PENSTOCK_METRICS_TOKEN", raising=False)
@@ -156,7 +156,7 @@ def test_the_run_s_own_producers_take_the_free_ports_above_the_ranks(
     given: list[Any] = []
 
     class Fleet(ExitStack):
-        def __init__(self, *arguments: Any) -> None:
+        def __init__(self, *arguments: Any, **who: Any) -> None:
             super().__init__()
             given.append(arguments[4])
 
