@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ def lies(insider: Insider, ticket: Ticket) -> Iterator[tuple[str, Callable[[], o
     yield "no pixels", lambda: insider.say(result)
     yield "a wrong checksum", lambda: insider.say(result, flipped)
     yield "all black", lambda: insider.say(replace(result, crc32=crc32(bytes(len(payload)))), bytes(len(payload)))
-    yield "another's ticket", lambda: insider.say(replace(result, index=ticket.index + 1), payload)
+    others = next(index for index in count(ticket.index) if index not in insider.given)
+    yield "another's ticket", lambda: insider.say(replace(result, index=others), payload)
     yield "another attempt", lambda: insider.say(replace(result, attempt=ticket.attempt + 1), payload)
     yield "an earlier life", lambda: insider.say(result, payload, header=stale)
     yield "a replay", lambda: insider.send(*insider.say(result, flipped))

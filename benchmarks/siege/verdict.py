@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 MIN_RATIO = 0.95
 """Least share of its quiet throughput that the honest fleet must keep."""
 MIN_CONNECTIONS = 300
-MAX_MORE_MB = 256.0
+MAX_MORE_MB = 64.0
 """Most memory that a siege may cost the rank."""
 MAX_MORE_DESCRIPTORS = 2
 """Most files that may still be open some seconds after a siege."""
@@ -160,7 +160,7 @@ def _log(measured: Measured) -> Iterator[Check]:
     early = [what for what, line in measured.lines.items() if re.search(line, measured.log_before)]
     yield Check("refusals named before there were any", "none", ", ".join(early) or "none", not early)
     num_lines = len(measured.log.splitlines())
-    most = 400 * len(measured.sieges)
+    most = 300 * len(measured.sieges)
     yield Check("lines in the log", f"<= {most}", f"{num_lines}", num_lines <= most)
     is_whole = "Traceback" not in measured.log
     yield Check("defects in the log", "none", "none" if is_whole else "a traceback", is_whole)
