@@ -24,7 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +33,7 @@ import harness
 from harness import BenchmarkError
 from rich.console import Console
 from rich.table import Table
-from siege.besieged import HONEST, LEAVER_SHARE, Besieged, leaver
+from siege.besieged import HONEST, LEAVER_SHARE, NUM_IMAGES, Besieged, leaver
 from siege.insiders import InsiderPlan
 from siege.strangers import StrangerPlan
 from siege.verdict import MIN_CONNECTIONS, Check, Measured, Siege, Window, judge, ratios
@@ -76,26 +76,44 @@ class Peaks:
         self._thread.join()
 
 
-def watch(besieged: Besieged, seconds: float, halfway: str = "") -> tuple[Window, Counter[str]]:
-    """A window of the run, in whose middle the key of `halfway` is revoked; also what it had trained on at its end.
+class Revocation:
+    """Takes the key of a producer back when it is called.
 
-    The counts of the middle, GRACE_S after the revocation, stand in them under the empty name.
+    Args:
+        besieged: by whom.
+        who: whose.
     """
+
+    def __init__(self, besieged: Besieged, who: str) -> None:
+        self._besieged = besieged
+        self._who = who
+        self.num_before = besieged.trained()[who]
+        """Groups of it by now."""
+        self._num_in_time = 0
+
+    def __call__(self) -> None:
+        """Revoke it, and give the rank its time to see that."""
+        self._besieged.revoke(self._who)
+        time.sleep(GRACE_S)
+        self._num_in_time = self._besieged.trained()[self._who]
+
+    @property
+    def num_late(self) -> int:
+        """Groups of it that came after that."""
+        return self._besieged.trained()[self._who] - self._num_in_time
+
+
+def watch(besieged: Besieged, seconds: float, halfway: Callable[[], None] = lambda: None) -> Window:
+    """A window of the run, in whose middle `halfway` is called. Raises BenchmarkError where an honest process ends."""
     with Peaks(besieged) as peaks:
         before, begun = besieged.trained(), time.monotonic()
-        late = 0
-        if halfway:
-            time.sleep(max(0.0, seconds / 2 - GRACE_S))
-            besieged.revoke(halfway)
-            time.sleep(GRACE_S)
-            late = besieged.trained()[halfway]
+        time.sleep(max(0.0, seconds / 2 - GRACE_S))
+        halfway()
         time.sleep(max(0.0, begun + seconds - time.monotonic()))
         after, lasted = besieged.trained(), time.monotonic() - begun
     besieged.check()
-    images = 4 * sum(after[name] - before[name] for name in HONEST)
-    window = Window(images_per_s=images / lasted, peak_mb=peaks.mb, peak_descriptors=peaks.descriptors)
-    after[""] = late
-    return window, after
+    images = NUM_IMAGES * sum(after[name] - before[name] for name in HONEST)
+    return Window(images_per_s=images / lasted, peak_mb=peaks.mb, peak_descriptors=peaks.descriptors)
 
 
 def besiege(besieged: Besieged, number: int, seconds: float) -> Siege:
@@ -126,8 +144,8 @@ def besiege(besieged: Besieged, number: int, seconds: float) -> Siege:
         if time.monotonic() > begun + ARRIVAL_S:
             raise BenchmarkError(f"the attackers did not come: {besieged.log(f'strangers-{number}')[-300:]}")
         time.sleep(SAMPLE_S)
-    before = besieged.trained()[who]
-    window, trained = watch(besieged, seconds, who)
+    revocation = Revocation(besieged, who)
+    window = watch(besieged, seconds, revocation)
     status = metrics_status(besieged)
     until.touch()
     deeds = {name: read_report(besieged, f"{name}-{number}", path) for name, path in reports.items()}
@@ -142,8 +160,8 @@ def besiege(besieged: Besieged, number: int, seconds: float) -> Siege:
         strangers={name: seen[name] for name in ("opened", "hung_up", "let_in", "at_a_time")},
         together=seen["together"],
         insiders=deeds,
-        leaver_before=before,
-        leaver_late=besieged.trained()[who] - trained[""],
+        leaver_before=revocation.num_before,
+        leaver_late=revocation.num_late,
         leaver_said=next((line for line in reversed(said) if "key" in line), said[-1]),
         descriptors_before=descriptors,
         descriptors_after=after,
@@ -188,11 +206,11 @@ def measure(folder: Path, images_per_s: float, rounds: int, seconds: float) -> M
         for name in HONEST:
             besieged.until_trained(name)
         time.sleep(WARM_UP_S)
-        quiet, sieges = [watch(besieged, seconds)[0]], []
+        quiet, sieges = [watch(besieged, seconds)], []
         log_before = besieged.log()
         for number in range(rounds):
             sieges.append(besiege(besieged, number, seconds))
-            quiet.append(watch(besieged, seconds)[0])
+            quiet.append(watch(besieged, seconds))
             rate = f"{sieges[-1].window.images_per_s:,.0f} images/s under siege, {quiet[-1].images_per_s:,.0f} after it"
             print(f"siege {number + 1} of {rounds}: {rate}", file=sys.stderr)
         log = besieged.log()[len(log_before) :]

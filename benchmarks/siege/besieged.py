@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,14 @@ class Besieged:
         path = self.run_dir / "ledger-0.sqlite"
         if not path.exists():
             return Counter()
-        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
-            of = "SELECT name, count(*) FROM groups JOIN producers ON producers.id = groups.producer GROUP BY name"
-            return Counter(dict(ledger.execute(of)))
-        return Counter()
+        of = "SELECT name, count(*) FROM groups JOIN producers ON producers.id = groups.producer GROUP BY name"
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
+                return Counter(dict(ledger.execute(of)))
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):  # it is just being made
+                return Counter()
+            raise BenchmarkError(f"{path} cannot be read: {error}") from error
 
     def refused(self) -> Counter[str]:
         """Messages and connections that the rank has refused so far, by reason; by its metrics."""
