@@ -222,8 +222,8 @@ class RankSocket:
         if self._context.closed:
             return
         self.waker.close()
-        self._socket.close(linger=LINGER_MS)
         self._gate.close()
+        self._socket.close(linger=LINGER_MS)
         self._context.term()
         if self.endpoint.startswith("ipc://") and not self.endpoint.startswith("ipc://@"):
             # ZeroMQ leaves it.
