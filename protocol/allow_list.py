@@ -90,7 +90,7 @@ class AllowList:
         self._own = frozenset({own})
         self._state: _State | None = _state(path)  # before it is read: what changes in between is seen
         self._names: Mapping[str, str] = {allowed.key: allowed.name for allowed in read_allowed(path)}
-        self._seen = self._state
+        self._seen: _State | None = self._state
         self._seen_at = float("-inf")
         self.generation = 0
         """Another one as soon as the list is."""
@@ -115,10 +115,12 @@ class AllowList:
                 stays as it was.
         """
         with self._lock:
+            state: _State | None = None
+            why: KeyFileError | None = None
             try:
-                state, why = _state(self.path), None
+                state = _state(self.path)
             except KeyFileError as error:
-                state, why = None, error
+                why = error
             if state != self._seen:
                 self._seen, self._seen_at = state, now
             if state == self._state and why is None:
