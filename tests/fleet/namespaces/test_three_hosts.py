@@ -78,7 +78,10 @@ def test_a_cut_link_heals_and_nothing_is_lost_and_nothing_twice(fleet: Fleet, ne
 
 
 def test_a_narrow_link_carries_no_more_than_it_can_and_costs_no_lease(fleet: Fleet, network: Network) -> None:
-    network[ANN].limit(BITS_PER_S)
+    try:
+        network[ANN].limit(BITS_PER_S)
+    except RuntimeError as error:
+        pytest.skip(f"this kernel limits no rate: {error}")
     ranks = two_ranks(fleet, IPV4)
     # It makes 80 groups a second, of which the link takes ten.
     fleet.producer(ANN, dialled(IPV4), batch_s=0.05, batch_images=16)
