@@ -125,7 +125,7 @@ def test_producers_that_the_trainer_refuses_are_not_started_again(open_rank: Ope
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--devices", "cpu,gpu"], "error: devices must be `all` or a list such as 0,2,5 or cuda:0,cuda:1 or cpu,cpu,"),
+        (["--devices", "cpu,gpu"], "error: devices must be `all` or a list such as 0,2,5 or 0-3,6 or cuda:0,cuda:1 or cpu,cpu,"),
         (
             ["--devices", "cpu,cpu", "--device", "cpu"],
             "error: --device: device must be auto beside devices (--device auto),",
