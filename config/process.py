@@ -254,6 +254,5 @@ class _KeptLog(logging.FileHandler):
 
     def add(self, text: str) -> None:
         """A text that is no record."""
-        with contextlib.suppress(OSError):
-            self.stream.write(f"{text}\n")
-            self.stream.flush()
+        with contextlib.suppress(OSError), open(self.baseFilename, "a", encoding=self.encoding) as file:
+            file.write(f"{text}\n")

@@ -69,10 +69,12 @@ def describe(processes: Processes) -> str:
 
 
 def _count(devices: Sequence[str], what: str, threads: int) -> str:
-    gpus = [device.removeprefix("cuda:") for device in devices if device.startswith("cuda:")]
-    where = f" on GPU {','.join(gpus)}" if gpus else ""
-    each = f" with {threads} thread{'' if threads == 1 else 's'}" if threads else ""
-    return f"{len(devices)} {what}{'' if len(devices) == 1 else 's'}{where}{each}{' each' if len(devices) > 1 and each else ''}"
+    is_one = len(devices) == 1
+    gpus = ",".join(device.removeprefix("cuda:") for device in devices if device.startswith("cuda:"))
+    text = f"{len(devices)} {what}{'' if is_one else 's'}"
+    text += f" on GPU {gpus}" if gpus else ""
+    text += f" with {threads} thread{'' if threads == 1 else 's'}" if threads else ""
+    return text if is_one or not threads else f"{text} each"
 
 
 def _view(processes: Processes, gives_terminal: bool) -> list[str]:

@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from penstock.config import children
@@ -18,7 +19,7 @@ from penstock.config.process import EXIT_DEFECT, LOG_FILE, ending_gently
 from penstock.consumer import run_folder
 from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Process, Processes
-from penstock.producer.device_child import DeviceChild
+from penstock.producer.device_child import ASKED, DeviceChild
 from penstock.producer.device_fleet import worst
 from penstock.protocol.errors import RunError
 
@@ -104,8 +105,11 @@ class UpRun:
         """Whether it has been said that no producer is left here."""
 
     def run(self) -> int:
-        """Run it to its end. Returns the exit status: the ranks', or 130 or 143 where a signal asked for the end."""
-        with ending_gently(self._asks(signal.SIGTERM)), ending_gently(self._asks(signal.SIGINT), signal.SIGINT):
+        """Run it to its end. Returns the exit status: the ranks', or 128 + n where signal n asked for the end."""
+        with ExitStack() as stack:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                    stack.enter_context(ending_gently(self._asks(number), number))
             try:
                 self._start_ranks()
                 while not self._is_ending():
@@ -145,7 +149,6 @@ class UpRun:
         if not self.endpoint:
             self.endpoint = run_folder.endpoint_after(self._run_dir, self._earlier)
             if self.endpoint:
-                _log.info("rank-0 listens at %s", self.endpoint)
                 self.producers = [
                     DeviceChild(made.name, made.place, made.command, made.env, self._logs.of(made.name))
                     for made in self._processes.producers(self.endpoint)
@@ -194,7 +197,7 @@ class UpRun:
 
     def _tell_failure(self, rank: Rank) -> None:
         path, status = self._logs.path(rank.name), rank.status or 0
-        if status < EXIT_DEFECT:  # one line said why
+        if status < EXIT_DEFECT or status in ASKED:  # one line said why, or nothing did
             why = "" if rank.has_terminal else f": {rank.last_line}"
             _log.error("%s has ended with status %d%s", rank.name, status, why)
             return

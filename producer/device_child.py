@@ -148,8 +148,10 @@ class DeviceChild(LoggedChild):
 
     def _finish(self, status: int) -> None:
         self.status = status
-        level = logging.INFO if status in (0, self._asked_status) else logging.WARNING
-        self._become(ChildState.ENDED, f"has ended for good with status {status}: {self.last_line}", level)
+        is_well = status in (0, self._asked_status)
+        why = "" if is_well else f": {self.last_line}"
+        words = f"has ended for good with status {status}{why}"
+        self._become(ChildState.ENDED, words, logging.INFO if is_well else logging.WARNING)
 
     # --- its log ------------------------------------------------------------------------------------------------------
 
