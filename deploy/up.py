@@ -98,9 +98,16 @@ def _last_words(run: UpRun, argv: Sequence[str], run_dir: Path, status: int) -> 
         if producer.num_crashes:
             times = "once" if producer.num_crashes == 1 else f"{producer.num_crashes} times"
             yield f"{producer.name} crashed {times}: {run.log_of(producer)}"
-    if status and run.endpoint and (step := _checkpoint_step(run_dir)) is not None:
-        words = [word for word in argv if word not in ("--overwrite", "--resume")]
-        yield f"to go on from step {step}: penstock up {shlex.join([*words, '--resume'])}"
+    if status and run.endpoint and (hint := resume_hint(argv, run_dir)):
+        yield hint
+
+
+def resume_hint(argv: Sequence[str], run_dir: Path) -> str | None:
+    """How a run that has ended early goes on; None where it left no checkpoint."""
+    if (step := _checkpoint_step(run_dir)) is None:
+        return None
+    words = [word for word in argv if word not in ("--overwrite", "--resume")]
+    return f"to go on from step {step}: penstock up {shlex.join([*words, '--resume'])}"
 
 
 def _checkpoint_step(run_dir: Path) -> int | None:

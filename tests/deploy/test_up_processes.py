@@ -139,7 +139,10 @@ def test_a_life_of_a_plan_may_resume_or_overwrite(asked: dict[str, object], resu
         ({"produce": "--batch-images 0"}, "batch_images must be >= 1, got 0"),
         ({"produce": "--devices all"}, "leave --devices out; `penstock up --producer-devices` says"),
         ({"train": "--filter.min-score 0.5"}, "train filters images, and produce names no --scorer"),
-        ({"train": "--groups-per-step 8", "ranks": 3}, "groups_per_step must be a multiple of the number of ranks \\(3"),
+        (
+            {"train": "--groups-per-step 8", "ranks": 3},
+            "groups_per_step must be a multiple of the number of ranks \\(3",
+        ),
         ({"train": "--run-dir 'a"}, "train is not what a shell would read: No closing quotation"),
     ],
 )
