@@ -101,15 +101,19 @@ class Processes:
             own = ["--name", name]
             own += ["--device", "cpu" if device == CPU else "cuda"] if device != OWN else []
             own += ["--metrics", str(metrics.shifted(number))] if metrics else []
-            place = self.produce.device if device == OWN else _place(device)
             command = [sys.executable, "-m", "penstock.producer", *self._produce_arguments, *shared, *own]
-            made.append(Process(name, place, command, self._producer_env(device)))
+            made.append(Process(name, self._producer_place(device), command, self._producer_env(device)))
         return made
 
+    def _producer_place(self, device: str) -> str:
+        names_gpu = device == OWN and self.produce.device.startswith("cuda")
+        return self.produce.device if names_gpu else _place(device or CPU)
+
     def _producer_env(self, device: str) -> dict[str, str]:
-        is_on_cpu = device == CPU or (device == OWN and not self.produce.device.startswith("cuda"))
         env = {THREADS: str(self.producer_threads)} if self.producer_threads else {}
-        return env if device == OWN and not is_on_cpu else env | {VISIBLE: self.devices.visible([device])}
+        if device == OWN and self.produce.device.startswith("cuda"):
+            return env  # it chooses among all
+        return env | {VISIBLE: self.devices.visible([device])}
 
     def _threads(self, environ: Mapping[str, str]) -> tuple[int, int]:
         """Of each rank and of each producer; 0 where the user has decided.

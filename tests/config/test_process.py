@@ -124,7 +124,8 @@ def test_a_log_can_be_kept_beside_the_terminal(
 ) -> None:
     monkeypatch.setenv("PENSTOCK_LOG_FILE", str(tmp_path / "rank-0.log"))
     child = start(
-        "    import logging, os\n    process.configure_logging('rank 0')\n    assert 'PENSTOCK_LOG_FILE' not in os.environ\n"
+        "    import logging, os\n    process.configure_logging('rank 0')\n"
+        "    assert 'PENSTOCK_LOG_FILE' not in os.environ\n"
         f"    logging.getLogger('penstock').info('it works')\n    {end}"
     )
     _, err = child.communicate(timeout=30)

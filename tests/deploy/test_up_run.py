@@ -70,7 +70,7 @@ class Live:
     def __init__(self, run: UpRun) -> None:
         self.run = run
         self.seen: set[int] = set()
-        self._failure: list[BaseException] = []
+        self._has_happened = False
 
     def until_end(self, *then: Callable[["Live"], None]) -> int:
         """The exit status, where these happen one after another while it runs."""
@@ -79,9 +79,10 @@ class Live:
             try:
                 for each in then:
                     each(self)
-            except BaseException as error:
-                self._failure.append(error)
-                os.kill(os.getpid(), signal.SIGTERM)
+                self._has_happened = True
+            finally:
+                if not self._has_happened:
+                    os.kill(os.getpid(), signal.SIGTERM)
 
         thread = threading.Thread(target=happen)
         thread.start()
@@ -89,7 +90,7 @@ class Live:
             status = self.run.run()
         finally:
             thread.join()
-        assert not self._failure, self._failure
+        assert self._has_happened
         assert not any(alive(pid) for pid in self.seen)
         return status
 
