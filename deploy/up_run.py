@@ -197,9 +197,11 @@ class UpRun:
 
     def _tell_failure(self, rank: Rank) -> None:
         path, status = self._logs.path(rank.name), rank.status or 0
-        if status < EXIT_DEFECT or status in ASKED:  # one line said why, or nothing did
-            why = "" if rank.has_terminal else f": {rank.last_line}"
-            _log.error("%s has ended with status %d%s", rank.name, status, why)
+        if rank.has_terminal and status <= EXIT_DEFECT:  # it has just said so itself
+            _log.error("%s has ended with status %d; its log: %s", rank.name, status, path)
+            return
+        if status < EXIT_DEFECT or status in ASKED:  # a line said why, or nothing did
+            _log.error("%s has ended with status %d: %s", rank.name, status, rank.last_line)
             return
         lines = self._logs.last_lines(rank.name, _LAST_LINES)
         _log.error("%s has crashed (status %d); the last lines of %s:", rank.name, status, path)

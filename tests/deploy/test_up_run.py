@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from penstock.config.process import Terminated
+from penstock.consumer import run_folder
 from penstock.deploy import up_run
 from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Process
@@ -70,6 +71,7 @@ class Live:
     def __init__(self, run: UpRun) -> None:
         self.run = run
         self.seen: set[int] = set()
+        self.is_over = False
         self._has_happened = False
 
     def until_end(self, *then: Callable[["Live"], None]) -> int:
@@ -82,13 +84,14 @@ class Live:
                 self._has_happened = True
             finally:
                 if not self._has_happened:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    self.run._asks(signal.SIGTERM)()
 
         thread = threading.Thread(target=happen)
         thread.start()
         try:
             status = self.run.run()
         finally:
+            self.is_over = True
             thread.join()
         assert self._has_happened
         assert not any(alive(pid) for pid in self.seen)
@@ -146,7 +149,11 @@ def kill(name: str) -> Callable[[Live], None]:
 
 
 def send(number: signal.Signals) -> Callable[[Live], None]:
-    return lambda live: os.kill(os.getpid(), number)
+    def to_this_process(live: Live) -> None:
+        assert not live.is_over
+        os.kill(os.getpid(), number)
+
+    return to_this_process
 
 
 def test_the_run_is_over_when_the_ranks_are(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +178,16 @@ def test_each_process_has_a_log_and_one_view_shows_all(
     assert "producer-0 on cpu is starting" in (tmp_path / "logs" / "up.log").read_text()
 
 
-def test_producers_start_when_this_life_of_the_run_listens(start: Start, tmp_path: Path) -> None:
+def test_producers_start_when_this_life_of_the_run_listens(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def look(path: Path, incarnation: int | None) -> str:
+        looks.append(run_folder.endpoint_after(path, incarnation))
+        return looks[-1]
+
+    monkeypatch.setattr(up_run, "run_folder", SimpleNamespace(endpoint_after=look, read=run_folder.read))
     earlier = {"run_id": "r", "incarnation": 7, "endpoint": "tcp://127.0.0.1:1"}
     (tmp_path / "run.json").write_text(json.dumps(earlier))
     wait = f"while not os.path.exists('{tmp_path}/go'): time.sleep(0.01)\n"
@@ -179,7 +195,8 @@ def test_producers_start_when_this_life_of_the_run_listens(start: Start, tmp_pat
 
     def not_yet(live: Live) -> None:
         live.pid("rank-0")
-        assert live.run.producers == []
+        wait_until(lambda: len(looks) >= 2, "it has looked twice")
+        assert looks == [""] * len(looks)
         (tmp_path / "go").touch()
         live.pid("producer-0")
 
@@ -283,9 +300,15 @@ def test_where_producers_of_other_machines_may_come_the_run_goes_on(
     assert said(caplog).count(words) == 1
 
 
-def test_producers_that_hear_first_that_the_run_is_over_do_not_end_it(start: Start) -> None:
-    live = start(["LISTEN\ntime.sleep(2); sys.exit(0)"], ["pass"])
-    assert live.until_end() == 0
+def test_producers_that_hear_first_that_the_run_is_over_do_not_end_it(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wait = f"while not os.path.exists('{tmp_path}/go'): time.sleep(0.01)\n"
+    live = start([f"LISTEN\n{wait}"], ["pass"])
+    heard = until_said(caplog, "producer-0 on cpu has ended for good with status 0")
+    assert live.until_end(heard, lambda live: (tmp_path / "go").touch()) == 0
+    assert live.run.ranks[0].status == 0, "it has ended by itself"
+    assert "every producer" not in said(caplog)
 
 
 def test_the_rank_that_has_the_terminal_says_what_up_has_to_say(
