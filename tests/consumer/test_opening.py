@@ -110,7 +110,7 @@ def test_the_run_s_own_producers_take_the_free_ports_above_the_ranks(
     given: list[Any] = []
 
     class Fleet(ExitStack):
-        def __init__(self, *arguments: Any) -> None:
+        def __init__(self, *arguments: Any, key: str) -> None:
             super().__init__()
             given.append(arguments[-1])
 
