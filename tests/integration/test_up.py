@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import zmq
 
 from penstock.consumer.ledger_reader import read_steps
 from tests.faults.programs import Program
+from tests.telemetry.terminal.pseudo_terminal import PseudoTerminal
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
@@ -145,3 +147,27 @@ def test_the_run_s_own_producers_have_the_trainer_s_key(start: Start, tmp_path: 
     up.until(lambda: up.child("--key", str(keys / "trainer.key")) is not None, "a producer has the key")
     assert up.end(WAIT_S) == 0, up.output
     assert len(read_steps(up.run_dir)) == 10
+
+
+def test_a_terminal_shows_the_run_and_what_becomes_of_its_producers(tmp_path: Path) -> None:
+    settings = ["--train", f"{TRAIN} --max-steps 5000 --run-dir {tmp_path / 'run'}", "--produce", PACED.format(pace=60)]
+    command = [sys.executable, *UP, *settings, "--ranks", "2", "--producers", "2"]
+    env = {"OMP_NUM_THREADS": "1", "COLORTERM": "truecolor"}
+    with PseudoTerminal(120, 40, command, wait_s=WAIT_S, **env) as terminal:
+        terminal.shows("2/2 ready")
+        assert terminal.is_second_screen, "the terminal is rank 0's alone"
+        producers = {
+            process.cmdline()[process.cmdline().index("--name") + 1]: process
+            for process in psutil.Process(terminal.pid).children()
+            if "penstock.producer" in process.cmdline()
+        }
+        producers["producer-1"].kill()
+        terminal.shows("producer-1 on cpu is restarting in 1 s; it ended with status 137")
+        terminal.shows("producer-1 on cpu is serving")
+        terminal.press("\x03")
+        assert terminal.ended() == 128 + signal.SIGINT
+        assert terminal.is_given_back
+    assert "producer-1 crashed once" in terminal.text
+    assert "producer producer-0 INFO" not in terminal.text, "the lines of the others are in their logs alone"
+    kept = (tmp_path / "run" / "logs" / "rank-0.log").read_text()
+    assert "producer-1 on cpu is restarting in 1 s" in kept
