@@ -36,6 +36,8 @@ class Logs:
         self._own = logging.FileHandler(self.path("up"), encoding="utf-8")
         self._own.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S"))
         self._relay: _Relay | None = None
+        self._quiet: list[logging.Handler] = []
+        """What writes to standard error, while it must not."""
 
     def path(self, name: str) -> Path:
         """Of a process's log."""
@@ -64,13 +66,13 @@ class Logs:
         root.addHandler(self._relay)
 
     def tell_here(self) -> None:
-        """Say it here again: the other process has ended."""
+        """Say it here again: the other process has ended. Does nothing the second time."""
         root = logging.getLogger()
         if self._relay is not None:
             root.removeHandler(self._relay)
-            for handler in self._quiet:
-                root.addHandler(handler)
-            self._relay = None
+        for handler in self._quiet:
+            root.addHandler(handler)
+        self._relay, self._quiet = None, []
 
     def last_lines(self, name: str, most: int) -> list[str]:
         """Of a process's log, those that are not empty."""

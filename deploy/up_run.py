@@ -96,7 +96,7 @@ class UpRun:
             for number, process in enumerate(processes.ranks(rank_arguments))
         ]
         self.producers: list[DeviceChild] = []
-        """None before rank 0 listens."""
+        """Empty before rank 0 listens."""
         self.endpoint = ""
         """Where rank 0 listens; empty before it does."""
         self._earlier = _incarnation(self._run_dir)
@@ -153,9 +153,12 @@ class UpRun:
                     DeviceChild(made.name, made.place, made.command, made.env, self._logs.of(made.name))
                     for made in self._processes.producers(self.endpoint)
                 ]
-        may_restart = not any(rank.status is not None for rank in self.ranks)
+        self._step_producers(now, may_start=all(rank.status is None for rank in self.ranks))
+
+    def _step_producers(self, now: float, *, may_start: bool) -> None:
         for producer in self.producers:
-            producer.step(now, may_restart=may_restart)
+            if may_start or producer.process is not None:
+                producer.step(now, may_restart=may_start)
 
     def _look_at_ranks(self) -> None:
         for rank in self.ranks:
@@ -226,8 +229,7 @@ class UpRun:
         """End them: they may do so themselves for a while, as they do when they hear that the run is over."""
         deadline = time.monotonic() + within_s
         while any(producer.process for producer in self.producers) and time.monotonic() < deadline:
-            for producer in self.producers:
-                producer.step(time.monotonic(), may_restart=False)
+            self._step_producers(time.monotonic(), may_start=False)
             time.sleep(_TICK_S)
         children.end([producer.process for producer in self.producers if producer.process is not None], _CLOSE_S)
 

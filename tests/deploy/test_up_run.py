@@ -311,6 +311,17 @@ def test_producers_that_hear_first_that_the_run_is_over_do_not_end_it(
     assert "every producer" not in said(caplog)
 
 
+def test_nobody_is_started_again_when_the_run_is_over(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up_run, "_OVER_S", 1.5)  # longer than a crashed producer waits
+    wait = f"while not os.path.exists('{tmp_path}/go'): time.sleep(0.01)\n"
+    live = start([f"LISTEN\n{wait}"], [CRASH, UNTIL_ASKED])
+    crashed = until_said(caplog, "producer-0 on cpu is restarting in 1 s")
+    assert live.until_end(crashed, lambda live: (tmp_path / "go").touch()) == 0
+    assert said(caplog).count("producer-0 on cpu is starting") == 1
+
+
 def test_the_rank_that_has_the_terminal_says_what_up_has_to_say(
     start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
