@@ -40,6 +40,7 @@ def load_config(cls: type[T], argv: Sequence[str], *, preset_dir: Path, prog: st
         ConfigError: what the user can mend: an unknown key or flag, a wrong type, a file that is not there.
         SystemExit: with status 0 after `--help`.
     """
+    argv = _joined(argv)
     default = read_source(cls, _source(argv), preset_dir)
     presets = preset_names(preset_dir)
     program = _program(cls, default, presets)
@@ -94,6 +95,18 @@ def flag_names(cls: type[Any], prefix: str = "--") -> list[str]:
         else:
             flags += [flag, *short_names(annotated[field.name])]
     return flags
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The arguments with every value that begins as a flag and is none, as in `--train "--seed 1"`, behind a `=`."""
+    words: list[str] = []
+    for word in argv:
+        is_value = word.startswith("-") and any(char.isspace() for char in word.partition("=")[0])
+        if is_value and words and words[-1].startswith("--") and "=" not in words[-1]:
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ Errors meant for the user become one line and their exit status; Ctrl-C and SIGT
 `finally` blocks and context managers have run; only a defect shows a traceback.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -21,7 +22,13 @@ from typing import NoReturn
 from penstock.protocol.errors import PenstockError
 
 UNTIL_STDIN_CLOSES = "PENSTOCK_UNTIL_STDIN_CLOSES"
-"""Set in the environment of a process that must end when its standard input closes."""
+"""Set in the environment of a process that must end when its standard input closes; what comes there until then are
+lines for its log, `LEVEL TEXT`, of which its parent says what the process cannot know."""
+
+LOG_FILE = "PENSTOCK_LOG_FILE"
+"""Names, in the environment of a process whose errors go to a terminal, a file that its log is added to as well."""
+
+_log = logging.getLogger("penstock")
 
 _HARD_EXIT_S = 4.0
 """Longest time between the parent's end and this process's own."""
@@ -66,9 +73,12 @@ def configure_logging(role: str, level: str = "INFO") -> None:
     Raises:
         ValueError: `level` is not a level of `logging`.
     """
-    handler = _CurrentStderr()
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {role} %(levelname)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    handlers: list[logging.Handler] = [_CurrentStderr()]
+    if file := os.environ.pop(LOG_FILE, ""):  # of this process alone, not of those that it starts
+        handlers.append(_KeptLog(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(_Printable(f"%(asctime)s {role} %(levelname)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     # Other libraries are heard only when something is wrong.
     logging.getLogger("penstock").setLevel(level.upper())
 
@@ -134,8 +144,12 @@ _orphaned = threading.Event()
 
 def _watch_stdin() -> None:
     # Not through `sys.stdin`, whose lock would be held at the interpreter's end.
-    while os.read(0, 4096):
-        pass
+    rest = b""
+    while read := os.read(0, 4096):
+        *lines, rest = (rest + read).split(b"\n")
+        for line in lines:
+            level, _, text = line.decode(errors="replace").partition(" ")
+            _log.log(logging.getLevelNamesMapping().get(level, logging.INFO), "%s", text)
     _orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_HARD_EXIT_S)
@@ -169,7 +183,7 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except PenstockError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say_last(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -178,8 +192,16 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             return 128 + signal.SIGPIPE
-        traceback.print_exc()
+        _say_last(traceback.format_exc().rstrip())
         return EXIT_DEFECT
+
+
+def _say_last(text: str) -> None:
+    """A process's last words: on standard error, and in its log where that is kept."""
+    print(text, file=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _KeptLog):
+            handler.add(text)
 
 
 def _raise_terminated(signum: int, frame: FrameType | None) -> NoReturn:
@@ -207,14 +229,30 @@ def _raise_again(lost: "sys.UnraisableHookArgs") -> None:
             return
 
 
+class _Printable(logging.Formatter):
+    """What a peer sent is shown as text: no control character reaches the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        # Only a traceback has lines of its own; a line break in a peer's words would forge a record.
+        return printable(super().format(record), "\n" if record.exc_info else "")
+
+
 class _CurrentStderr(logging.Handler):
     """Writes to what `sys.stderr` is now, so that a live progress line can lift log lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record. What a peer sent is shown as text: no control character reaches the terminal."""
-        # Only a traceback has lines of its own; a line break in a peer's words would forge a record.
-        keep = "\n" if record.exc_info else ""
+        """Write one record."""
         try:
-            write_line(printable(self.format(record), keep))
+            write_line(self.format(record))
         except (OSError, TypeError, ValueError):  # a full disk or a line with a mistake must not end who logs
             self.handleError(record)
+
+
+class _KeptLog(logging.FileHandler):
+    """Adds to a file what goes to the terminal, where nobody finds it afterwards."""
+
+    def add(self, text: str) -> None:
+        """A text that is no record."""
+        with contextlib.suppress(OSError), open(self.baseFilename, "a", encoding=self.encoding) as file:
+            file.write(f"{text}\n")

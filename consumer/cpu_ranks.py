@@ -65,24 +65,31 @@ def _num_processes(command: Sequence[str]) -> int | None:
 
 def run(num_ranks: int, argv: Sequence[str], module: str = "penstock.consumer") -> int:
     """Run `num_ranks` ranks of `module` with the arguments `argv`; the first failure ends all. Its status, or 0."""
-    env = {
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-    }
+    port = free_port()
     command = [sys.executable, "-m", module, *argv]
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(num_ranks):
-            rank_env = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(children.start(command, env=rank_env))
+            ranks.append(children.start(command, env=environment(rank, num_ranks, port)))
         return _wait(ranks)
     finally:
         _end(ranks)
 
 
-def _free_port() -> int:
+def environment(rank: int, num_ranks: int, port: int) -> dict[str, str]:
+    """What tells a process of this machine its place among so many ranks, as torchrun does; rank 0 takes the port."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def free_port() -> int:
+    """One that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -109,7 +109,11 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     stack.enter_context(run_folder.lock(config.run_dir, config.folder_flag))
     asked = _ask(config, real) if asks else ()
     folder = run_folder.prepare(
-        config.run_dir, overwrite=config.overwrite, resume=config.resume, flag=config.folder_flag
+        config.run_dir,
+        overwrite=config.overwrite,
+        resume=config.resume,
+        flag=config.folder_flag,
+        endpoint=socket.endpoint,
     )
     if asks:
         write_asked(folder.prompts, asked)

@@ -25,6 +25,8 @@ CHECKPOINT_STATE = "state.json"
 """The file of a checkpoint that is written last."""
 LOCK = "run.lock"
 """Held by the trainer that runs in the folder. It stays: to delete it would let two trainers hold two locks."""
+LOGS = "logs"
+"""Folder of the processes' logs. Who launches them writes it and clears it, before there is a run."""
 FLAG = "--run-dir"
 """What names the folder, for errors."""
 PROMPTS = "prompts.tsv"
@@ -116,7 +118,7 @@ def check(path: Path, *, overwrite: bool, resume: bool, flag: str = FLAG) -> Non
         return
     if not path.exists():
         return
-    names = {entry.name for entry in path.iterdir()} - {LOCK} if path.is_dir() else {path.name}
+    names = {entry.name for entry in path.iterdir()} - {LOCK, LOGS} if path.is_dir() else {path.name}
     if not names:
         return
     if not overwrite:
@@ -145,8 +147,10 @@ def lock(path: Path, flag: str = FLAG) -> Iterator[None]:
         yield
 
 
-def prepare(path: Path, *, overwrite: bool, resume: bool, flag: str = FLAG) -> RunFolder:
+def prepare(path: Path, *, overwrite: bool, resume: bool, flag: str = FLAG, endpoint: str = "") -> RunFolder:
     """Make the folder ready for a new life of a run and write down who it is. For rank 0, which holds the lock.
+
+    `endpoint` is where that rank listens, for who launches producers.
 
     Raises RunError as `check` does, and where the folder cannot be written.
     """
@@ -162,7 +166,7 @@ def prepare(path: Path, *, overwrite: bool, resume: bool, flag: str = FLAG) -> R
             path.mkdir(parents=True, exist_ok=True)
             _clear(path)
             run_id = secrets.token_hex(8)
-        identity = {"run_id": run_id, "incarnation": incarnation}
+        identity = {"run_id": run_id, "incarnation": incarnation, "endpoint": endpoint}
         (path / "run.json").write_text(json.dumps(identity, indent=2) + "\n")
     return read(path)
 
@@ -184,12 +188,21 @@ def _finish_renames(path: Path) -> None:
 
 def _clear(path: Path) -> None:
     for entry in path.iterdir():
-        if entry.name == LOCK:
+        if entry.name in (LOCK, LOGS):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def endpoint_after(path: Path, incarnation: int | None) -> str:
+    """Where the life of a run listens that followed on another, or on none; empty while none has."""
+    try:
+        identity = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError):  # not there, or just being written
+        return ""
+    return "" if identity.get("incarnation") == incarnation else str(identity.get("endpoint", ""))
 
 
 def read(path: Path) -> RunFolder:

@@ -17,6 +17,7 @@ verbs:
   produce   make images for a run: connects to its trainer and works on the tickets it gives
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
+  up        start a run with all its processes on this machine: ranks, producers, a GPU for each
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   profile   measure which side bounds a run, and what would make it faster; compare two profiles
   sweep     train one arm for each value of a setting, and draw the curve
@@ -55,6 +56,12 @@ def _train(argv: Sequence[str]) -> int:
     from penstock.consumer.__main__ import main as train
 
     return train(argv)
+
+
+def _up(argv: Sequence[str]) -> int:
+    from penstock.deploy import up
+
+    return up.main(argv)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
@@ -122,6 +129,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "produce": _produce,
     "compile": _compile,
     "train": _train,
+    "up": _up,
     "evaluate": _evaluate,
     "profile": _profile,
     "sweep": _sweep,

@@ -55,12 +55,17 @@ def command(argv: Sequence[str]) -> list[str]:
     return [sys.executable, *LAUNCH, *argv]
 
 
+def results(run_dir: Path) -> list[str]:
+    """Where the results of a finished run lie, a line each."""
+    found = [("summary", run_dir / "summary.json")]
+    found += [("picture", path) for path in sorted(run_dir.glob("*.png"))]
+    found += [("encoder", run_dir / "encoder")]
+    return [f"{name:8} {path}" for name, path in found if path.exists()]
+
+
 def farewell(run_dir: Path) -> str:
     """Where the results of a finished run lie, and what to try next."""
-    results = [("summary", run_dir / "summary.json")]
-    results += [("picture", path) for path in sorted(run_dir.glob("*.png"))]
-    results += [("encoder", run_dir / "encoder")]
-    lines = [f"{name:8} {path}" for name, path in results if path.exists()]
+    lines = results(run_dir)
     next_steps = TRY_NEXT.rstrip("\n").format(activate=activation(), run=run_dir, encoder=run_dir / "encoder")
     return "\n".join(lines) + "\n" + next_steps
 

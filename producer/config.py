@@ -36,7 +36,7 @@ class ProduceConfig:
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     devices: str = ""
-    """One producer a device, from one command: `all` GPUs, or a list such as `0,2,5`, `cuda:0,cuda:1` or `cpu,cpu`."""
+    """One producer a device, from one command: `all` GPUs, or a list such as `0,2,5`, `0-3` or `cpu,cpu`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic; `auto` is float16 on a GPU, bfloat16 on a CPU that computes in it, else float32."""
     backend: Literal["eager", "xformers", "inductor", "tensorrt", "paced"] = "eager"

@@ -5,18 +5,14 @@ beginning is fixed. A crash is what a new process may mend: a signal, a defect, 
 line of its own, such as a model that does not load or a rank that refuses, would be the same again and ends it.
 """
 
-import contextlib
 import logging
-import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import IO
 
-from penstock.config import children
-from penstock.config.process import printable, write_line
+from penstock.config.logged_child import LoggedChild
 from penstock.protocol.errors import ConfigError, PenstockError
 
 _log = logging.getLogger(__name__)
@@ -35,10 +31,6 @@ FOR_GOOD = (0, PenstockError.exit_code, ConfigError.exit_code, *ASKED)
 
 _NOT_STARTED = 126
 """As a shell says that a program cannot be started."""
-
-_LAST_WORDS_S = 1.0
-"""How long the log of a process that has ended may take to be read."""
-_LINE_BYTES = 1 << 16
 
 
 class ChildState(StrEnum):
@@ -75,32 +67,36 @@ class Backoff:
         return wait_s
 
 
-class DeviceChild:
+class DeviceChild(LoggedChild):
     """The producer of one device. For one thread; another, of its own, reads the log.
 
     Args:
         name: the producer's, which its log and the ranks know it by.
-        device: as torch names it.
+        device: as people call it.
         command: what starts it.
         env: what its environment has beside this process's.
+        pass_on: gets every line of its log; see `LoggedChild`.
     """
 
-    def __init__(self, name: str, device: str, command: Sequence[str], env: Mapping[str, str]) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        pass_on: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__(name, command, env, pass_on)
         self.device = device
         self.state: ChildState | None = None
         """None before the first start."""
         self.status: int | None = None
         """The exit status, once it has ended for good."""
-        self.last_line = "(it wrote nothing)"
-        self.process: subprocess.Popen[bytes] | None = None
-        """None before the first start, and from the end of one process to the start of the next."""
-        self._command = command
-        self._env = env
+        self.num_crashes = 0
+        """Lives that another one was to follow."""
         self._backoff = Backoff()
         self._start_at = 0.0
         self._asked_status: int | None = None
-        self._reader: threading.Thread | None = None
         self._lock = threading.Lock()
         """Guards the state; what is below is the reader's."""
         self._ranks: set[str] = set()
@@ -110,12 +106,12 @@ class DeviceChild:
         """Start the process if it is time to, and see whether it has ended. `now` is monotonic."""
         if self.process is None:
             if self.status is None and now >= self._start_at:
-                self._start(now)
+                self._begin(now)
             return
-        returncode = self.process.poll()
-        if returncode is not None:
+        status = self.poll()
+        if status is not None:
             self.clear_up()
-            self._settle(children.exit_status(returncode), now, may_restart=may_restart)
+            self._settle(status, now, may_restart=may_restart)
 
     def ask_to_end(self, status: int) -> None:
         """Ask it, once, to finish what it has begun and to end for good; `status` is what that counts as."""
@@ -128,33 +124,14 @@ class DeviceChild:
         self._become(ChildState.DRAINING)
         self.process.terminate()
 
-    def kill(self) -> None:
-        """End it and all that it has started, at once."""
-        if self.process is not None:
-            children.kill_group(self.process)
-
-    def clear_up(self) -> None:
-        """After the end of a process: end what it has left running, and wait for its last words."""
-        if self.process is None:
-            return
-        children.kill_group(self.process)
-        if self._reader is not None:
-            self._reader.join(_LAST_WORDS_S)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process = self._reader = None
-
-    def _start(self, now: float) -> None:
+    def _begin(self, now: float) -> None:
         self._become(ChildState.STARTING)
         self._ranks, self._served_from = set(), None
         try:
-            self.process = children.start(self._command, output=subprocess.PIPE, env=self._env)
+            self.start()
         except OSError as error:
             self.last_line = f"it cannot be started: {error}"
             self._settle(_NOT_STARTED, now, may_restart=True)
-            return
-        self._reader = threading.Thread(target=self._read, args=[self.process], name=f"{self.name}-log", daemon=True)
-        self._reader.start()
 
     def _settle(self, status: int, now: float, *, may_restart: bool) -> None:
         """Decide whether and when there is another life."""
@@ -163,6 +140,7 @@ class DeviceChild:
         if status in FOR_GOOD or self._asked_status is not None or not may_restart:
             self._finish(status)
             return
+        self.num_crashes += 1
         wait_s = self._backoff.after(0.0 if self._served_from is None else now - self._served_from)
         self._start_at = now + wait_s
         words = f"is restarting in {wait_s:g} s; it ended with status {status}: {self.last_line}"
@@ -170,27 +148,16 @@ class DeviceChild:
 
     def _finish(self, status: int) -> None:
         self.status = status
-        level = logging.INFO if status in (0, self._asked_status) else logging.WARNING
-        self._become(ChildState.ENDED, f"has ended for good with status {status}: {self.last_line}", level)
+        is_well = status in (0, self._asked_status)
+        why = "" if is_well else f": {self.last_line}"
+        words = f"has ended for good with status {status}{why}"
+        self._become(ChildState.ENDED, words, logging.INFO if is_well else logging.WARNING)
 
     # --- its log ------------------------------------------------------------------------------------------------------
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
-        """Pass every line on, marked with the name, and take note of what it says."""
-        log: IO[bytes] | None = process.stdout
-        if log is None:
-            return
-        with log:
-            for line in iter(lambda: log.readline(_LINE_BYTES), b""):
-                # A progress bar overwrites itself: its last state is the line.
-                text = printable(line.decode(errors="replace").rstrip().rpartition("\r")[2], keep="\t")
-                with contextlib.suppress(OSError):  # a closed pipe or a full disk must not stop the producers
-                    write_line(f"{self.name} | {text}")
-                if text and process is self.process:
-                    self.last_line = text
-                    self._take_note(text.partition(f" producer {self.name} ")[2].partition(": ")[2])
-
-    def _take_note(self, message: str) -> None:
+    def hear(self, line: str) -> None:
+        """Learn from a line of the log what the producer is about."""
+        message = line.partition(f" producer {self.name} ")[2].partition(": ")[2]
         if message.startswith(_READY):
             self._ranks.add(message.rpartition(" ")[2])
             self._served_from = self._served_from or time.monotonic()

@@ -126,6 +126,13 @@ def test_every_type_reads_from_flags(presets: Path) -> None:
     assert config == Program(betas=(0.5, 1.0), hosts=("a", "b"), model=Path("m"), note="n", overwrite=True, port=5555)
 
 
+def test_a_value_may_be_a_command_s_arguments(presets: Path) -> None:
+    settings = load(presets, "--note", "--seed 1 --config x", "--config", "demo", "--overwrite")
+    assert (settings.note, settings.max_steps, settings.overwrite) == ("--seed 1 --config x", 25_000, True)
+    assert load(presets, "--note=-v -v").note == "-v -v"
+    assert "--note" in refusal(presets, "--note", "--overwrite")
+
+
 def test_a_path_reads_that_file(presets: Path) -> None:
     assert load(presets, "--config", "presets/demo.yaml").max_steps == 25_000
 

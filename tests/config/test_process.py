@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,45 @@ def test_a_child_that_watches_its_input_may_end_before_its_parent(monkeypatch: p
     child = start("    print('done')")
     assert child.wait(timeout=30) == 0  # its input is still open
     assert child.communicate(timeout=30) == ("done\n", "")
+
+
+def test_a_child_logs_what_its_parent_says_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_UNTIL_STDIN_CLOSES", "1")
+    child = start("    process.configure_logging('rank 0')\n    print('ready', flush=True)\n    time.sleep(60)")
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout.readline() == "ready\n"
+    child.stdin.write("WARNING producer-1 is restarting\nINFO it \x1b[2J serves\nand more")
+    child.stdin.close()
+    assert child.wait(30) == 143
+    assert child.stderr is not None
+    said = [line.partition(" ")[2] for line in child.stderr.read().splitlines()]
+    assert said == ["rank 0 WARNING: producer-1 is restarting", "rank 0 INFO: it \\x1b[2J serves"]
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        ("return 0", 0, "rank 0 INFO: it works"),
+        ("raise PenstockError('no room')", 1, "error: no room"),
+        ("return 1 / 0", 70, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_log_can_be_kept_beside_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, code: int, last: str
+) -> None:
+    monkeypatch.setenv("PENSTOCK_LOG_FILE", str(tmp_path / "rank-0.log"))
+    child = start(
+        "    import logging, os\n    process.configure_logging('rank 0')\n"
+        "    assert 'PENSTOCK_LOG_FILE' not in os.environ\n"
+        f"    logging.getLogger('penstock').info('it works')\n    {end}"
+    )
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == code
+    kept = (tmp_path / "rank-0.log").read_text()
+    assert kept == err
+    assert kept.splitlines()[0].endswith("rank 0 INFO: it works")
+    assert kept.splitlines()[-1].endswith(last)
 
 
 # --- an orderly end ---------------------------------------------------------------------------------------------------

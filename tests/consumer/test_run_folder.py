@@ -128,7 +128,7 @@ def test_image_files_are_found_wherever_they_lie_but_the_picture_is_not_counted(
 def test_the_identity_is_plain_json(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run")
     identity = json.loads((folder.path / "run.json").read_text())
-    assert identity == {"run_id": folder.run_id, "incarnation": folder.incarnation}
+    assert identity == {"run_id": folder.run_id, "incarnation": folder.incarnation, "endpoint": ""}
 
 
 def test_overwrite_deletes_only_what_a_run_writes(tmp_path: Path) -> None:

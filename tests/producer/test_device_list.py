@@ -6,6 +6,8 @@ from penstock.producer.device_list import find_devices
 from penstock.protocol.errors import ConfigError
 from penstock.telemetry import machine
 
+RULE = "devices must be `all` or a list such as 0,2,5 or 0-3,6 or cuda:0,cuda:1 or cpu,cpu"
+
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
@@ -23,6 +25,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int
         (8, "GPU-aa,GPU-bb,GPU-cc", "all", ["cuda:0", "cuda:1", "cuda:2"]),
         (0, "0,1", "all", ["cuda:0", "cuda:1"]),
         (8, None, "0,2,5", ["cuda:0", "cuda:2", "cuda:5"]),
+        (8, None, "5, 0-2", ["cuda:5", "cuda:0", "cuda:1", "cuda:2"]),
         (2, None, "cuda:1, cuda:0", ["cuda:1", "cuda:0"]),
         (2, None, "1,cpu", ["cuda:1", "cpu"]),
         (0, None, "cpu,cpu", ["cpu", "cpu"]),
@@ -49,7 +52,12 @@ def test_a_list_names_devices_as_torch_does(gpus: int, listed: str | None, text:
         (8, "4", "cuda:4", "devices names cuda:4, and 1 GPUs are visible here (CUDA_VISIBLE_DEVICES is '4')"),
         (2, None, "0,cuda:0", "devices must name a GPU once, got '0,cuda:0'"),
         *(
-            (2, None, text, f"devices must be `all` or a list such as 0,2,5 or cuda:0,cuda:1 or cpu,cpu, got {text!r}")
+            (
+                2,
+                None,
+                text,
+                f"devices must be `all` or a list such as 0,2,5 or 0-3,6 or cuda:0,cuda:1 or cpu,cpu, got {text!r}",
+            )
             for text in ("0,,1", "cuda", "gpu:0", "all,cpu", "-1", "0 1", ",", "auto")
         ),
     ],

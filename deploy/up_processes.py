@@ -1,0 +1,149 @@
+"""What `penstock up` starts: the command and the environment of each rank and of each producer."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from penstock.config.address import parse_address
+from penstock.consumer import cpu_ranks
+from penstock.consumer.config import TrainConfig
+from penstock.deploy.up_config import UpConfig
+from penstock.deploy.up_devices import CPU, OWN, Division, divide
+from penstock.producer.config import ProduceConfig
+from penstock.protocol.errors import ConfigError
+from penstock.protocol.keys import TRAINER_KEY
+from penstock.telemetry.machine import usable_cores
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+THREADS = "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One that is to be started."""
+
+    name: str
+    place: str
+    """Where it works, for people: `GPU 3`, `cpu`."""
+    command: Sequence[str]
+    env: Mapping[str, str]
+    """What its environment has beside this process's."""
+
+    @property
+    def in_a_shell(self) -> str:
+        """As one would type it."""
+        variables = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
+        return " ".join([*variables, shlex.join(self.command)])
+
+
+class Processes:
+    """Those of one run.
+
+    Args:
+        config: what is asked for.
+        environ: the environment.
+
+    Raises:
+        ConfigError: the settings of the ranks or of the producers, or the devices, cannot be.
+    """
+
+    def __init__(self, config: UpConfig, environ: Mapping[str, str] = os.environ) -> None:
+        self.train_arguments = [*config.train_arguments, *_of_the_run(config)]
+        self._produce_arguments = config.produce_arguments
+        whole = replace(config, train=shlex.join(self.train_arguments))
+        self.train: TrainConfig = whole.train_config()
+        """What the ranks will read."""
+        self.produce: ProduceConfig = whole.produce_config()
+        """What the producers will read, but for where they connect to."""
+        _check(self.train, self.produce)
+        self.devices: Division = divide(config, self.produce, environ)
+        """One for each process."""
+        if self.train.groups_per_step % len(self.devices.ranks):
+            raise ConfigError(
+                f"groups_per_step must be a multiple of the number of ranks ({len(self.devices.ranks)}), "
+                f"got {self.train.groups_per_step}"
+            )
+        self.rank_threads, self.producer_threads = self._threads(environ)
+        if self.produce.metrics:
+            parse_address(self.produce.metrics, "metrics").shifted(len(self.devices.producers) - 1)
+
+    def ranks(self, more: Sequence[str] = ()) -> list[Process]:
+        """The ranks; `more` are further arguments of theirs."""
+        devices = self.devices.ranks
+        port = cpu_ranks.free_port() if len(devices) > 1 else 0
+        command = [sys.executable, "-m", "penstock.consumer", *self.train_arguments, *more]
+        on_cpu = devices[0] == CPU
+        shared = {VISIBLE: self.devices.visible(devices)}
+        shared |= {"ACCELERATE_USE_CPU": "1"} if on_cpu else {}
+        shared |= {THREADS: str(self.rank_threads)} if self.rank_threads else {}
+        return [
+            Process(
+                f"rank-{rank}",
+                _place(device),
+                command,
+                shared | (cpu_ranks.environment(rank, len(devices), port) if len(devices) > 1 else {}),
+            )
+            for rank, device in enumerate(devices)
+        ]
+
+    def producers(self, endpoint: str) -> list[Process]:
+        """The producers, which connect to `endpoint`."""
+        made: list[Process] = []
+        metrics = parse_address(self.produce.metrics, "metrics") if self.produce.metrics else None
+        shared = ["--connect", endpoint, "--devices", ""]
+        if self.train.stream.keys:
+            shared += ["--key", str(Path(self.train.stream.keys).expanduser() / TRAINER_KEY)]
+        for number, device in enumerate(self.devices.producers):
+            name = f"{self.produce.name or 'producer'}-{number}"
+            own = ["--name", name]
+            own += ["--device", "cpu" if device == CPU else "cuda"] if device != OWN else []
+            own += ["--metrics", str(metrics.shifted(number))] if metrics else []
+            command = [sys.executable, "-m", "penstock.producer", *self._produce_arguments, *shared, *own]
+            made.append(Process(name, self._producer_place(device), command, self._producer_env(device)))
+        return made
+
+    def _producer_place(self, device: str) -> str:
+        names_gpu = device == OWN and self.produce.device.startswith("cuda")
+        return self.produce.device if names_gpu else _place(device or CPU)
+
+    def _producer_env(self, device: str) -> dict[str, str]:
+        env = {THREADS: str(self.producer_threads)} if self.producer_threads else {}
+        if device == OWN and self.produce.device.startswith("cuda"):
+            return env  # it chooses among all
+        return env | {VISIBLE: self.devices.visible([device])}
+
+    def _threads(self, environ: Mapping[str, str]) -> tuple[int, int]:
+        """Of each rank and of each producer; 0 where the user has decided.
+
+        Processes with more threads than cores between them run many times slower.
+        """
+        if THREADS in environ:
+            return 0, 0
+        ranks, producers, cores = len(self.devices.ranks), len(self.devices.producers), usable_cores()
+        if self.produce.threads:
+            return max(1, (cores - producers * self.produce.threads) // ranks), 0
+        each = max(1, cores // (ranks + producers))
+        return each, each
+
+
+def _of_the_run(config: UpConfig) -> list[str]:
+    """What `penstock up` adds to the ranks' arguments: a later flag overrides an earlier one."""
+    added = ["--fleet.local-producers", "0"]
+    added += ["--stream.keys", config.keys] if config.keys else []
+    added += ["--no-overwrite", "--resume"] if config.resume else []
+    added += ["--no-resume", "--overwrite"] if config.overwrite else []
+    return added
+
+
+def _check(train: TrainConfig, produce: ProduceConfig) -> None:
+    if produce.devices:
+        raise ConfigError("produce: leave --devices out; `penstock up --producer-devices` says which GPUs are used")
+    if train.filter.is_on and not produce.scorer:
+        raise ConfigError("train filters images, and produce names no --scorer: toyworld, or a CLIP or SigLIP")
+
+
+def _place(device: str) -> str:
+    return device if device == CPU else f"GPU {device.removeprefix('cuda:')}"

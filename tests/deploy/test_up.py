@@ -1,0 +1,91 @@
+"""`penstock up` as a command: what it says before and after, and what it refuses."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.deploy import up
+from penstock.deploy.cli import dispatch
+from penstock.deploy.up_config import UpConfig
+from penstock.deploy.up_processes import Processes
+from penstock.protocol.errors import ConfigError, RunError
+from penstock.telemetry import machine
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight GPUs; nobody has chosen a number of threads."""
+    monkeypatch.setattr(machine, "nvidia_gpus", lambda: ["NVIDIA H200, 143771 MiB, driver 570.86"] * 8)
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_help_shows_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        dispatch(["up", "--help"])
+    text = capsys.readouterr().out
+    assert "penstock up --config PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7" in text
+    for flag in ("--train STR", "--produce STR", "--resume", "--view {auto,trainer,merged}", "--dry-run"):
+        assert flag in text
+
+
+def test_a_dry_run_prints_every_command_and_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    devices = ["--producer-devices", "0-1", "--trainer-devices", "6,7"]
+    train = f"--run-dir {tmp_path / 'run'} --stream.endpoint tcp://127.0.0.1:5599"
+    assert dispatch(["up", *devices, "--train", train, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("#")] == [
+        "# rank-0 on GPU 6",
+        "# rank-1 on GPU 7",
+        "# producer-0 on GPU 0",
+        "# producer-1 on GPU 1",
+    ]
+    assert f" {sys.executable} -m penstock.consumer --run-dir " in lines[1]
+    assert "CUDA_VISIBLE_DEVICES=1 " in lines[7]
+    assert "--connect tcp://127.0.0.1:5599" in lines[7]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        (["--producers", "4", "--producer-devices", "0-5"], "--producers must be left out beside a list of devices"),
+        (["--ranks=1", "--trainer-devices", "6,7"], "--ranks must be left out beside a list of devices"),
+        (["--overwrite", "--resume"], "overwrite and resume exclude each other"),
+        (["--ranks", "0"], "--ranks: ranks must be >= 1, got 0"),
+        (["--config", "dmo"], "no such preset; did you mean 'demo'"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: list[str], error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
+        up.main([*argv, "--dry-run"])
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_its_logs_are_touched(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank-0.log").write_text("of another day")
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="is not empty; pass --overwrite, --resume, or another --run-dir"):
+        up.main(["--train", f"--run-dir {tmp_path}", "--trainer-devices", "cpu"])
+    assert (tmp_path / "logs" / "rank-0.log").read_text() == "of another day"
+
+
+def test_the_first_line_says_what_is_started() -> None:
+    made = Processes(UpConfig(trainer_devices="6,7", producer_devices="0-5", produce="--threads 3"), {})
+    first = up.describe(made)
+    assert first.startswith("2 ranks on GPU 6,7 with ")
+    assert first.endswith(" each, 6 producers on GPU 0,1,2,3,4,5 with 3 threads each")
+    one = Processes(UpConfig(trainer_devices="cpu", producers=0), {"OMP_NUM_THREADS": "2"})
+    assert up.describe(one) == "1 rank"
+
+
+def test_a_run_that_ended_early_says_how_to_go_on(tmp_path: Path) -> None:
+    assert up.resume_hint(["--config", "demo"], tmp_path) is None
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text(json.dumps({"step": 40}))
+    argv = ["--config", "demo", "--overwrite", "--train", "--config demo --max-steps 60"]
+    hint = "to go on from step 40: penstock up --config demo --train '--config demo --max-steps 60' --resume"
+    assert up.resume_hint(argv, tmp_path) == hint
+    assert up.resume_hint([*argv, "--resume"], tmp_path) == hint, "once is enough"
