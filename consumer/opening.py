@@ -29,9 +29,10 @@ from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
 from penstock.consumer.watching.event_log import EventLog
+from penstock.protocol.addresses import next_endpoint
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.keys import TRAINER_KEY, read_trainer_keys
-from penstock.protocol.sockets import RankSocket, next_endpoint
+from penstock.protocol.sockets import RankSocket
 
 if TYPE_CHECKING:
     from penstock.telemetry.dashboard.server import Dashboard

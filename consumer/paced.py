@@ -38,9 +38,10 @@ from penstock.consumer.stream import GroupStream
 from penstock.consumer.watching.metrics import RankMetrics
 from penstock.consumer.watching.observed import Observed
 from penstock.consumer.watching.run_trace import RunTrace
+from penstock.protocol.addresses import next_endpoint
 from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import ConfigError, StarvedError
-from penstock.protocol.sockets import RankSocket, next_endpoint
+from penstock.protocol.sockets import RankSocket
 from penstock.telemetry.pace import Pace
 
 

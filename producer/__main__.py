@@ -16,7 +16,7 @@ from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.device_child import WARMS_UP
 from penstock.producer.engine import Engine
-from penstock.protocol.sockets import check_endpoint
+from penstock.protocol.addresses import check_endpoint
 from penstock.telemetry.recorder import Recorder
 
 if TYPE_CHECKING:

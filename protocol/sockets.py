@@ -5,7 +5,6 @@ send is non-blocking and says whether it went: a ROUTER drops silently at its hi
 complain. Pixels are not copied on either side.
 """
 
-import ipaddress
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from penstock.protocol.actions import Buffer
+from penstock.protocol.addresses import advertised, check_endpoint
 from penstock.protocol.errors import EndpointError
 from penstock.protocol.keys import AllowList, ProducerKey, TrainerKeys
 from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES, MAX_PRODUCERS, MAX_RANKS
@@ -30,55 +30,6 @@ _HIGH_WATER_MESSAGES = 1024
 
 MESSAGES_PER_TURN = 256
 """Messages of one socket that are heard before anything else happens."""
-
-
-def check_endpoint(endpoint: str, *, may_leave: bool) -> str:
-    """`endpoint` if it is `tcp://HOST:PORT` or `ipc://PATH` and stays on this machine, or if it `may_leave` it.
-
-    Raises EndpointError. Port 0 asks for a free one.
-    """
-    scheme, _, rest = endpoint.partition("://")
-    if scheme == "ipc" and rest:
-        return endpoint
-    host, _, port = rest.rpartition(":")
-    if scheme != "tcp" or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise EndpointError(
-            f"{endpoint!r} is not an address; write tcp://HOST:PORT (port 0 for a free one) or ipc://PATH"
-        )
-    if host.strip("[]") in ("0.0.0.0", "*", "::"):
-        raise EndpointError(
-            f"{endpoint} is every address of this machine, but producers must be told one to dial; name it"
-        )
-    if not may_leave and not _is_loopback(host.strip("[]")):
-        raise EndpointError(
-            f"{endpoint} can be reached from other machines and this link has no keys; "
-            "make some (penstock keys init) and give them with --stream.keys, or bind to 127.0.0.1"
-        )
-    return endpoint
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _advertised(bound: str, host: str) -> str:
-    """What producers dial, where `bound` is what this rank has bound and `host` names it otherwise, unless empty."""
-    return f"tcp://{host}:{bound.rpartition(':')[2]}" if host and bound.startswith("tcp://") else bound
-
-
-def next_endpoint(endpoint: str, rank: int) -> str:
-    """Address for `rank` where rank 0 binds `endpoint`: the port counts up, 0 stays 0, an ipc path gets a suffix."""
-    if rank == 0:
-        return endpoint
-    if endpoint.startswith("ipc://"):
-        return f"{endpoint}.{rank}"
-    host, _, port = endpoint.rpartition(":")
-    return f"{host}:{int(port) + rank if int(port) else 0}"
 
 
 def _claim_ipc(path: Path) -> None:
@@ -177,7 +128,7 @@ class RankSocket:
     """The ROUTER that a rank binds.
 
     Args:
-        endpoint: where; see `check_endpoint`.
+        endpoint: where; see `addresses.check_endpoint`.
         insecure: allow addresses beyond loopback without keys.
         advertise: the host that producers are told to dial; empty for the bound one.
         keys: the trainer's; without them the link is plain.
@@ -220,7 +171,7 @@ class RankSocket:
                     "(port 0 takes a free one)"
                 ) from error
             raise EndpointError(f"cannot bind {endpoint}: {error}") from error
-        self.endpoint = _advertised(self._socket.getsockopt_string(zmq.LAST_ENDPOINT), advertise)
+        self.endpoint = advertised(self._socket.getsockopt_string(zmq.LAST_ENDPOINT), advertise)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self.waker.socket, zmq.POLLIN)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from penstock.protocol.addresses import check_endpoint, next_endpoint
 from penstock.protocol.errors import EndpointError
-from penstock.protocol.sockets import ProducerSockets, RankSocket, check_endpoint, next_endpoint
+from penstock.protocol.sockets import ProducerSockets, RankSocket
 
 
 @pytest.fixture

@@ -108,7 +108,13 @@ def test_the_bytes_of_the_exchange_are_plain_msgpack_of_what_stands_beside_them(
 @pytest.mark.parametrize("said", EXCHANGE, ids=ids)
 def test_the_codec_reads_and_writes_the_bytes_of_the_exchange(said: Said) -> None:
     header, message = decode(said.frame)
-    told = {"v": 3, "t": message.kind, "run": header.run, "inc": header.incarnation, "seq": header.seq}
+    told = {
+        "v": limits.PROTOCOL_VERSION,
+        "t": message.kind,
+        "run": header.run,
+        "inc": header.incarnation,
+        "seq": header.seq,
+    }
     assert json.loads(json.dumps(told | asdict(message))) == said.stated
     assert encode(message, header) == said.frame
 
