@@ -17,6 +17,7 @@ verbs:
   produce   make images for a run: connects to its trainer and works on the tickets it gives
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
+  slurm     run trainers and producers as jobs of a Slurm cluster: penstock slurm submit CONFIG
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   profile   measure which side bounds a run, and what would make it faster; compare two profiles
   sweep     train one arm for each value of a setting, and draw the curve
@@ -54,6 +55,12 @@ def _train(argv: Sequence[str]) -> int:
     from penstock.consumer.__main__ import main as train
 
     return train(argv)
+
+
+def _slurm(argv: Sequence[str]) -> int:
+    from penstock.deploy.slurm import command
+
+    return command.main(argv)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
@@ -115,6 +122,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "produce": _produce,
     "compile": _compile,
     "train": _train,
+    "slurm": _slurm,
     "evaluate": _evaluate,
     "profile": _profile,
     "sweep": _sweep,
