@@ -12,6 +12,3 @@ await() {
     wait "$1" || status=$?
   done
 }
-
-# Asks a child to end, if there is still one.
-ask() { kill -TERM "$1" 2>/dev/null || true; }
