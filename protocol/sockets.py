@@ -16,8 +16,8 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from penstock.protocol.actions import Buffer
-from penstock.protocol.addresses import advertised, check_endpoint
-from penstock.protocol.errors import EndpointError
+from penstock.protocol.addresses import advertised, check_dialled, check_endpoint, nearby, to_bind
+from penstock.protocol.errors import EndpointError, PenstockError
 from penstock.protocol.keys import AllowList, ProducerKey, TrainerKeys
 from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES, MAX_PRODUCERS, MAX_RANKS
 
@@ -130,7 +130,7 @@ class RankSocket:
     Args:
         endpoint: where; see `addresses.check_endpoint`.
         insecure: allow addresses beyond loopback without keys.
-        advertise: the host that producers are told to dial; empty for the bound one.
+        advertise: HOST or HOST:PORT that producers are told to dial; empty for what is bound.
         keys: the trainer's; without them the link is plain.
         max_connections: that are held at a time.
         group_bytes: bytes of the largest group that can come; a larger frame ends its sender's connection.
@@ -149,20 +149,23 @@ class RankSocket:
         max_connections: int = MAX_PRODUCERS,
     ) -> None:
         check_endpoint(endpoint, may_leave=insecure or keys is not None)
+        wanted = to_bind(endpoint)
         if endpoint.startswith("ipc://"):
             _claim_ipc(Path(endpoint.removeprefix("ipc://")))
         self._context = zmq.Context()
         self.endpoint = ""
         """That producers dial."""
+        self.local_endpoint = ""
+        """That producers on this machine may dial, too."""
         self.key = keys.pair.public if keys else ""
         """The public key of this rank; empty where the link has none."""
         self.waker = Waker(self._context)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        _configure(self._socket, endpoint, max(group_bytes, MAX_HEADER_BYTES))
+        _configure(self._socket, wanted, max(group_bytes, MAX_HEADER_BYTES))
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._gate = self._open_gate(keys) if keys else None
         try:
-            self._socket.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)
+            self._socket.bind(wanted)
         except zmq.ZMQError as error:
             self.close()
             if error.errno == zmq.EADDRINUSE:
@@ -171,7 +174,12 @@ class RankSocket:
                     "(port 0 takes a free one)"
                 ) from error
             raise EndpointError(f"cannot bind {endpoint}: {error}") from error
-        self.endpoint = advertised(self._socket.getsockopt_string(zmq.LAST_ENDPOINT), advertise)
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        try:
+            self.endpoint, self.local_endpoint = advertised(bound, advertise), nearby(bound)
+        except PenstockError:
+            self.close()
+            raise
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self.waker.socket, zmq.POLLIN)
@@ -247,7 +255,7 @@ class ProducerSockets:
             endpoint: where.
             key: the rank's public key; empty for that of the first rank, which this producer was given.
         """
-        check_endpoint(endpoint, may_leave=True)
+        check_dialled(endpoint)
         try:
             dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         except zmq.ZMQError as error:
