@@ -19,7 +19,8 @@ launch=(-m accelerate.commands.launch --num_machines "$SLURM_NNODES" --machine_r
     --num_processes "$((SLURM_NNODES * ranks_per_node))" --main_process_ip "$main" --main_process_port "$((port - 1))"
     --mixed_precision no --dynamo_backend no{multi_gpu})"""
 _TORCHRUN = """\
-launch=(-m torch.distributed.run --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID"
+export ACCELERATE_USE_CPU=True
+  launch=(-m torch.distributed.run --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID"
     --nproc-per-node "$ranks_per_node" --master-addr "$main" --master-port "$((port - 1))")"""
 _PORTS = (10_000, 340, 64)
 """Where ports derived from a job's number begin, how many places there are, and how many ports each has: all below
