@@ -61,6 +61,7 @@ def open_stream(
     Raises ConfigError where two ranks have the same address.
     """
     stream = config.stream
+    socket.admit_ranks(keys)
     check_distinct(endpoints)
     machine = RankMachine(
         run_id=folder.run_id,
@@ -79,6 +80,7 @@ def open_stream(
             max_attempts=stream.max_attempts,
         ),
         traces=traces,
+        key_name=socket.key_name,
     )
     return GroupStream(socket, machine, stream, watch, recorder)
 

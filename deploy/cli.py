@@ -26,6 +26,7 @@ verbs:
   export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
   attribute find the training groups nearest to an image, and show them: penstock attribute RUN IMAGE
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
+  keys      let producers of other machines in, and out again: penstock keys init|add|revoke|list DIR
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
@@ -111,6 +112,12 @@ def _audit(argv: Sequence[str]) -> int:
     return audit.main(argv)
 
 
+def _keys(argv: Sequence[str]) -> int:
+    from penstock.deploy import keys
+
+    return keys.main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from penstock.deploy import doctor
 
@@ -131,6 +138,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "export": _export,
     "attribute": _attribute,
     "audit": _audit,
+    "keys": _keys,
     "doctor": _doctor,
 }
 

@@ -39,6 +39,10 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
+_REFUSED_S = 60.0
+"""How long a producer that no rank lets in goes on: its key may have been sent before it was allowed."""
+_TOLD_S = 60.0
+"""How often it says so."""
 _TRACE_S = 0.5
 """How often events are told of, where a rank traces."""
 
@@ -89,12 +93,16 @@ class ProducerService:
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
         self._connected_at = self._traced_at = time.monotonic()
+        self._refused_since: float | None = None
+        """Since when ranks refuse this producer's key and none serves it."""
+        self._told_at: dict[str, float] = {}
+        """When each refusal was last said."""
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
 
         Raises:
-            RejectedError: a rank refuses this producer.
+            RejectedError: a rank refuses this producer, or all that can be reached have refused its key for a minute.
             StarvedError: no trainer for `trainer_timeout_s`.
             EndpointError: the address is malformed.
             ModelError: the engine does not load.
@@ -188,11 +196,16 @@ class ProducerService:
                         return batch
                 waited_s = time.monotonic() - self._connected_at
                 if not self._machine.connected and waited_s > self._config.trainer_timeout_s:
-                    raise StarvedError(
-                        f"no trainer at {self._config.connect} for {waited_s:.0f} s; start one "
-                        "(accelerate launch consumer --config NAME), or give its address with --connect"
-                    )
+                    raise StarvedError(self._why_no_trainer(waited_s))
                 self._changed.wait(timeout=min(1.0, patience_s) if patience_s > 0 else 1.0)
+
+    def _why_no_trainer(self, waited_s: float) -> str:
+        if self._told_at:
+            return f"no trainer for {waited_s:.0f} s: {next(reversed(self._told_at))}"
+        return (
+            f"no trainer at {self._config.connect} for {waited_s:.0f} s; start one "
+            "(accelerate launch consumer --config NAME), or give its address with --connect"
+        )
 
     def _is_drained(self) -> bool:
         """Whether a draining producer may go: all that it had begun has arrived, or the time for it is over."""
@@ -297,6 +310,7 @@ class ProducerService:
         """Let time pass."""
         if self._machine.connected:
             self._connected_at = now
+        self._watch_refusals(now)
         if self._drain_asked and self._draining_since is None:
             self._draining_since = now
             self._act(self._machine.drain("it was asked to end"))
@@ -308,6 +322,23 @@ class ProducerService:
             if now - self._traced_at >= _TRACE_S:
                 self._traced_at = now
                 self._act(tell(self.recorder, self._machine.traced))
+
+    def _watch_refusals(self, now: float) -> None:
+        """Say which rank refuses this producer, and end where none serves it and it has been so for long."""
+        refusals = self._sockets.refusals(now)
+        for why, _ in refusals:
+            if now - self._told_at.get(why, float("-inf")) >= _TOLD_S:
+                self._told_at[why] = now
+                _log.warning("not let in: %s", why)
+        refused = {why for why, _ in refusals}
+        self._told_at = {why: at for why, at in self._told_at.items() if why in refused}
+        sure = [why for why, is_sure in refusals if is_sure]
+        if not sure or self._machine.connected:
+            self._refused_since = None
+            return
+        self._refused_since = now if self._refused_since is None else self._refused_since
+        if now - self._refused_since >= min(_REFUSED_S, self._config.trainer_timeout_s):
+            self._break(RejectedError(sure[0]))
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
         came_at = time.monotonic()
