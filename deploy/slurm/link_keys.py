@@ -1,10 +1,16 @@
 """The keys of links that cross a cluster's network: everybody who has an account on it could dial the trainers."""
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.deploy import keys
 from penstock.deploy.slurm.plan import SlurmPlan
 from penstock.protocol.errors import ConfigError
+
+_PRODUCERS = "producers"
+"""The name of the one key that all producers of an array have: they are one user's, and their files lie together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +31,23 @@ def planned_keys(plan: SlurmPlan) -> LinkKeys:
     if config.stream.keys or config.stream.insecure:
         return LinkKeys(None, None)
     folder = plan.folder / "keys"
-    return LinkKeys(folder, folder / "producers.key")
+    return LinkKeys(folder, folder / f"{_PRODUCERS}.key")
 
 
 def make_keys(plan: SlurmPlan) -> LinkKeys:
-    """As `planned_keys`, made where they are not there yet. Raises ConfigError, KeyFileError."""
-    import json
-    import os
+    """As `planned_keys`, made where there are none yet. Raises ConfigError, KeyFileError."""
+    from penstock.protocol.keys import read_producer_key, read_trainer_keys
 
-    import zmq
-
-    keys = planned_keys(plan)
-    if keys.trainer is not None and keys.producer is not None and not keys.trainer.exists():
-        keys.trainer.mkdir(parents=True, mode=0o700)
-        pairs = [[text.decode() for text in zmq.curve_keypair()] for _ in range(2)]
-        old = os.umask(0o077)
-        (keys.trainer / "trainer.key").write_text(json.dumps({"public": pairs[0][0], "secret": pairs[0][1]}))
-        (keys.trainer / "allowed").write_text(f"producers {pairs[1][0]}\n")
-        keys.producer.write_text(json.dumps({"public": pairs[1][0], "secret": pairs[1][1], "trainer": pairs[0][0]}))
-        os.umask(old)
-    return keys
+    planned = planned_keys(plan)
+    if planned.trainer is None or planned.producer is None:
+        return planned
+    if not planned.trainer.exists():
+        # What they say is for whoever carries keys by hand.
+        with contextlib.redirect_stdout(io.StringIO()):
+            keys.main(["init", str(planned.trainer)])
+            keys.main(["add", str(planned.trainer), _PRODUCERS])
+        print(f"keys: made in {planned.trainer}")
+    # Here and now rather than on the nodes.
+    read_trainer_keys(planned.trainer)
+    read_producer_key(planned.producer)
+    return planned
