@@ -38,6 +38,6 @@ def _run(command: Sequence[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise RunError(f"{command[0]} has not answered for {_ANSWER_S:g} s; is the cluster's controller up?") from error
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise ConfigError(f"{command[0]} refuses: {lines[-1].removeprefix(f'{command[0]}: error: ')}")
+        lines = [line.removeprefix(f"{command[0]}: error: ") for line in done.stderr.strip().splitlines()]
+        raise ConfigError(f"{command[0]} refuses: {'; '.join(lines) or f'status {done.returncode}'}")
     return done.stdout
