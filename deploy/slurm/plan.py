@@ -9,7 +9,7 @@ from pathlib import Path
 
 from penstock.config.load import load_config
 from penstock.config.rules import require
-from penstock.deploy.fleet_plan import PRESETS, FleetPlan
+from penstock.deploy.fleet_plan import PRESETS, FleetPlan, split_words
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OWN_OPTIONS = ("--array", "--job-name", "--nodes", "--ntasks", "--output", "--signal", "--dependency", "--open-mode")
@@ -37,22 +37,28 @@ class JobConfig:
     """Of each process, in GiB."""
     requeue: bool = True
     """May start again: after a node failed, after it was pre-empted, and at its time limit."""
-    options: tuple[str, ...] = ()
-    """Further options of sbatch, each as one word: `--constraint=h100`, `--qos=spot`."""
+    options: str = ""
+    """Further options of sbatch, as in a shell: `--qos=spot --constraint='h100|h200'`."""
 
     def __post_init__(self) -> None:
         for name in ("gpus", "memory_gb"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0", getattr(self, name))
         require(self.cpus >= 1, "cpus must be >= 1", self.cpus)
-        for text in (self.partition, self.time, *self.options):
+        for text in (self.partition, self.time, self.options):
             require("\n" not in text, "an option of sbatch must be one line", text)
-        for option in self.options:
-            require(option.startswith("-"), "options must begin with a dash, as --qos=spot", option)
+        for option in self.words:
+            # A value apart from its option would be an option of its own in the script.
+            require(option.startswith("-"), "options must be written with an equals sign, as --qos=spot", option)
             require(
                 not option.startswith(_OWN_OPTIONS),
                 f"options must not be one of {', '.join(_OWN_OPTIONS)}, which the plan decides",
                 option,
             )
+
+    @property
+    def words(self) -> list[str]:
+        """The further options, one by one. Raises ConfigError."""
+        return split_words(self.options, "options")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +179,7 @@ def _directives(own: Mapping[str, str], slurm: SlurmConfig, job: JobConfig) -> S
     # To the script alone: it passes on what its program should hear.
     options |= {"open-mode": "append", "signal": f"B:USR1@{slurm.signal_s}"}
     written = [f"--{name}={text}" for name, text in options.items()]
-    return [*written, "--requeue" if job.requeue else "--no-requeue", *job.options]
+    return [*written, "--requeue" if job.requeue else "--no-requeue", *job.words]
 
 
 def _literal(path: Path) -> str:

@@ -76,11 +76,12 @@ def _fill(
     launch: str = "",
 ) -> str:
     lines = [f"{name}={value}" for name, value in settings.items()]
-    lines += [f"export OMP_NUM_THREADS={threads}", *plan.slurm.setup.splitlines()]
+    lines += [f"export OMP_NUM_THREADS={threads}"]
     text = (_TEMPLATES / template).read_text(encoding="utf-8")
     pieces = {
         "directives": "\n".join(map(shell_line, directives)),
         "settings": "\n".join(lines),
+        "setup": plan.slurm.setup.rstrip(),
         "functions": (_TEMPLATES / "functions.sh").read_text(encoding="utf-8"),
         "launch": launch,
     }

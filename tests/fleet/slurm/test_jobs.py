@@ -148,7 +148,7 @@ def test_a_producer_follows_a_trainer_that_has_moved(rehearsal: Rehearsal) -> No
 @pytest.mark.parametrize("status", [0, 3])
 def test_when_the_trainers_end_no_producer_waits(rehearsal: Rehearsal, status: int) -> None:
     # One of them waits for a core, so that it would start after the end.
-    rehearsal.write(cpus=2, options=["--nodelist=spot0"])
+    rehearsal.write(cpus=2, options="--nodelist=spot0")
     command.main(["submit", str(rehearsal.plan)])
     jobs = rehearsal.jobs
     wait_until(lambda: rehearsal.states(jobs.producers) == {"RUNNING", "PENDING"}, "one runs, one waits")
