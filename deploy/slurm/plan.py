@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def produce_directives(plan: SlurmPlan) -> Sequence[str]:
     return _directives(own | _asked(job, 1), slurm, job)
 
 
-def _asked(job: JobConfig, num_processes: int) -> Mapping[str, str]:
+def _asked(job: JobConfig, num_processes: int) -> dict[str, str]:
     """Of a node."""
     asked = {"cpus-per-task": str(num_processes * job.cpus)}
     asked |= {"gpus-per-node": str(num_processes * job.gpus)} if job.gpus else {}
@@ -173,7 +173,7 @@ def _asked(job: JobConfig, num_processes: int) -> Mapping[str, str]:
     return asked
 
 
-def _directives(own: Mapping[str, str], slurm: SlurmConfig, job: JobConfig) -> Sequence[str]:
+def _directives(own: dict[str, str], slurm: SlurmConfig, job: JobConfig) -> Sequence[str]:
     given = {"account": slurm.account, "partition": job.partition, "time": job.time}
     options = own | {name: text for name, text in given.items() if text}
     # To the script alone: it passes on what its program should hear.

@@ -56,7 +56,7 @@ def produce_script(plan: SlurmPlan, key: Path | None) -> str:
     return _fill(PRODUCE, plan, produce_directives(plan), plan.slurm.producer.cpus, settings)
 
 
-def _settings(plan: SlurmPlan, requeue: bool, job: str) -> Mapping[str, str]:
+def _settings(plan: SlurmPlan, requeue: bool, job: str) -> dict[str, str]:
     first, num_places, size = _PORTS
     # One above the first of its place, which is the rendezvous's.
     derived = f"$(({first} + {job.removeprefix('$')} % {num_places} * {size} + 1))"

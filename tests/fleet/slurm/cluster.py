@@ -23,6 +23,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sc
 WAIT_S = 120.0
 """Longer than anything takes on a busy machine; no test waits for it but one that fails."""
 _POLL_S = 0.1
+_START_S = 30.0
 _END_S = 5.0
 
 
@@ -71,6 +72,8 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1
 ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SlurmdTimeout=6
 KillWait=10
 """
@@ -165,7 +168,10 @@ class Cluster:
         self._daemon("slurmctld", "-D", "-c")
         for node in self.nodes:
             self._daemon("slurmd", "-D", "-N", node.name)
-        wait_until(self._is_idle, "every node has registered")
+        try:
+            wait_until(self._is_idle, "every node has registered", _START_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log}") from None
 
     def _configure(self) -> None:
         for name in ("munge", "state", "spool"):
@@ -178,7 +184,9 @@ class Cluster:
             text += f"CPUs={node.cpus} RealMemory=1000 Weight={number}\n"
         for partition in dict.fromkeys(node.partition for node in self.nodes):
             names = ",".join(node.name for node in self.nodes if node.partition == partition)
-            text += f"PartitionName={partition} Nodes={names} MaxTime=INFINITE State=UP\n"
+            text += f"PartitionName={partition} Nodes={names} MaxTime=INFINITE State=UP GraceTime=5\n"
+            # The same machines for whoever pays more.
+            text += f"PartitionName={partition}-urgent Nodes={names} MaxTime=INFINITE State=UP PriorityTier=10\n"
         self.conf.write_text(text)
 
     def _daemon(self, *command: str) -> None:
@@ -193,13 +201,13 @@ class Cluster:
 
     def _is_idle(self) -> bool:
         said = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--format=%T"],
+            ["sinfo", "--noheader", "--Node", "--format=%N %T"],
             capture_output=True,
             text=True,
             check=False,
             env=os.environ | self.env,
         )
-        return said.stdout.split() == ["idle"] * len(self.nodes)
+        return set(said.stdout.splitlines()) == {f"{node.name} idle" for node in self.nodes}
 
     def close(self) -> None:
         """End every job and daemon, and remove the folder."""

@@ -121,6 +121,23 @@ def test_near_the_time_limit_all_drain_and_go_on_later(rehearsal: Rehearsal) -> 
     assert second.partition("-m ")[2] == f"{first.partition('-m ')[2]} --no-overwrite --resume"
 
 
+def test_slurm_itself_says_that_the_time_limit_is_near(rehearsal: Rehearsal) -> None:
+    rehearsal.write(time="1")  # a minute, less than which there is not: the signal is due at once
+    rehearsal.submit()
+    wait_until(lambda: len(rehearsal.calls("producer", 1)) == 2, f"both are started again\n{rehearsal.logs}")
+    assert rehearsal.logs.count("from the queue again: the time limit is near") >= 2
+
+
+def test_a_producer_that_was_pre_empted_comes_back(rehearsal: Rehearsal) -> None:
+    jobs = rehearsal.submit()
+    urgent = ["--partition=spot-urgent", "--nodelist=spot0", "--exclusive", "--time=5", "--output=/dev/null"]
+    other = rehearsal.cluster.run("sbatch", "--parsable", *urgent, "--wrap=sleep 60").strip()
+    wait_until(lambda: set(rehearsal.cluster.tasks(other).values()) == {("RUNNING", "spot0")}, "the other job runs")
+    wait_until(lambda: len(rehearsal.calls("producer", 1)) == 2, f"both are started again\n{rehearsal.logs}")
+    assert all(line.split()[3] == "spot1" for line in rehearsal.calls("producer", 1))
+    assert rehearsal.states(jobs.trainer) == {"RUNNING"}
+
+
 def test_a_trainer_that_starts_again_without_a_checkpoint_begins_anew(rehearsal: Rehearsal) -> None:
     jobs = rehearsal.submit()
     rehearsal.cluster.run("scontrol", "requeue", jobs.trainer)
