@@ -16,12 +16,13 @@ from math import ceil
 from pathlib import Path
 
 from penstock.producer.config import ProduceConfig, default_name
+from penstock.producer.dialler import Dialler
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
 from penstock.producer.noise import answer_probe
 from penstock.producer.tracing import tell
 from penstock.producer.work import Work
-from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Buffer, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
@@ -77,6 +78,9 @@ class ProducerService:
             credit_bytes=config.credit_bytes,
         )
         self._sockets = ProducerSockets(read_producer_key(Path(config.key)) if config.key else None)
+        self._dialler = Dialler(self._sockets)
+        self._hang_ups: list[str] = []
+        """Ranks that are left as soon as what is still to be said to them is sent."""
         self._changed = threading.Condition()
         """Guards the machine, the outbox and everything below; notified when any of them changes."""
         self._outbox: deque[_Outgoing] = deque()
@@ -109,7 +113,8 @@ class ProducerService:
         """
         try:
             with self._changed:
-                self._act(self._machine.connect(self._config.connect))
+                for endpoint in self._config.endpoints:
+                    self._act(self._machine.connect(endpoint))
         except EndpointError:
             # Left open, the sockets would block whoever collects their context.
             self._sockets.close()
@@ -297,6 +302,7 @@ class ProducerService:
             tick_at = 0.0
             while not (self._stopping and not self._outbox):
                 self._flush()
+                self._dialler.answer()
                 for peer, frames in self._sockets.recv(timeout_ms=max(0, ceil((tick_at - time.monotonic()) * 1000))):
                     self._hear(peer, frames)
                 if (now := time.monotonic()) >= tick_at:
@@ -386,6 +392,10 @@ class ProducerService:
             elif isinstance(out.message, Hello):
                 with self._changed:
                     self._machine.not_sent(out.peer)
+        with self._changed:
+            left, self._hang_ups = self._hang_ups, []
+        for endpoint in left:
+            self._dialler.hang_up(endpoint)
 
     def _still_wanted(self, out: _Outgoing) -> bool:
         with self._changed:
@@ -395,9 +405,9 @@ class ProducerService:
 
     def _connect(self, endpoint: str, key: str) -> None:
         try:
-            self._sockets.connect(endpoint, key)
+            self._dialler.dial(endpoint, key)
         except EndpointError as error:
-            if endpoint == self._config.connect:
+            if endpoint in self._config.endpoints:
                 raise
             _log.warning("a rank is not served: %s", error)
             self._machine.cannot_connect(endpoint)
@@ -410,6 +420,8 @@ class ProducerService:
                     self._outbox.append(_Outgoing(action.peer, header, action.message, action.payload))
                 case Connect():
                     self._connect(action.endpoint, action.key)
+                case Disconnect():
+                    self._hang_ups.append(action.endpoint)
                 case Note():
                     _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
                 case Finished():

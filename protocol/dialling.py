@@ -30,6 +30,7 @@ class Dial:
         rank_key: its public key; empty for that of the first rank, which the producer was given.
         key: the producer's; None for links without keys.
         number: that no other dial of the context has.
+        address: `endpoint` with an address in the place of its name; empty where it has none.
 
     Raises EndpointError where it cannot be dialled.
     """
@@ -41,8 +42,10 @@ class Dial:
         rank_key: str,
         key: ProducerKey | None,
         number: int,
+        address: str = "",
     ) -> None:
         self.endpoint = endpoint
+        self.address = address
         self.rank_key = rank_key
         self.refused = ""
         """Why the rank does not let this producer in; empty where it does, or has not been reached."""
@@ -60,15 +63,21 @@ class Dial:
             raise EndpointError(
                 f"cannot connect to {endpoint}: {error}; it is two sockets for each rank, see `ulimit -n`"
             ) from error
-        configure(self.socket, endpoint, MAX_HEADER_BYTES)
+        configure(self.socket, address or endpoint, MAX_HEADER_BYTES)
         if key is not None:
-            self.socket.setsockopt(zmq.CURVE_SERVERKEY, (rank_key or key.trainer).encode())
+            try:
+                self.socket.setsockopt(zmq.CURVE_SERVERKEY, (rank_key or key.trainer).encode())
+            except zmq.ZMQError as error:
+                self.close(linger_ms=0)
+                raise EndpointError(
+                    f"cannot connect to {endpoint}: a rank says that {rank_key!r} is its key"
+                ) from error
             self.socket.setsockopt(zmq.CURVE_PUBLICKEY, key.pair.public.encode())
             self.socket.setsockopt(zmq.CURVE_SECRETKEY, key.pair.secret.encode())
         # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         try:
-            self.socket.connect(endpoint)
+            self.socket.connect(address or endpoint)
         except zmq.ZMQError as error:
             self.close(linger_ms=0)
             raise EndpointError(

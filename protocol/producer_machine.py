@@ -2,14 +2,16 @@
 
 A pure state machine: events and the time in, actions out. A link to a rank goes HELLO → WARMING → READY and back to
 HELLO when the rank falls silent; DRAINING hands back what was not begun; BYE or REJECT ends it. Held tickets are served
-earliest `need_by_step` first across all ranks, so no rank starves another. Times are seconds on the caller's monotonic
+earliest `need_by_step` first across all ranks, so no rank starves another. Ranks come and go: each WELCOME names those
+that there are, addresses that it does not name are given up when they fall silent, and those that the producer was
+started with are tried again whenever nobody talks. Times are seconds on the caller's monotonic
 clock. States and messages: docs/protocol.md.
 """
 
 from collections import deque
 from collections.abc import Callable, Hashable
 
-from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.batching import choose_batch, same_recipe
 from penstock.protocol.clock import ClockDifference
 from penstock.protocol.image_codec import CodedImages
@@ -37,6 +39,9 @@ from penstock.protocol.messages import (
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 from penstock.protocol.watching import Clock, Status
 
+_REDIAL_S = 3.0
+"""How long a HELLO may wait for its connection before the rank is dialled anew: its name may have another address."""
+
 
 class ProducerMachine:
     """State machine of one producer.
@@ -56,6 +61,10 @@ class ProducerMachine:
         self.links: dict[bytes, Link] = {}
         self._loaded = False
         self._draining: str | None = None
+        self._given: list[str] = []
+        """Addresses that this producer was started with."""
+        self._named: frozenset[str] = frozenset()
+        """Addresses of all ranks, as the latest WELCOME names them."""
         self._refused = Tally()
         self._queue: list[HeldTicket] = []
         self._running: list[HeldTicket] = []
@@ -91,19 +100,29 @@ class ProducerMachine:
         return look_at(list(self.links.values()), *tickets, self.credit_groups, self._refused.by_kind)
 
     def header(self, peer: bytes) -> Header:
-        """The fences of a message to `peer`, without its sequence number."""
-        link = self.links[peer]
-        return Header(run=link.run, incarnation=link.incarnation)
+        """The fences of a message to `peer`, without its sequence number; those of a HELLO where nobody is there."""
+        link = self.links.get(peer)
+        return Header() if link is None else Header(run=link.run, incarnation=link.incarnation)
 
-    def connect(self, endpoint: str, key: str = "") -> list[Action]:
-        """Start to serve the rank at `endpoint`, unless this producer does already; `key` as in `Connect`."""
+    def connect(self, endpoint: str) -> list[Action]:
+        """Start to serve the rank at an address that this producer was given, unless it does already."""
+        if endpoint not in self._given:
+            self._given.append(endpoint)
+        return self._dial(endpoint, "")
+
+    def _dial(self, endpoint: str, key: str) -> list[Action]:
+        """Serve the rank at `endpoint`, which is not served; `key` as in `Connect`."""
         link = self.links.get(endpoint.encode())
         if link is None:
-            self.links[endpoint.encode()] = Link(endpoint)
+            self.links[endpoint.encode()] = Link(endpoint, key, endpoint in self._given)
             return [Connect(endpoint, key)]
         if link.state is LinkState.GONE:
             link.state = LinkState.HELLO  # it has left, and another rank says that it is back
-        return []
+        if key in ("", link.key) or link.state is LinkState.REJECTED:
+            return []
+        self._restart(endpoint.encode())
+        link.key = key
+        return [Connect(endpoint, key)]
 
     def cannot_connect(self, endpoint: str) -> None:
         """The rank at `endpoint` cannot be dialled at all; the others are served."""
@@ -237,11 +256,13 @@ class ProducerMachine:
             now: the time.
             status: what to tell of the engine's work beside each heartbeat; None tells nothing.
         """
-        actions: list[Action] = []
+        actions = self._tidy()
         for peer, link in self.links.items():
             if link.is_talking and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
                 self._restart(peer)
+            if link.state is LinkState.HELLO:
+                actions += self._redial(link, now)
             if link.has_ended or now - link.said_at < link.heartbeat_s:
                 continue
             link.said_at = now
@@ -254,16 +275,42 @@ class ProducerMachine:
                 actions += [Send(peer, status)] if status is not None else []
         return actions
 
+    def _tidy(self) -> list[Action]:
+        """Hang up where nobody is any more; when all have fallen silent, go back to the addresses that were given."""
+        idle = [peer for peer, link in self.links.items() if not link.is_talking and self._is_stale(link)]
+        actions: list[Action] = []
+        for peer in idle:
+            actions.append(Disconnect(self.links.pop(peer).endpoint))
+        if self._draining is None and all(link.state is LinkState.HELLO for link in self.links.values()):
+            lost = [endpoint for endpoint in self._given if endpoint.encode() not in self.links]
+            actions += [action for endpoint in lost for action in self._dial(endpoint, "")]
+        return actions
+
+    def _is_stale(self, link: Link) -> bool:
+        """Whether no rank is to be expected at a link's address."""
+        return link.is_spare or not (link.is_given or link.endpoint in self._named)
+
+    def _redial(self, link: Link, now: float) -> list[Action]:
+        """Dial anew where no HELLO gets out for long."""
+        is_reached = link.said_at > float("-inf")
+        if is_reached or link.dialled_at == float("-inf"):
+            link.dialled_at = now
+        if now - link.dialled_at < _REDIAL_S:
+            return []
+        link.dialled_at = now
+        return [Connect(link.endpoint, link.key)]
+
     def not_sent(self, peer: bytes) -> None:
         """A HELLO did not go out, because the connection is not there yet: say it at the next tick."""
-        self.links[peer].said_at = float("-inf")
+        if peer in self.links:
+            self.links[peer].said_at = float("-inf")
 
     # --- what the wire says -------------------------------------------------------------------------------------------
 
     def on_message(self, peer: bytes, header: Header, message: Message, now: float) -> list[Action]:
         """Take one decoded message from the rank behind `peer`."""
-        link = self.links[peer]
-        if link.has_ended:
+        link = self.links.get(peer)
+        if link is None or link.has_ended:
             return []
         if isinstance(message, Reject):
             self._end(peer, LinkState.REJECTED)
@@ -334,6 +381,10 @@ class ProducerMachine:
         if link.is_talking:
             # The answer to a second HELLO, from this life of the rank or the next: it has forgotten what it gave us.
             self._restart(peer)
+        if spare := self._is_served_elsewhere(peer, header, welcome.rank):
+            self._end(peer, LinkState.GONE)
+            link.is_spare = True
+            return [Send(peer, Bye(reason=f"rank {welcome.rank} is served at {spare}"))]
         is_new = (header.run, header.incarnation) != (link.run, link.incarnation)
         link.state = LinkState.WARMING
         link.run, link.incarnation, link.rank = header.run, header.incarnation, welcome.rank
@@ -346,14 +397,30 @@ class ProducerMachine:
             actions += self._drain(peer)
         link.traces, link.clock = welcome.trace, ClockDifference()
         link.owes_ready = True
+        self._named = frozenset(welcome.endpoints)
         # By rank, not by address: one host has several names.
         life = (header.run, header.incarnation)
         served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}
         keys = welcome.keys or ("",) * len(welcome.endpoints)
+        link.key = keys[welcome.rank]
         for rank, (endpoint, key) in enumerate(zip(welcome.endpoints, keys, strict=True)):
             if rank not in served:
-                actions += self.connect(endpoint, key)
+                actions += self._dial(endpoint, key)
         return actions
+
+    def _is_served_elsewhere(self, peer: bytes, header: Header, rank: int) -> str:
+        """The address by which the rank behind `peer` is served already, or a later life of it; empty where none is.
+
+        An earlier life of it, or a link of this life that has fallen silent, is given up.
+        """
+        for other, link in self.links.items():
+            if other == peer or (link.run, link.rank) != (header.run, rank) or link.has_ended:
+                continue
+            if link.is_talking and link.incarnation >= header.incarnation:
+                return link.endpoint
+            self._end(other, LinkState.GONE)
+            link.is_spare = True
+        return ""
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 

@@ -248,19 +248,20 @@ class ProducerSockets:
         self._poller = zmq.Poller()
         self._poller.register(self.waker.socket, zmq.POLLIN)
 
-    def connect(self, endpoint: str, key: str = "") -> None:
+    def connect(self, endpoint: str, key: str = "", address: str = "") -> None:
         """Dial a rank, anew where it was dialled before. Returns at once, also where nobody listens yet.
 
         Args:
-            endpoint: where.
+            endpoint: where; names the rank from then on.
             key: the rank's public key; empty for that of the first rank, which this producer was given.
+            address: `endpoint` with an address in the place of its name; empty where it has none.
 
         Raises EndpointError on a malformed address, or where there is no room for one more.
         """
         check_dialled(endpoint)
         self.disconnect(endpoint)
         self._num_dials += 1
-        dial = Dial(self._context, endpoint, key, self._key, self._num_dials)
+        dial = Dial(self._context, endpoint, key, self._key, self._num_dials, address)
         self._dials[endpoint.encode()] = dial
         self._poller.register(dial.socket, zmq.POLLIN)
 
@@ -273,13 +274,14 @@ class ProducerSockets:
     def refusals(self, now: float) -> Sequence[tuple[str, bool]]:
         """Why ranks do not let this producer in, and whether that is sure.
 
-        Dials those again that have refused it some seconds ago. To be called several times a second, with the time on the monotonic clock.
+        Dials those again that have refused it some seconds ago. To be called several times a second, with the time on
+        the monotonic clock.
         """
         if now >= self._glance_at:
             self._glance_at = now + _GLANCE_S
             for dial in list(self._dials.values()):
                 if dial.look(now):
-                    self.connect(dial.endpoint, dial.rank_key)
+                    self.connect(dial.endpoint, dial.rank_key, dial.address)
                     again = self._dials[dial.endpoint.encode()]
                     again.refused, again.is_sure = dial.refused, dial.is_sure  # until it is known better
         return [(dial.refused, dial.is_sure) for dial in self._dials.values() if dial.refused]
@@ -298,10 +300,11 @@ class ProducerSockets:
 
     def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
         """Send without waiting and, from 64 KiB, without a copy; False where the rank is away or the queue is full."""
+        dial = self._dials.get(peer)
+        if dial is None:
+            return False
         try:
-            self._dials[peer].socket.send_multipart(
-                [header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False
-            )
+            dial.socket.send_multipart([header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         return True

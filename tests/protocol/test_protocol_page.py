@@ -181,7 +181,7 @@ def test_the_sockets_have_the_options_of_the_page() -> None:
     rank, producer = RankSocket("tcp://127.0.0.1:0", group_bytes=3 << 20), ProducerSockets()
     try:
         producer.connect(rank.endpoint)
-        [dealer] = producer._sockets.values()
+        [dealer] = [dial.socket for dial in producer._dials.values()]
         assert (rank._socket.type, dealer.type) == (zmq.ROUTER, zmq.DEALER)
         assert rank._socket.getsockopt(zmq.MAXMSGSIZE) == 3 << 20
         assert dealer.getsockopt(zmq.MAXMSGSIZE) == 1 << 20
