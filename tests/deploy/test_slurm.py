@@ -4,9 +4,12 @@ import itertools
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,34 +54,39 @@ class Node:
 
     def __init__(self, folder: Path, address: str = "10.0.0.7") -> None:
         self.folder = folder
-        self._program(
+        self.program(
             "scontrol", f'case "$*" in *hostnames*) printf "a\\nb\\n" ;; *) echo "NodeAddr={address} X=1" ;; esac'
         )
-        self._program("squeue", "echo RUNNING a")
-        self._program("python", 'printf "%s\\n" "$@"')
-        self._program("sleep", "exit 0")
+        self.program("squeue", "echo RUNNING a")
+        self.program("python", 'printf "%s\\n" "$@"')
+        self.program("sleep", "exit 0")
 
-    def _program(self, name: str, body: str) -> None:
+    def program(self, name: str, body: str) -> None:
+        """Let a program be a line of shell."""
         path = self.folder / name
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
     def run(self, text: str, *arguments: str, **variables: str) -> list[str]:
         """Run a script there; the arguments that Python gets."""
+        process = self.start(text, *arguments, **variables)
+        said, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        return said.splitlines()
+
+    def start(self, text: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a script there."""
         path = self.folder / "script"
         path.write_text(text)
-        env = {"PATH": f"{self.folder}:{os.environ['PATH']}", "SLURMD_NODENAME": "a", "SLURM_JOB_ID": "7"} | variables
-        done = subprocess.run(
+        return subprocess.Popen(
             ["bash", path, *arguments],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=20,
-            check=False,
-            env=env,
+            env={"PATH": f"{self.folder}:{os.environ['PATH']}", "SLURMD_NODENAME": "a", "SLURM_JOB_ID": "7"}
+            | variables,
             cwd=self.folder,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
 
 
 @pytest.fixture
@@ -164,6 +172,39 @@ def test_both_sides_derive_the_same_port_and_neighbours_do_not_meet(node: Node) 
     assert found[1] - found[0] >= 64  # of consecutive jobs, with room for the ranks between
     # Not privileged, nor among those that Linux gives to outgoing connections.
     assert all(1024 < port < 32_768 - 64 for port in found)
+
+
+def test_a_producer_whose_time_ends_while_it_waits_for_the_trainer_comes_again(node: Node) -> None:
+    node.program("squeue", "touch waits; echo PENDING")
+    node.program("scontrol", 'echo "$@"')
+    process = node.start(scripts(plan_of("--slurm.python", "python"))[PRODUCE], "12")
+    deadline = time.monotonic() + 20
+    while not (node.folder / "waits").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=20)
+    assert said == "from the queue again: the time limit is near\nrequeue 7\n"
+
+
+def test_a_producer_waits_for_the_trainer_no_longer_than_it_may(node: Node) -> None:
+    node.program("squeue", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
+    process = node.start(scripts(plan_of("--slurm.wait-s", "1"))[PRODUCE], "12")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors == "job 12 does not run after 1 s: slurm_load_jobs error: Unable to contact slurm controller\n"
+
+
+def test_the_plan_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
+    block = page.partition("    # plan.yaml\n")[2].partition("\n\n`train`")[0]
+    path = tmp_path / "plan.yaml"
+    path.write_text(textwrap.dedent(block))
+    plan = read_plan([str(path)])
+    assert (plan.ranks_per_node, plan.producers) == (8, 64)
+    assert plan.train_config().run_dir == Path("/shared/runs/a")
+    assert plan.produce_config().backend == "inductor"
+    assert "--constraint=a100" in directives(scripts(plan)[PRODUCE])
 
 
 def test_a_dry_run_prints_everything_and_does_nothing(
