@@ -19,8 +19,10 @@ case "$*" in *penstock.producer*) role=producer ;; *) role=trainer ;; esac
 life=${{SLURM_RESTART_COUNT:-0}}
 echo "$role $life ${{SLURM_ARRAY_TASK_ID:--}} $SLURMD_NODENAME $*" >>{folder}/calls
 trap 'exit 143' TERM
-while [ ! -e {folder}/$role-$life ]; do sleep 0.1; done
-exit "$(cat {folder}/$role-$life)"
+own={folder}/$role-$life-${{SLURM_ARRAY_TASK_ID:-}}
+all={folder}/$role-$life
+while [ ! -e "$all" ] && [ ! -e "$own" ]; do sleep 0.1; done
+exit "$(cat "$all" "$own" 2>/dev/null)"
 """
 
 
@@ -60,11 +62,12 @@ class Rehearsal:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if line.startswith(role) and (life is None or line.split()[1] == str(life))]
 
-    def ends(self, role: str, life: int, status: int) -> None:
-        """Let this life of all that play a role end so."""
-        part = self.folder / f"{role}-{life}.part"
-        part.write_text(str(status))
-        part.rename(self.folder / f"{role}-{life}")
+    def ends(self, role: str, life: int, status: int, task: int | None = None) -> None:
+        """Let this life of all that play a role, or of one task, end so."""
+        name = f"{role}-{life}" if task is None else f"{role}-{life}-{task}"
+        part = self.folder / "part"
+        part.write_text(f"{status}\n")
+        part.rename(self.folder / name)
 
     @property
     def logs(self) -> str:
@@ -106,6 +109,17 @@ def test_a_producer_that_crashes_comes_back_and_one_with_an_error_does_not(rehea
     rehearsal.ends("producer", 1, 2)
     wait_until(lambda: not rehearsal.cluster.tasks(jobs.producers), "both have ended for good")
     assert rehearsal.states(jobs.trainer) == {"RUNNING"}
+
+
+def test_one_task_that_comes_back_leaves_the_others_alone(rehearsal: Rehearsal) -> None:
+    jobs = rehearsal.submit()
+    # The last task has the array's own number, which names all tasks.
+    assert rehearsal.cluster.field(f"{jobs.producers}_1", "JobId") == jobs.producers
+    rehearsal.ends("producer", 0, 70, task=1)
+    wait_until(lambda: bool(rehearsal.calls("producer", 1)), f"it is started again\n{rehearsal.logs}")
+    assert [line.split()[2] for line in rehearsal.calls("producer", 1)] == ["1"]
+    assert set(rehearsal.states(jobs.producers)) == {"RUNNING"}
+    assert rehearsal.cluster.field(f"{jobs.producers}_0", "Restarts") == "0"
 
 
 def test_near_the_time_limit_all_drain_and_go_on_later(rehearsal: Rehearsal) -> None:
