@@ -33,7 +33,6 @@ def train_script(plan: SlurmPlan, keys: Path | None) -> str:
     arguments += ["--stream.keys", str(keys)] if keys else []
     settings = _settings(plan, plan.slurm.trainer.requeue, "$SLURM_JOB_ID") | {
         "name": shlex.quote(plan.slurm.name),
-        "folder": shlex.quote(str(plan.folder)),
         "run_dir": shlex.quote(str(plan.train_config().run_dir)),
         "ranks_per_node": str(plan.ranks_per_node),
         "train": _array(arguments),
@@ -61,6 +60,7 @@ def _settings(plan: SlurmPlan, requeue: bool, job: str) -> dict[str, str]:
     # One above the first of its place, which is the rendezvous's.
     derived = f"$(({first} + {job.removeprefix('$')} % {num_places} * {size} + 1))"
     return {
+        "folder": shlex.quote(str(plan.folder)),
         "python": shlex.quote(plan.python),
         "port": str(plan.slurm.port) if plan.slurm.port else derived,
         "requeue": "yes" if requeue else "no",

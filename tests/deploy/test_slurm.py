@@ -175,8 +175,9 @@ def test_both_sides_derive_the_same_port_and_neighbours_do_not_meet(node: Node) 
 
 
 def test_a_producer_whose_time_ends_while_it_waits_for_the_trainer_comes_again(node: Node) -> None:
-    node.program("squeue", "touch waits; echo PENDING")
-    node.program("scontrol", 'echo "$@"')
+    node.program(
+        "scontrol", 'touch waits; case "$*" in *show*) echo "JobId=12 JobState=PENDING" ;; *) echo "$@" ;; esac'
+    )
     process = node.start(scripts(plan_of("--slurm.python", "python"))[PRODUCE], "12")
     deadline = time.monotonic() + 20
     while not (node.folder / "waits").exists():
@@ -188,7 +189,7 @@ def test_a_producer_whose_time_ends_while_it_waits_for_the_trainer_comes_again(n
 
 
 def test_a_producer_waits_for_the_trainer_no_longer_than_it_may(node: Node) -> None:
-    node.program("squeue", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
+    node.program("scontrol", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
     process = node.start(scripts(plan_of("--slurm.wait-s", "1"))[PRODUCE], "12")
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
