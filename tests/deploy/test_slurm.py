@@ -54,11 +54,12 @@ class Node:
 
     def __init__(self, folder: Path, address: str = "10.0.0.7") -> None:
         self.folder = folder
-        self.program(
-            "scontrol", f'case "$*" in *hostnames*) printf "a\\nb\\n" ;; *) echo "NodeAddr={address} X=1" ;; esac'
-        )
-        self.program("squeue", "echo RUNNING a")
-        self.program("python", 'printf "%s\\n" "$@"')
+        self._ran = folder / "ran"
+        node = f'echo "NodeName=a NodeAddr={address} NodeHostName=a"'
+        job = f'[ -e {self._ran} ] && s=COMPLETED || s=RUNNING; echo "JobId=12 JobState=$s Restarts=0 BatchHost=a"'
+        cases = f'*hostnames*) printf "a\\nb\\n" ;; *"show node"*) {node} ;; *"show job"*) {job} ;;'
+        self.program("scontrol", f'case "$*" in {cases} esac')
+        self.program("python", f'touch {self._ran}; printf "%s\\n" "$@"')
         self.program("sleep", "exit 0")
 
     def program(self, name: str, body: str) -> None:
@@ -78,6 +79,7 @@ class Node:
         """Start a script there."""
         path = self.folder / "script"
         path.write_text(text)
+        self._ran.unlink(missing_ok=True)
         return subprocess.Popen(
             ["bash", path, *arguments],
             stdout=subprocess.PIPE,

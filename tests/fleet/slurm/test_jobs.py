@@ -160,6 +160,19 @@ def test_a_trainer_that_starts_again_without_a_checkpoint_begins_anew(rehearsal:
     assert rehearsal.states(jobs.producers) == {"RUNNING"}
 
 
+def test_producers_to_whom_a_requeued_trainer_said_goodbye_are_there_for_its_next_life(rehearsal: Rehearsal) -> None:
+    jobs = rehearsal.submit()
+    rehearsal.cluster.run("scontrol", "requeue", jobs.trainer)
+    rehearsal.ends("producer", 0, 0)
+    wait_until(lambda: bool(rehearsal.calls("trainer", 1)), f"it is started again\n{rehearsal.logs}")
+    wait_until(lambda: len(rehearsal.calls("producer", 0)) == 4, f"both are started again\n{rehearsal.logs}")
+    # And when that life says goodbye and ends for good, so do they.
+    rehearsal.ends("trainer", 1, 0)
+    rehearsal.cluster.until_over(jobs.trainer, jobs.producers)
+    assert len(rehearsal.calls("producer")) == 4
+    assert rehearsal.cluster.field(jobs.producers, "ExitCode") == "0:0"
+
+
 def test_a_producer_follows_a_trainer_that_has_moved(rehearsal: Rehearsal) -> None:
     jobs = rehearsal.submit()
     rehearsal.cluster.run("scontrol", "update", "NodeName=trainer0", "State=DRAIN", "Reason=test")

@@ -22,7 +22,7 @@ PLAN = """\
 train: >-
   --config demo --run-dir {run_dir} --max-steps {steps} --groups-per-step 8 --order ticket --evaluation.data none
   --reservoir.capacity-groups 16 --reservoir.reuse 1 --stream.window-groups 16 --generator.images-per-group 4
-  --stream.producer-timeout-s 300
+  --stream.producer-timeout-s 300 --checkpoint-every-steps 8
 produce: --config demo --batch-images 16 --batch-wait-s 0 --credit-groups 4
 ranks: 2
 producers: 2
@@ -119,6 +119,20 @@ def test_a_node_of_producers_dies_and_the_run_is_the_same(
         assert set(ledger.producers) == {"spot0-0", "spot0-1", "spot1-0", "spot1-1"}
     # The same groups to the bit, each in the same step, nothing lost and nothing twice; and the same weights of it.
     assert run.groups == undisturbed.groups
+    assert read_steps(run.run_dir) == read_steps(undisturbed.run_dir)
+    assert _weights(run) == _weights(undisturbed)
+
+
+@pytest.mark.timeout(400)
+def test_the_trainers_start_again_and_the_run_is_the_same(
+    undisturbed: Submitted, cluster: Cluster, tmp_path: Path
+) -> None:
+    run = submit(tmp_path, "requeued")
+    wait_until(lambda: run.num_steps >= 10, "a checkpoint is written", RUN_S)
+    cluster.run("scontrol", "requeue", run.jobs.trainer)
+    cluster.until_over(run.jobs.trainer, run.jobs.producers, within_s=RUN_S)
+    with LedgerReader(run.run_dir) as ledger:
+        assert len(ledger.lives) == 4  # two of each rank
     assert read_steps(run.run_dir) == read_steps(undisturbed.run_dir)
     assert _weights(run) == _weights(undisturbed)
 
