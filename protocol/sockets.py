@@ -138,7 +138,7 @@ class RankSocket:
         """The public key of this rank; empty where the link has none."""
         self.waker = Waker(self._context)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        configure(self._socket, wanted, max(group_bytes, MAX_HEADER_BYTES))
+        configure(self._socket, wanted, max(group_bytes, MAX_HEADER_BYTES), has_keys=keys is not None)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         most = room_for(max_connections)
         self._gate = Gate(self._socket, keys, most, is_ipc=endpoint.startswith("ipc://"))
@@ -222,8 +222,8 @@ class RankSocket:
         if self._context.closed:
             return
         self.waker.close()
-        self._socket.close(linger=LINGER_MS)
         self._gate.close()
+        self._socket.close(linger=LINGER_MS)
         self._context.term()
         if self.endpoint.startswith("ipc://") and not self.endpoint.startswith("ipc://@"):
             # ZeroMQ leaves it.
@@ -310,7 +310,9 @@ class ProducerSockets:
         return True
 
     def close(self) -> None:
-        """Close within the linger time; nothing is left behind."""
+        """Close within the linger time; nothing is left behind. Does nothing the second time."""
+        if self._context.closed:
+            return
         self.waker.close()
         for dial in self._dials.values():
             dial.close()

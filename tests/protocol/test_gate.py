@@ -18,6 +18,7 @@ from penstock.protocol.refusals import Refusals
 from penstock.protocol.sockets import ProducerSockets, RankSocket
 from tests.protocol.key_ring import KeyRing
 
+ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 20.0
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
 """Of ZMTP 3.1 (RFC 23): signature, version, mechanism, as-server, filler."""
@@ -305,3 +306,10 @@ def test_only_the_connection_that_was_meant_is_hung_up_on() -> None:
     assert ends_of(server.fileno()) is None
     with open(os.devnull, "rb") as file:
         assert ends_of(file.fileno()) is None
+
+
+def test_the_page_of_the_protocol_explains_every_word_that_refusals_are_counted_by() -> None:
+    source = "".join((ROOT / "protocol" / name).read_text() for name in ("gate.py", "callers.py"))
+    used = set(re.findall(r'(?:refusals\.add\(|connection, )"(\w+)"', source)) | {"no_key", "has_key"}
+    page = (ROOT / "docs" / "protocol.md").read_text().split("## Refused connections")[1].split("## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == used
