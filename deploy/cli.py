@@ -18,6 +18,7 @@ verbs:
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
   up        start a run with all its processes on this machine: ranks, producers, a GPU for each
+  slurm     run trainers and producers as jobs of a Slurm cluster: penstock slurm submit CONFIG
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   profile   measure which side bounds a run, and what would make it faster; compare two profiles
   sweep     train one arm for each value of a setting, and draw the curve
@@ -62,6 +63,12 @@ def _up(argv: Sequence[str]) -> int:
     from penstock.deploy import up
 
     return up.main(argv)
+
+
+def _slurm(argv: Sequence[str]) -> int:
+    from penstock.deploy.slurm import command
+
+    return command.main(argv)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
@@ -130,6 +137,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "compile": _compile,
     "train": _train,
     "up": _up,
+    "slurm": _slurm,
     "evaluate": _evaluate,
     "profile": _profile,
     "sweep": _sweep,

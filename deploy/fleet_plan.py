@@ -39,12 +39,12 @@ class FleetPlan:
     @property
     def train_arguments(self) -> list[str]:
         """Of each rank."""
-        return _words(self.train, "train")
+        return split_words(self.train, "train")
 
     @property
     def produce_arguments(self) -> list[str]:
         """Of each producer."""
-        return _words(self.produce, "produce")
+        return split_words(self.produce, "produce")
 
     def train_config(self) -> TrainConfig:
         """What the ranks will read. Raises ConfigError."""
@@ -59,7 +59,8 @@ class FleetPlan:
         )
 
 
-def _words(text: str, name: str) -> list[str]:
+def split_words(text: str, name: str) -> list[str]:
+    """The words of `text` as a shell reads them; `name` is what it is called. Raises ConfigError."""
     try:
         return shlex.split(text)
     except ValueError as error:
