@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -233,6 +234,22 @@ def test_nobody_gets_in_when_the_gate_breaks_and_the_rank_says_so(
         began = time.monotonic()
         rank.close()
         assert time.monotonic() - began < 5
+
+
+def test_nobody_gets_in_where_nobody_answers_for_keys_any_more(ring: KeyRing, rank: RankSocket) -> None:
+    """ZeroMQ's own rule is that everybody does; so it is while a rank closes, for as long as it lingers."""
+    rank._gate.close()
+    key = ring.stranger()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.curve_serverkey = key.trainer.encode()
+        dealer.curve_publickey, dealer.curve_secretkey = key.pair.public.encode(), key.pair.secret.encode()
+        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        dealer.connect(rank.endpoint)
+        assert monitor.poll(int(WAIT_S * 1000))
+        event = int.from_bytes(monitor.recv_multipart()[0][:2], sys.byteorder)
+        assert event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        monitor.close(linger=0)
 
 
 def test_a_list_that_is_loosened_during_a_run_stays_and_is_warned_of(ring: KeyRing, rank: RankSocket) -> None:
