@@ -161,6 +161,23 @@ def test_a_revoked_key_is_not_heard_any_more_and_its_connection_ends(ring: KeyRi
         assert talk.revoked == [identity]
 
 
+def test_from_the_moment_that_the_list_has_changed_nothing_of_a_revoked_key_is_heard(
+    ring: KeyRing, rank: RankSocket
+) -> None:
+    """Also before the rank has looked who that is, and what lies in its queue."""
+    key = ring.add("ann")
+    with Talk(rank, key) as talk:
+        talk.until(lambda: bool(talk.heard))
+        ring.revoke("ann")
+        deadline = time.monotonic() + WAIT_S
+        while ring.trainer.allowed.name(key.pair.public) is not None:
+            assert time.monotonic() < deadline
+            rank.wait(5)
+        assert talk.say(b"too late")
+        rank.wait(500)
+        assert list(rank.received()) == []
+
+
 def test_a_connection_that_names_itself_is_not_heard(ring: KeyRing, rank: RankSocket) -> None:
     """By its routing id it could take the place of a producer that has just gone."""
     key = ring.add("ann")
