@@ -88,6 +88,10 @@ class Processes:
         """What the process `name` has written so far."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
 
+    def lives(self, name: str) -> bool:
+        """Whether the process `name`, or one that it has started, is there."""
+        return bool(self._living(name))
+
     def kill(self, name: str = "") -> None:
         """SIGKILL the process `name` with all that it has started, or everything; returns when they are gone."""
         import psutil

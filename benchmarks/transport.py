@@ -6,14 +6,15 @@ Each side is a sender process and a receiver process that move the same ready-ma
 the receiver ends with arrays that it could train on. Penstock's side is the real thing: tickets, leases, a checksum on
 both sides, validation, acknowledgements. Raw ZeroMQ (DEALER to ROUTER, zero-copy) is the floor: it checks nothing. All
 sides run in turn in every round. A rate is the median over the rounds, a ratio the median of the rounds' own ratios. At
-the top of the figures stand the ratios of the size where Penstock does worse; above 1, Penstock is faster.
+the top of the figures stand the ratios of the size where Penstock does worse; above 1, Penstock is faster. Penstock and
+raw ZeroMQ run with keys, too; what these cost Penstock stands apart.
 """
 
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,10 @@ def summarise(figures: Figures) -> dict[str, Any]:
         sizes[shape] = {}
         for side, by_shape in figures.items():
             rows = by_shape[shape]
+            gb_per_s = statistics.median(row["gb_per_s"] for row in rows)
             sizes[shape][side] = {
-                "gb_per_s": statistics.median(row["gb_per_s"] for row in rows),
+                "gb_per_s": gb_per_s,
+                "images_per_s": gb_per_s * 1e9 / image_bytes(shape),
                 "cpu_us_per_image": statistics.median(row["cpu_us_per_image"] for row in rows),
                 "ratio": statistics.median(
                     mine["gb_per_s"] / row["gb_per_s"] for mine, row in zip(ours, rows, strict=True)
@@ -82,20 +85,46 @@ def summarise(figures: Figures) -> dict[str, Any]:
     ours_by_size = [by_side["penstock"] for by_side in sizes.values()]
     worst["gb_per_s"] = min(row["gb_per_s"] for row in ours_by_size)
     worst["cpu_us_per_image"] = max(row["cpu_us_per_image"] for row in ours_by_size)
+    if "penstock_keys" in figures:
+        worst["keys"] = {shape: cost_of_keys(by_shape) for shape, by_shape in _by_shape(figures).items()}
     return worst | {"sizes": sizes, "rounds": len(figures["penstock"][_name(SHAPES[0])])}
+
+
+def image_bytes(shape: str) -> int:
+    """Of one image of a shape as it is named in the figures."""
+    _, height, width, channels = map(int, shape.split("x"))
+    return height * width * channels
+
+
+def _by_shape(figures: Figures) -> dict[str, dict[str, list[dict[str, float]]]]:
+    return {shape: {side: of_side[shape] for side, of_side in figures.items()} for shape in map(_name, SHAPES)}
+
+
+def cost_of_keys(by_side: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    """Penstock's throughput with keys as a share of that without, and CPU time more; medians over the rounds."""
+    pairs = list(zip(by_side["penstock_keys"], by_side["penstock"], strict=True))
+    more = [on["cpu_us_per_image"] - off["cpu_us_per_image"] for on, off in pairs]
+    return {
+        "throughput_ratio": statistics.median(on["gb_per_s"] / off["gb_per_s"] for on, off in pairs),
+        "cpu_us_per_image_more": statistics.median(more),
+    }
 
 
 def print_table(result: dict[str, Any]) -> None:
     """A row for each side and size."""
     table = Table(title="Groups of uint8 images from one process to another")
-    for column in ("", "group", "GB/s", "CPU µs an image", "Penstock is … times as fast"):
+    for column in ("", "group", "GB/s", "images/s", "CPU µs an image", "Penstock is … times as fast"):
         table.add_column(column, justify="left" if column in ("", "group") else "right")
     for shape, by_side in result["sizes"].items():
         for side, row in by_side.items():
             ratio = "" if side == "penstock" else f"{row['ratio']:.2f}"
-            table.add_row(SIDES[side], shape, f"{row['gb_per_s']:.2f}", f"{row['cpu_us_per_image']:.0f}", ratio)
+            rates = f"{row['gb_per_s']:.2f}", f"{row['images_per_s']:,.0f}", f"{row['cpu_us_per_image']:.0f}"
+            table.add_row(SIDES[side], shape, *rates, ratio)
         table.add_section()
     Console().print(table)
+    for shape, keys in result.get("keys", {}).items():
+        ratio, more = keys["throughput_ratio"], keys["cpu_us_per_image_more"]
+        print(f"{shape}: with keys {ratio:.0%} of the throughput without, {more:+,.0f} µs of CPU time an image")
 
 
 def main() -> int:

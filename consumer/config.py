@@ -182,6 +182,11 @@ class TrainConfig:
     metrics: str = ""
     """HOST:PORT, or a port of this machine, where rank 0 serves its metrics to Prometheus; rank r takes the port r
     higher. Empty for none."""
+    metrics_token_file: str = ""
+    """File of the token that readers of the metrics must bring, where others can reach them; if empty the
+    environment's PENSTOCK_METRICS_TOKEN. The run's own producers ask for it too."""
+    metrics_insecure: bool = False
+    """Let everyone who reaches the metrics read them, without a token. Only on a network that you trust."""
     dashboard: str = ""
     """HOST:PORT, or a port of this machine, of the live page of rank 0; beyond this machine a token is asked for. Empty
     for none."""

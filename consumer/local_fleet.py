@@ -51,6 +51,7 @@ class LocalFleet:
         real: the set that producers of real images serve.
         metrics: where they serve their metrics, one after another; none where there are too few.
         key: their key file; empty where the links have no keys.
+        access: arguments that say who may read their metrics.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class LocalFleet:
         real: RealConfig | None = None,
         metrics: Sequence[Address] = (),
         key: str = "",
+        access: Sequence[str] = (),
     ) -> None:
         self._key = key
+        self._access = access
         self._locals: list[_Local] = []
         self._metrics = iter(metrics)
         self._lost: set[str] = set()
@@ -78,7 +81,7 @@ class LocalFleet:
         command = [sys.executable, "-m", "penstock.producer", *arguments, "--connect", endpoint, "--name", name]
         command += ["--key", self._key] if self._key else []
         if (address := next(self._metrics, None)) is not None:
-            command += ["--metrics", str(address)]
+            command += ["--metrics", str(address), *self._access]
             place = f"at {address.url}/metrics" if address.port else f"at a free port, which {log} names"
             _log.info("%s serves its metrics %s", name, place)
         with log.open("wb") as output:

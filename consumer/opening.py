@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from penstock.config.access import metrics_token
 from penstock.config.address import Address, parse_address
 from penstock.consumer import run_folder
 from penstock.consumer.config import TrainConfig
@@ -119,7 +120,8 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     if not local.local_producers + local.local_image_producers:
         return Opening(prompts, real, socket, None, metrics, events, dashboard)
     key = str(Path(config.stream.keys).expanduser() / TRAINER_KEY) if config.stream.keys else ""
-    fleet = LocalFleet(local, socket.local_endpoint, folder, config.real, addresses, key=key)
+    access = _access(config)
+    fleet = LocalFleet(local, socket.local_endpoint, folder, config.real, addresses, key=key, access=access)
     return Opening(prompts, real, socket, stack.enter_context(fleet), metrics, events, dashboard)
 
 
@@ -155,7 +157,9 @@ def open_metrics(config: TrainConfig, rank: int) -> "MetricsServer":
     """Where the metrics of `rank` are served. Raises ConfigError, EndpointError."""
     from penstock.telemetry.metrics_server import MetricsServer  # not loaded where nobody asks for it
 
-    return MetricsServer(parse_address(config.metrics, "metrics").shifted(rank))
+    address = parse_address(config.metrics, "metrics").shifted(rank)
+    token = metrics_token(address, os.environ, file=config.metrics_token_file, insecure=config.metrics_insecure)
+    return MetricsServer(address, token=token)
 
 
 def _producers_metrics(config: TrainConfig, world_size: int) -> Sequence[Address]:
@@ -167,6 +171,12 @@ def _producers_metrics(config: TrainConfig, world_size: int) -> Sequence[Address
     local = config.local_fleet
     above = parse_address(config.metrics, "metrics").shifted(world_size)
     return free_addresses(above, local.local_producers + local.local_image_producers)
+
+
+def _access(config: TrainConfig) -> Sequence[str]:
+    """Arguments of the run's own producers: who may read their metrics; a token of the environment they inherit."""
+    file = ["--metrics-token-file", config.metrics_token_file] if config.metrics_token_file else []
+    return [*file, *(["--metrics-insecure"] if config.metrics_insecure else [])]
 
 
 def _open_dashboard(config: TrainConfig) -> "Dashboard":

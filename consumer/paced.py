@@ -200,6 +200,8 @@ def main(argv: Sequence[str]) -> int:
         endpoints = [next_endpoint(config.stream.endpoint, other) for other in range(world_size)]
         socket = RankSocket(
             endpoints[rank],
+            insecure=config.stream.insecure,
+            advertise=config.stream.advertise,
             keys=read_trainer_keys(Path(config.stream.keys).expanduser()) if config.stream.keys else None,
             max_connections=config.stream.max_connections,
             group_bytes=config.generator.group_bytes,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from penstock.config.access import metrics_token
 from penstock.config.address import parse_address
 from penstock.config.load import load_config
 from penstock.config.process import configure_logging, ending_gently, run
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(f"producer {config.name or default_name()}")
     for endpoint in config.endpoints:
         check_dialled(endpoint)
+    token = _metrics_token(config)
     if config.devices:
         from penstock.producer.device_fleet import DeviceFleet
         from penstock.producer.device_list import find_devices
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         return DeviceFleet(config, argv, find_devices(config.devices)).run()
     with ExitStack() as stack:
         # Before the engine, which may take minutes: an address in use is said at once.
-        metrics = stack.enter_context(open_metrics(config.metrics)) if config.metrics else None
+        metrics = stack.enter_context(open_metrics(config.metrics, token)) if config.metrics else None
         return serve(config, metrics)
 
 
@@ -68,19 +70,29 @@ def serve(config: ProduceConfig, metrics: "MetricsServer | None") -> int:
     _log.info("%s%s", WARMS_UP, what)
     service = ProducerService(config, engine, recorder)
     if metrics is not None:
+        from penstock.producer.health import producer_health
         from penstock.producer.metrics import ProducerMetrics
 
         metrics.collect(ProducerMetrics(service).reading)
+        metrics.answer_probes(lambda: producer_health(service))
     with ending_gently(service.drain, echo_s=_ECHO_S) as asked:
         service.run()
     return 128 + signal.SIGTERM if asked() else 0
 
 
-def open_metrics(address: str) -> "MetricsServer":
+def open_metrics(address: str, token: str | None = None) -> "MetricsServer":
     """Listen there. Raises EndpointError."""
     from penstock.telemetry.metrics_server import MetricsServer
 
-    return MetricsServer(parse_address(address, "metrics"))
+    return MetricsServer(parse_address(address, "metrics"), token=token)
+
+
+def _metrics_token(config: ProduceConfig) -> str | None:
+    """What readers of the metrics must bring. Raises ConfigError."""
+    if not config.metrics:
+        return None
+    address = parse_address(config.metrics, "metrics")
+    return metrics_token(address, os.environ, file=config.metrics_token_file, insecure=config.metrics_insecure)
 
 
 def open_engine(config: ProduceConfig, recorder: Recorder | None = None) -> Engine:

@@ -87,6 +87,11 @@ class ProduceConfig:
     metrics: str = ""
     """HOST:PORT, or a port of this machine, where the producer serves its metrics to Prometheus; with `devices` each
     takes the next port. Empty for none."""
+    metrics_token_file: str = ""
+    """File of the token that readers of the metrics must bring, where others can reach them; if empty the
+    environment's PENSTOCK_METRICS_TOKEN."""
+    metrics_insecure: bool = False
+    """Let everyone who reaches the metrics read them, without a token. Only on a network that you trust."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:

@@ -166,6 +166,21 @@ class ProducerService:
         """What its engine has done so far."""
         return self._engine.work
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its engine can work."""
+        return self._loaded
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it has been asked to end."""
+        return self._drain_asked
+
+    @property
+    def error(self) -> BaseException | None:
+        """What has ended one of its threads, which the main thread raises once it is done with what it does."""
+        return self._error
+
     def look(self) -> ProducerLook:
         """How it is now. For any thread."""
         with self._changed:

@@ -63,7 +63,7 @@ class Dial:
             raise EndpointError(
                 f"cannot connect to {endpoint}: {error}; it is two sockets for each rank, see `ulimit -n`"
             ) from error
-        configure(self.socket, address or endpoint, MAX_HEADER_BYTES)
+        configure(self.socket, address or endpoint, MAX_HEADER_BYTES, has_keys=key is not None)
         if key is not None:
             try:
                 self.socket.setsockopt(zmq.CURVE_SERVERKEY, (rank_key or key.trainer).encode())

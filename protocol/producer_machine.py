@@ -276,15 +276,24 @@ class ProducerMachine:
         return actions
 
     def _tidy(self) -> list[Action]:
-        """Hang up where nobody is any more; when all have fallen silent, go back to the addresses that were given."""
+        """Hang up where nobody is any more; when all have fallen silent, go back to the addresses that are known."""
         idle = [peer for peer, link in self.links.items() if not link.is_talking and self._is_stale(link)]
         actions: list[Action] = []
         for peer in idle:
             actions.append(Disconnect(self.links.pop(peer).endpoint))
-        if self._draining is None and all(link.state is LinkState.HELLO for link in self.links.values()):
+        if self._draining is None and self._is_alone():
+            left = [link.endpoint for link in self.links.values() if link.state is LinkState.GONE]
             lost = [endpoint for endpoint in self._given if endpoint.encode() not in self.links]
-            actions += [action for endpoint in lost for action in self._dial(endpoint, "")]
+            actions += [action for endpoint in (*left, *lost) for action in self._dial(endpoint, "")]
         return actions
+
+    def _is_alone(self) -> bool:
+        """Whether nobody talks, and the run was not over: a rank has fallen silent that had not said goodbye.
+
+        One that crashed took the others along, and those have said it: all will be back.
+        """
+        states = {link.state for link in self.links.values()}
+        return not states or (LinkState.HELLO in states and states <= {LinkState.HELLO, LinkState.GONE})
 
     def _is_stale(self, link: Link) -> bool:
         """Whether no rank is to be expected at a link's address."""

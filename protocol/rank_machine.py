@@ -37,6 +37,9 @@ from penstock.protocol.ticket_table import Entry, Fault, Hold
 from penstock.protocol.tickets import Attempt, Kind, Manifest, Ticket
 from penstock.protocol.watching import Clock, Status, Trace
 
+_BROKEN = "broken"
+"""What a producer was refused as that may come again and again."""
+
 
 class RankMachine(Dispatcher):
     """State machine of one rank.
@@ -92,6 +95,7 @@ class RankMachine(Dispatcher):
         self.last_refusal = ""
         """Why the producer that was refused last cannot serve the run; empty where none was."""
         self._rejoined = Tally()
+        """How often producers have come back, by how: whoever does nothing else must not fill the log."""
         self._lost_at: dict[Kind, float] = {}
         self._heartbeat_at = float("-inf")
 
@@ -254,6 +258,10 @@ class RankMachine(Dispatcher):
         lossy = f"; its images come as {manifest.codec}, which is lossy" if manifest.is_lossy else ""
         key = f" with the key of {name}" if (name := self._key_name(identity)) else ""
         joined = [Note(f"{message.producer} joined{key}{lossy}")] if before is None else []
+        if self._rejoined.counts[_BROKEN, message.producer] and not self._rejoined.counts_round(
+            "joined", message.producer
+        ):
+            joined = []
         return [*actions, Send(identity, welcome), *joined]
 
     def _refusal(self, identity: bytes, producer: str, manifest: Manifest) -> tuple[str, str] | None:
@@ -315,10 +323,13 @@ class RankMachine(Dispatcher):
         peer.bad_results += flaw.word != BLANK
         what = f"{flaw.word}: {flaw.what}"
         actions = self._nack(identity, hold.key, flaw.word, flaw.what)
-        actions += self._take_back(entry, hold, f"{peer.name} sent a broken group: {what}", fault)
+        quiet = not any(isinstance(action, Note) for action in actions)  # it was told often enough
+        actions += self._take_back(entry, hold, f"{peer.name} sent a broken group: {what}", fault, quiet=quiet)
         if peer.bad_results >= self.patience.max_bad_results:
             reason = f"{peer.bad_results} broken groups in a row, the last: {what}"
             actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
+            if not self._rejoined.counts_round(_BROKEN, peer.name):
+                actions = [action for action in actions if not isinstance(action, Note)]
         return actions
 
     def _on_nack(self, identity: bytes, peer: Peer, nack: Nack) -> list[Action]:
@@ -384,6 +395,11 @@ class RankMachine(Dispatcher):
         return self._fleets.get(Kind.REAL if is_real else Kind.GENERATED, self.fleet)
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _name(self, identity: bytes) -> str:
+        if identity not in self.peers and (key := self._key_name(identity)):
+            return f"unknown with the key of {key}"
+        return super()._name(identity)
 
     def _count(self, name: str, reason: str, detail: str) -> list[Action]:
         """Count a dropped message; noted at the first, second, fourth, … so that a flood does not flood the log."""

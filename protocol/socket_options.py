@@ -10,17 +10,19 @@ HANDSHAKE_MS: Final = 2000
 """How long a handshake may take."""
 _HIGH_WATER_MESSAGES: Final = 1024
 """Messages queued per peer and direction. Credits, counted in bytes, bound memory long before this does."""
+_CURVE_BYTES: Final = 33
+"""By which CURVE makes a frame larger on the wire, where ZeroMQ measures it: command name, nonce, MAC and flags."""
 _BACKLOG: Final = 1024
 """Connections that wait to be accepted: a fleet comes back all at once when its trainer does."""
 
 
-def configure(zmq_socket: "zmq.Socket[bytes]", endpoint: str, max_frame_bytes: int) -> None:
+def configure(zmq_socket: "zmq.Socket[bytes]", endpoint: str, max_frame_bytes: int, *, has_keys: bool) -> None:
     """Set a socket that is not bound or connected yet; a larger frame than this ends its sender's connection."""
     zmq_socket.setsockopt(zmq.LINGER, LINGER_MS)
     zmq_socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
     zmq_socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
     zmq_socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + (_CURVE_BYTES if has_keys else 0))
     zmq_socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     zmq_socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
     zmq_socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)

@@ -138,7 +138,7 @@ class RankSocket:
         """The public key of this rank; empty where the link has none."""
         self.waker = Waker(self._context)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        configure(self._socket, wanted, max(group_bytes, MAX_HEADER_BYTES))
+        configure(self._socket, wanted, max(group_bytes, MAX_HEADER_BYTES), has_keys=keys is not None)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         most = room_for(max_connections)
         self._gate = Gate(self._socket, keys, most, is_ipc=endpoint.startswith("ipc://"))

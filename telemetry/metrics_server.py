@@ -1,4 +1,4 @@
-"""Serves a process's metrics to Prometheus, over HTTP and read-only, from threads of its own.
+"""Serves a process's metrics and health over HTTP, read-only, from threads of its own.
 
 The standard library's server and not prometheus-client's: that one takes any number of connections, holds each for as
 long as its client likes, and asks the name service who it is. Here a client that is slow, many or hostile costs itself.
@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -20,8 +21,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from penstock.config.access import brings
 from penstock.config.address import Address
 from penstock.protocol.errors import EndpointError
+from penstock.telemetry.health import PROBES, STARTING, Health
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ PATH: Final = "/metrics"
 
 _MAX_CONNECTIONS = 8
 """Beyond them a connection is closed at once."""
+_MAX_FROM_ONE_HOST = 4
+"""Of them, from one other machine: it must not be able to keep Prometheus out."""
 _PATIENCE_S = 5.0
 """How long a client may take from its connection to the end of the answer."""
 _POLL_S = 0.2
@@ -41,16 +46,17 @@ class MetricsServer:
     Args:
         address: where.
         name: of the setting, for errors.
+        token: that readers must bring; None lets everyone who reaches the address read.
 
     Raises:
         EndpointError: nobody can listen there.
     """
 
-    def __init__(self, address: Address, name: str = "metrics") -> None:
+    def __init__(self, address: Address, name: str = "metrics", *, token: str | None = None) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         try:
-            self._server = _Server(address, self._registry)
+            self._server = _Server(address, self._registry, token)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise EndpointError(
@@ -63,11 +69,16 @@ class MetricsServer:
         )
         self._thread.start()
         reach = "" if address.is_loopback else ", open to all who reach this machine"
+        reach = ", to whoever brings the token" if token else reach
         _log.info("metrics at %s%s%s", self.address.url, PATH, reach)
 
     def collect(self, collector: Collector) -> None:
         """Serve what `collector` says, too, from now on."""
         self._registry.register(collector)
+
+    def answer_probes(self, health: Callable[[], Health]) -> None:
+        """Say from now on what `health` says; before, the process is starting."""
+        self._server.health = health
 
     def close(self) -> None:
         """Stop listening, whoever is still connected. Does nothing the second time."""
@@ -123,21 +134,30 @@ class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, address: Address, registry: CollectorRegistry) -> None:
+    def __init__(self, address: Address, registry: CollectorRegistry, token: str | None) -> None:
         self.registry = registry
+        self.token = token
+        self.health: Callable[[], Health] = lambda: STARTING
         self.collecting = threading.Lock()
         """One look at the run at a time."""
-        self._begun: dict[Any, float] = {}
-        """Connections that are open, and since when; monotonic."""
+        self._begun: dict[Any, tuple[float, str]] = {}
+        """Connections that are open: since when, monotonic, and from where."""
         self.address_family, where = _resolve(address)
         super().__init__(where, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self._begun) >= _MAX_CONNECTIONS:
+        host = str(client_address[0])
+        if len(self._begun) >= _MAX_CONNECTIONS or self._is_greedy(host):
             self.shutdown_request(request)
             return
-        self._begun[request] = time.monotonic()
+        self._begun[request] = time.monotonic(), host
         super().process_request(request, client_address)
+
+    def _is_greedy(self, host: str) -> bool:
+        """Whether another machine has all connections that one may have; a tunnel or a proxy on this one is many."""
+        if Address(host, 0).is_loopback:
+            return False
+        return sum(other == host for _, other in tuple(self._begun.values())) >= _MAX_FROM_ONE_HOST
 
     def shutdown_request(self, request: Any) -> None:
         self._begun.pop(request, None)
@@ -146,7 +166,7 @@ class _Server(ThreadingMixIn, TCPServer):
     def service_actions(self) -> None:
         """Hang up on those that take too long, however little they send at a time."""
         late = time.monotonic() - _PATIENCE_S
-        for request, begun_at in tuple(self._begun.items()):
+        for request, (begun_at, _) in tuple(self._begun.items()):
             if begun_at < late:
                 with contextlib.suppress(OSError):
                     request.shutdown(socket.SHUT_RDWR)
@@ -163,9 +183,17 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _PATIENCE_S
 
     def do_GET(self) -> None:
-        """The metrics, in the format that the client asks for."""
-        if self.path.partition("?")[0] != PATH:
+        """The metrics, in the format that the client asks for, or the answer to a probe."""
+        path = self.path.partition("?")[0]
+        if path in PROBES:
+            self._probe(path)
+            return
+        if path != PATH:
             self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"the metrics are at {PATH}\n".encode())
+            return
+        if self.server.token and not brings(self.headers.get("Authorization", ""), self.server.token):
+            text = b"the metrics want their token, as Authorization: Bearer TOKEN\n"
+            self._answer(HTTPStatus.UNAUTHORIZED, "text/plain; charset=utf-8", text)
             return
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
         try:
@@ -178,10 +206,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(HTTPStatus.OK, content_type, body)
 
+    def _probe(self, path: str) -> None:
+        health = self.server.health()
+        status = HTTPStatus.OK if PROBES[path](health) else HTTPStatus.SERVICE_UNAVAILABLE
+        self._answer(status, "text/plain; charset=utf-8", f"{health.words}\n".encode())
+
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        if status == HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
         self.end_headers()
         self.wfile.write(body)
 

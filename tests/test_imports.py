@@ -49,7 +49,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "producer/backends/": {"modelopt", "tensorrt", "torch_tensorrt"},
     "telemetry/flops.py": {"torch"},
     "telemetry/nvml.py": {"pynvml"},
-    "telemetry/metrics_server.py": {"penstock.config.address", "penstock.protocol.errors"},
+    "telemetry/metrics_server.py": {"penstock.config.access", "penstock.config.address", "penstock.protocol.errors"},
     "telemetry/dashboard/": {"PIL", "uvicorn", "penstock.config", "penstock.protocol.errors"},
     "telemetry/html_page.py": {"PIL"},
     "consumer/cpu_ranks.py": {"psutil"},

@@ -7,7 +7,9 @@ exit the sender is gone. `receive.py` measures one. `disk.py` is the way over fi
 
 SIDES = {
     "penstock": "Penstock",
+    "penstock_keys": "Penstock with keys",
     "raw_zmq": "raw ZeroMQ, zero-copy",
+    "raw_zmq_keys": "raw ZeroMQ with CURVE",
     "grpc": "gRPC streaming",
     "ray": "Ray streaming generator",
     "mp_queue": "multiprocessing.Queue",

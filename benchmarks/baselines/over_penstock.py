@@ -6,6 +6,7 @@ Tickets, leases, checksums on both sides, validation and acknowledgements, with 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 from baselines.sender import WAIT_S, Get, Shape, ready_groups, running
 from penstock.consumer.config import StreamConfig
@@ -17,6 +18,7 @@ from penstock.producer.work import Work
 from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RunError
+from penstock.protocol.keys import TRAINER_KEY, TrainerKeys, read_trainer_keys
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Manifest, Recipe, Ticket, group_seed
@@ -71,21 +73,22 @@ def ticket(index: int, shape: Shape) -> Ticket:
     return Ticket(index=index, rank=0, need_by_step=index, recipe=recipe)
 
 
-def send(endpoint: str, shape: Shape) -> None:
+def send(endpoint: str, shape: Shape, key: str = "") -> None:
     """The sender process: serves until the rank says BYE."""
-    config = ProduceConfig(connect=endpoint, trainer_timeout_s=WAIT_S)
+    config = ProduceConfig(connect=endpoint, trainer_timeout_s=WAIT_S, key=key)
     ProducerService(config, ReadyEngine(shape, config.batch_images)).run()
 
 
-def open_stream(recipe: Recipe) -> tuple[GroupStream, str]:
+def open_stream(recipe: Recipe, keys: TrainerKeys | None = None) -> tuple[GroupStream, str]:
     """A rank's stream for groups like that of `recipe`, and its address."""
     config = StreamConfig(endpoint="tcp://127.0.0.1:0", producer_timeout_s=WAIT_S, warmup_timeout_s=WAIT_S)
-    socket = RankSocket(config.endpoint, group_bytes=recipe.nbytes)
+    socket = RankSocket(config.endpoint, group_bytes=recipe.nbytes, keys=keys)
     machine = RankMachine(
         run_id="benchmark",
         incarnation=1,
         rank=0,
         endpoints=(socket.endpoint,),
+        keys=(socket.key,) if keys else (),
         expects=Expectation(model_digest=recipe.model_digest),
         window_groups=config.window_groups,
         window_bytes=config.window_bytes,
@@ -100,10 +103,10 @@ def no_stand_in(ticket: Ticket) -> Ticket:
 
 
 @contextmanager
-def groups(shape: Shape) -> Iterator[Get]:
-    """See the package."""
-    stream, endpoint = open_stream(ticket(0, shape).recipe)
-    with running(send, endpoint, shape, ends_itself_s=5.0):
+def groups(shape: Shape, keys: Path | None = None) -> Iterator[Get]:
+    """See the package; with the keys of a folder that has the trainer's alone, which its own producers use, too."""
+    stream, endpoint = open_stream(ticket(0, shape).recipe, read_trainer_keys(keys) if keys else None)
+    with running(send, endpoint, shape, str(keys / TRAINER_KEY) if keys else "", ends_itself_s=5.0):
         stream.start()
         stream.ask((ticket(index, shape) for index in count()), no_stand_in)
         try:

@@ -142,7 +142,7 @@ def _place(source: str) -> str:
 def _pretrained_model(place: str) -> nn.Module:
     config = AutoConfig.from_pretrained(place)
     model, loading = AutoModel.from_pretrained(
-        place, config=config, output_loading_info=True, **_options(config.model_type)
+        place, config=config, use_safetensors=True, output_loading_info=True, **_options(config.model_type)
     )
     absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if absent:

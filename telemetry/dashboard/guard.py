@@ -7,7 +7,6 @@ this machine, or where the user sets one, a token is asked for: once in the addr
 """
 
 import secrets
-import string
 from collections.abc import Mapping
 from urllib.parse import parse_qs
 
@@ -16,8 +15,8 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from penstock.config.access import brings, check_token
 from penstock.config.address import Address
-from penstock.protocol.errors import ConfigError
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -33,8 +32,6 @@ HEADERS: Mapping[str, str] = {
 """Of every answer."""
 TOKEN = "PENSTOCK_DASHBOARD_TOKEN"
 """Of the environment, for who wants to choose the token."""
-_MIN_TOKEN = 16
-_TOKEN_CHARACTERS = {*string.ascii_letters, *string.digits, "-", "_"}
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -44,9 +41,7 @@ def choose_token(address: Address, environ: Mapping[str, str]) -> str | None:
     Raises ConfigError where the environment's is too short to keep anybody out, or no address can carry it.
     """
     if token := environ.get(TOKEN, ""):
-        if len(token) < _MIN_TOKEN or not set(token) <= _TOKEN_CHARACTERS:
-            raise ConfigError(f"{TOKEN} must have at least {_MIN_TOKEN} characters, of A-Z a-z 0-9 - _ alone")
-        return token
+        return check_token(token, TOKEN)
     return None if address.is_loopback else secrets.token_urlsafe(24)
 
 
@@ -103,8 +98,7 @@ class Guard:
             answer.set_cookie(self._cookie, brought, httponly=True, samesite="lax")
             return answer
         kept = cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        if self._is_right(kept) or self._is_right(bearer):
+        if self._is_right(kept) or brings(headers.get("authorization", ""), self._token):
             return None
         return PlainTextResponse("This page wants its token: open the address in the trainer's log.\n", 401)
 

@@ -23,7 +23,7 @@ def _run(name: str, figures: Path, *options: str, statuses: tuple[int, ...] = (0
 
 @pytest.mark.slow
 def test_transport_compares_the_sides_that_it_is_given(tmp_path: Path) -> None:
-    sides = ("--sides", "penstock,raw_zmq,mp_queue", "--rounds", "1", "--seconds", "0.3")
+    sides = ("--sides", "penstock,penstock_keys,raw_zmq,mp_queue", "--rounds", "1", "--seconds", "0.3")
     result = _run("transport", tmp_path / "figures.json", *sides)
     assert {"ratio_to_raw_zmq", "ratio_to_mp_queue", "gb_per_s", "cpu_us_per_image"} <= result.keys()
     assert set(result["sizes"]) == {"4x256x256x3", "4x512x512x3"}
@@ -32,6 +32,10 @@ def test_transport_compares_the_sides_that_it_is_given(tmp_path: Path) -> None:
         for side, row in by_side.items():
             assert row["gb_per_s"] > 0
             assert row["ratio"] == pytest.approx(ours["gb_per_s"] / row["gb_per_s"]), side
+    for shape, keys in result["keys"].items():
+        on, off = (result["sizes"][shape][side] for side in ("penstock_keys", "penstock"))
+        assert keys["throughput_ratio"] == pytest.approx(on["images_per_s"] / off["images_per_s"])
+        assert keys["cpu_us_per_image_more"] == pytest.approx(on["cpu_us_per_image"] - off["cpu_us_per_image"])
     assert result["gb_per_s"] == min(by_side["penstock"]["gb_per_s"] for by_side in result["sizes"].values())
 
 
@@ -40,7 +44,8 @@ def test_transport_says_what_it_does_not_know() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines() == [
-        "error: there is no side 'pigeons'; choose from penstock, raw_zmq, grpc, ray, mp_queue"
+        "error: there is no side 'pigeons'; choose from penstock, penstock_keys, raw_zmq, raw_zmq_keys, grpc, ray, "
+        "mp_queue"
     ]
 
 

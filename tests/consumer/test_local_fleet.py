@@ -162,8 +162,17 @@ def test_each_producer_serves_its_metrics_at_an_address_of_its_own_and_the_log_s
     folder = run_folder.prepare(tmp_path / "run", overwrite=False, resume=False)
     config = FleetConfig(local_producers=2, local_image_producers=1)
     places = [Address("127.0.0.1", 9402), Address("::1", 9404), Address("127.0.0.1", 0)]
-    with LocalFleet(config, "tcp://127.0.0.1:1", folder, RealConfig(source="toyworld", fraction=0.5), places):
+    with LocalFleet(
+        config,
+        "tcp://127.0.0.1:1",
+        folder,
+        RealConfig(source="toyworld", fraction=0.5),
+        places,
+        "",
+        ["--metrics-insecure"],
+    ):
         told = [command[command.index("--metrics") + 1] for command in commands]
+        assert all(command[command.index("--metrics") + 2] == "--metrics-insecure" for command in commands)
     assert told == ["127.0.0.1:9402", "[::1]:9404", "127.0.0.1:0"]
     assert [text for text in caplog.messages if "metrics" in text] == [
         "local-0 serves its metrics at http://127.0.0.1:9402/metrics",

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -72,6 +73,51 @@ def test_metrics_are_served_while_torch_still_loads_and_each_rank_has_the_next_p
         socket.create_connection(("127.0.0.1", port + 1), 5)
 
 
+def test_metrics_that_others_reach_want_a_token_before_anything_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PENSTOCK_METRICS_TOKEN", raising=False)
+    config = _config(tmp_path / "run", metrics="0.0.0.0:0")
+    with (
+        pytest.raises(ConfigError, match=r"metrics: others can reach .*, so it wants a token"),
+        _open(config),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("PENSTOCK_METRICS_TOKEN", "prometheus-knows-it")
+    with _open(config) as opened:
+        assert opened.metrics is not None
+        url = f"http://127.0.0.1:{opened.metrics.address.port}/metrics"
+        with pytest.raises(HTTPError, match="401"):
+            urllib.request.urlopen(url, timeout=20)
+        request = urllib.request.Request(url, headers={"Authorization": "Bearer prometheus-knows-it"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert b"process_resident_memory_bytes" in answer.read()
+
+
+def test_the_run_s_own_producers_are_told_who_may_read_their_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    class Fleet(ExitStack):
+        def __init__(self, *arguments: Any, key: str, access: Any) -> None:
+            super().__init__()
+            given.append(access)
+
+    monkeypatch.setattr(opening, "LocalFleet", Fleet)
+    monkeypatch.delenv("PENSTOCK_METRICS_TOKEN", raising=False)
+    file = tmp_path / "token"
+    file.write_text("prometheus-knows-it")
+    file.chmod(0o600)
+    fleet = FleetConfig(local_producers=1)
+    with _open(_config(tmp_path / "one", fleet=fleet, metrics="0.0.0.0:0", metrics_token_file=str(file))):
+        pass
+    with _open(_config(tmp_path / "two", fleet=fleet, metrics="0.0.0.0:0", metrics_insecure=True)):
+        pass
+    assert given == [["--metrics-token-file", str(file)], ["--metrics-insecure"]]
+
+
 def test_an_address_in_use_costs_no_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "run"
     before = run_folder.prepare(path, overwrite=False, resume=False).run_id
@@ -111,9 +157,9 @@ def test_the_run_s_own_producers_take_the_free_ports_above_the_ranks(
     given: list[Any] = []
 
     class Fleet(ExitStack):
-        def __init__(self, *arguments: Any, key: str) -> None:
+        def __init__(self, *arguments: Any, **who: Any) -> None:
             super().__init__()
-            given.append(arguments[-1])
+            given.append(arguments[4])
 
     monkeypatch.setattr(opening, "LocalFleet", Fleet)
     with _taken() as port:

@@ -45,6 +45,17 @@ def test_the_configuration_and_its_rules_are_valid() -> None:
 
 
 @needs_promtool
+def test_the_configuration_for_several_machines_is_valid_beside_a_token(tmp_path: Path) -> None:
+    for name in ("fleet.yaml", RULES.name):
+        shutil.copy(FOLDER / name, tmp_path)
+    (tmp_path / "targets").mkdir()
+    for side in ("trainer", "producer"):
+        (tmp_path / "targets" / f"{side}.yaml").write_text('- targets: ["10.0.0.7:9500"]\n')
+    (tmp_path / "metrics.token").write_text("prometheus-knows-it\n")
+    assert "SUCCESS" in _promtool("check", "config", tmp_path / "fleet.yaml")
+
+
+@needs_promtool
 def test_every_rule_rings_when_it_should_and_not_when_it_should_not() -> None:
     assert "SUCCESS" in _promtool("test", "rules", RULES.with_name("penstock.rules.test.yaml"))
 

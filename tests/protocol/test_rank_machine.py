@@ -252,6 +252,22 @@ def test_a_producer_of_broken_groups_is_refused_and_its_tickets_go_to_another() 
     assert set(desk.machine.peers[BOB].held) == {0, 1, 2, 3}
 
 
+def test_who_comes_again_and_again_with_broken_groups_does_not_fill_the_log() -> None:
+    desk = Desk(patience=replace(PATIENCE, max_attempts=10**6))
+    lines = []
+    for _ in range(64):
+        said = notes(desk.join(ANN, groups=4)) + notes(desk.plan(*(range(3) if not lines else ())))
+        for index in range(3):
+            said += notes(desk.make(ANN, index, crc32=0))
+        lines.append(said)
+    assert any("joined" in text for text in lines[0])
+    assert any("refused: 3 broken groups in a row" in text for text in lines[0])
+    assert sum(map(len, lines)) < 64, "of 64 times 7: what is told, is told at the first, second, fourth, … time"
+    assert sum(map(len, lines[33:])) < 8
+    desk.join(BOB)
+    assert any("checksum" in text for text in notes(desk.make(BOB, 0, crc32=0))), "another is told of"
+
+
 def test_broken_groups_count_only_in_a_row() -> None:
     desk = Desk(patience=replace(PATIENCE, max_attempts=100))
     desk.join(ANN)

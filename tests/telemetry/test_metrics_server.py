@@ -17,10 +17,13 @@ from prometheus_client.registry import Collector
 from penstock.config.address import Address
 from penstock.protocol.errors import ConfigError, EndpointError
 from penstock.telemetry import metrics_server
+from penstock.telemetry.health import Health
 from penstock.telemetry.metrics_server import MetricsServer, free_addresses
+from tests.outer_host import outer_host
 
 HERE = Address("127.0.0.1", 0)
 WAIT_S = 20.0
+TOKEN = "prometheus-knows-it"
 
 
 class Foxes(Collector):
@@ -84,6 +87,22 @@ def test_it_speaks_openmetrics_to_whom_asks_for_it(server: MetricsServer) -> Non
 @pytest.mark.parametrize(("path", "method", "status"), [("/", "GET", 404), ("/metrics", "POST", 501)])
 def test_there_is_nothing_else(server: MetricsServer, path: str, method: str, status: int) -> None:
     assert _get(server, path, method=method)[0] == status
+
+
+@pytest.mark.parametrize(("path", "field"), [("/startupz", "started"), ("/healthz", "alive"), ("/readyz", "ready")])
+def test_each_probe_is_answered_by_its_own_question(server: MetricsServer, path: str, field: str) -> None:
+    assert _get(server, path)[::2] == (200 if field == "alive" else 503, "starting\n"), "nobody has said anything yet"
+    for value in (True, False):
+        told = {"started": not value, "alive": not value, "ready": not value} | {field: value}
+        server.answer_probes(lambda told=told: Health(**told, words="as told"))  # type: ignore[misc]
+        assert _get(server, path) == (200 if value else 503, "text/plain; charset=utf-8", "as told\n")
+
+
+def test_probes_need_no_token() -> None:
+    """Kubernetes' have none to bring, and learn nothing worth one."""
+    with MetricsServer(HERE, token="a-token-of-the-test") as guarded:
+        assert _get(guarded, "/metrics")[0] == 401
+        assert _get(guarded, "/healthz")[0] == 200
 
 
 def test_a_look_that_fails_is_a_line_and_a_500_and_the_next_one_works(
@@ -177,6 +196,39 @@ def test_more_clients_than_it_takes_are_turned_away_and_it_serves_again(server: 
             return
         except OSError:
             assert time.monotonic() < deadline
+
+
+def test_another_machine_cannot_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine by its address on a network is another one to the server."""
+    if (host := outer_host()) is None:
+        pytest.skip("this machine has no address but loopback")
+    with MetricsServer(Address("0.0.0.0", 0), token=TOKEN) as server, contextlib.ExitStack() as stack:
+        for _ in range(metrics_server._MAX_FROM_ONE_HOST):
+            stack.enter_context(socket.create_connection((host, server.address.port), WAIT_S))
+        with socket.create_connection((host, server.address.port), WAIT_S) as one_more:
+            assert one_more.recv(1) == b"", "turned away"
+        connection = http.client.HTTPConnection("127.0.0.1", server.address.port, timeout=WAIT_S)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+            assert connection.getresponse().status == 200, "there is room for Prometheus"
+
+
+@pytest.mark.parametrize(("brought", "status"), [("", 401), (f"Bearer {TOKEN}x", 401), (f"Bearer {TOKEN}", 200)])
+def test_a_token_is_asked_for_and_stands_in_no_answer_and_no_log(
+    brought: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with MetricsServer(HERE, token=TOKEN) as server:
+        connection = http.client.HTTPConnection(server.address.host, server.address.port, timeout=WAIT_S)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics", headers={"Authorization": brought} if brought else {})
+            response = connection.getresponse()
+            text = response.read().decode()
+        assert response.status == status
+        assert ("process_cpu_seconds" in text) == (status == 200)
+        assert response.headers["WWW-Authenticate"] == ("Bearer" if status == 401 else None)
+        assert TOKEN not in text + caplog.text
+        assert any(line.endswith("/metrics, to whoever brings the token") for line in caplog.messages)
 
 
 def test_it_closes_in_time_whoever_is_connected_and_whatever_it_looks_at(server: MetricsServer, foxes: Foxes) -> None:

@@ -1,7 +1,10 @@
 """What an encoder's features are, and what its digest notices."""
 
 import json
+import os
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -170,6 +173,21 @@ def test_weights_that_would_be_random_are_refused(encoder_folder: Path) -> None:
     save_file(weights, encoder_folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"lacks weights, which would be random: layernorm\.weight"):
         load_encoder(str(encoder_folder), CPU)
+
+
+def test_weights_in_a_pickle_are_not_loaded(encoder_folder: Path, tmp_path: Path) -> None:
+    """Whatever the pickle would have done is not done: here it would make a folder."""
+
+    class Canary:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "sings"),)
+
+    (encoder_folder / "model.safetensors").unlink()
+    (encoder_folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Canary()}))
+    with pytest.raises(ConfigError, match="cannot be loaded as an encoder") as caught:
+        load_encoder(str(encoder_folder), CPU)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sings").exists()
 
 
 def test_bad_sources_end_as_one_line(encoder_folder: Path, tmp_path: Path) -> None:

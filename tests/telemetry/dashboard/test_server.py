@@ -18,9 +18,10 @@ from penstock.protocol.errors import EndpointError, RunError
 from penstock.telemetry.dashboard import connection as connection_module
 from penstock.telemetry.dashboard.application import static_files
 from penstock.telemetry.dashboard.board import MAX_LISTENERS
-from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS
+from penstock.telemetry.dashboard.connection import MAX_CONNECTIONS, MAX_FROM_ONE_HOST
 from penstock.telemetry.dashboard.server import Dashboard
 from penstock.telemetry.run_view import EventView, GroupView, RunView
+from tests.outer_host import outer_host
 from tests.telemetry.dashboard.listeners import WAIT_S, Listener, body, get, until
 from tests.telemetry.views import FakeRun, group, run_view
 
@@ -366,6 +367,22 @@ def test_so_many_connections_are_open_and_what_is_beyond_them_costs_no_file(serv
         # Both ends are files of this process.
         until(lambda: len([c for c in process.net_connections("tcp") if c.laddr.port == port]) <= MAX_CONNECTIONS + 1)
     until(lambda: _is_answered(port))
+
+
+def test_another_machine_cannot_take_all_connections() -> None:
+    """This machine by its address on a network is another one to the server."""
+    if (host := outer_host()) is None:
+        pytest.skip("this machine has no address but loopback")
+    server = Dashboard(Address("0.0.0.0", 0), "a-token-for-the-test")
+    port = server.address.port
+    with contextlib.closing(server), ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection((host, port), timeout=WAIT_S))
+        process = psutil.Process()
+        until(lambda: len([c for c in process.net_connections("tcp") if c.laddr.port == port]) <= MAX_FROM_ONE_HOST + 1)
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as reader:
+            reader.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a-token-for-the-test\r\n\r\n")
+            assert reader.recv(12) == b"HTTP/1.1 200", "there is room for others"
 
 
 def test_a_request_that_does_not_become_whole_is_hung_up_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
