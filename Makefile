@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults observe fleet-test lint fuzz bench bench-gpu clean
+.PHONY: help setup demo test faults observe fleet-test lint manifests fuzz bench bench-gpu clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -89,10 +89,17 @@ fleet-test: setup  ## a real Slurm, and three machines in namespaces with a link
 	fi
 	@PATH="$$PATH:/usr/sbin:/sbin" $(ONE_THREAD) $(PY) -m pytest -q -m fleet tests/fleet --session-timeout=1800
 
-lint: setup  ## style, format and types
+lint: setup  ## style, format and types; the files for containers and Kubernetes, without either
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/hadolint deploy/containers/*.Dockerfile
+	@.venv/bin/check-jsonschema -q --builtin-schema vendor.compose-spec deploy/containers/compose*.yaml
+	@.venv/bin/shellcheck deploy/kubernetes/base/*.sh
+	@$(PY) -m tests.deploy.manifests
+
+manifests: setup  ## keep what kubectl makes of the overlays for Kubernetes; after each change of them
+	@$(PY) -m tests.deploy.manifests render
 
 fuzz: setup  ## a million broken messages through the decoder, a hundred thousand at a rank; some minutes
 	@$(ONE_THREAD) $(PY) -m tests.fuzz.decoder

@@ -43,6 +43,7 @@ from penstock.consumer.tracking import Tracking, accelerator_arguments
 from penstock.consumer.training_step import TrainingStep
 from penstock.consumer.watch import ProgressWatch
 from penstock.consumer.watching.figures import Figures
+from penstock.consumer.watching.health import rank_health
 from penstock.consumer.watching.metrics import RankMetrics
 from penstock.consumer.watching.observed import Observed
 from penstock.consumer.watching.run_trace import RunTrace
@@ -245,6 +246,7 @@ class Trainer:
         )
         if opening.metrics:
             opening.metrics.collect(RankMetrics(self._observed).reading)
+            opening.metrics.answer_probes(lambda: rank_health(self._observed))
         self._views = Views(self._observed, stack, opening.dashboard) if accelerator.is_main_process else None
         set_seed(config.seed)
         self._tokenizer = build_tokenizer(config, self._prompts)

@@ -70,9 +70,11 @@ def serve(config: ProduceConfig, metrics: "MetricsServer | None") -> int:
     _log.info("%s%s", WARMS_UP, what)
     service = ProducerService(config, engine, recorder)
     if metrics is not None:
+        from penstock.producer.health import producer_health
         from penstock.producer.metrics import ProducerMetrics
 
         metrics.collect(ProducerMetrics(service).reading)
+        metrics.answer_probes(lambda: producer_health(service))
     with ending_gently(service.drain, echo_s=_ECHO_S) as asked:
         service.run()
     return 128 + signal.SIGTERM if asked() else 0

@@ -166,6 +166,21 @@ class ProducerService:
         """What its engine has done so far."""
         return self._engine.work
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its engine can work."""
+        return self._loaded
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it has been asked to end."""
+        return self._drain_asked
+
+    @property
+    def error(self) -> BaseException | None:
+        """What has ended one of its threads, which the main thread raises once it is done with what it does."""
+        return self._error
+
     def look(self) -> ProducerLook:
         """How it is now. For any thread."""
         with self._changed:
@@ -404,10 +419,13 @@ class ProducerService:
     # --- both, under the lock -----------------------------------------------------------------------------------------
 
     def _connect(self, endpoint: str, key: str) -> None:
+        if endpoint in self._hang_ups:
+            self._hang_ups.remove(endpoint)
+            self._dialler.hang_up(endpoint)
         try:
             self._dialler.dial(endpoint, key)
         except EndpointError as error:
-            if endpoint in self._config.endpoints:
+            if endpoint in self._config.endpoints and not self._machine.connected:
                 raise
             _log.warning("a rank is not served: %s", error)
             self._machine.cannot_connect(endpoint)

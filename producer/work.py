@@ -27,6 +27,8 @@ class Work:
     """Images of them that were not kept."""
     seconds: float = 0.0
     """Time in which the engine was busy with what is finished."""
+    longest_s: float = 0.0
+    """Longest time in which it was busy and finished nothing, before a batch that it did finish."""
     _num_begun: int = field(default=0, init=False, repr=False)
     """Batches that are begun and not finished."""
     _counted_to: float = field(default=0.0, init=False, repr=False)
@@ -45,7 +47,9 @@ class Work:
         """Of the batches that are begun the oldest is finished, or given up."""
         with self._changing:
             now = time.monotonic()
-            self.seconds += now - self._counted_to
+            took_s = now - self._counted_to
+            self.seconds += took_s
+            self.longest_s = max(self.longest_s, took_s)
             self._counted_to = now
             self._num_begun -= 1
 

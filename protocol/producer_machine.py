@@ -276,15 +276,24 @@ class ProducerMachine:
         return actions
 
     def _tidy(self) -> list[Action]:
-        """Hang up where nobody is any more; when all have fallen silent, go back to the addresses that were given."""
+        """Hang up where nobody is any more; when all have fallen silent, go back to the addresses that are known."""
         idle = [peer for peer, link in self.links.items() if not link.is_talking and self._is_stale(link)]
         actions: list[Action] = []
         for peer in idle:
             actions.append(Disconnect(self.links.pop(peer).endpoint))
-        if self._draining is None and all(link.state is LinkState.HELLO for link in self.links.values()):
+        if self._draining is None and self._is_alone():
+            left = [link.endpoint for link in self.links.values() if link.state is LinkState.GONE]
             lost = [endpoint for endpoint in self._given if endpoint.encode() not in self.links]
-            actions += [action for endpoint in lost for action in self._dial(endpoint, "")]
+            actions += [action for endpoint in (*left, *lost) for action in self._dial(endpoint, "")]
         return actions
+
+    def _is_alone(self) -> bool:
+        """Whether nobody talks, and the run was not over: a rank has fallen silent that had not said goodbye.
+
+        One that crashed took the others along, and those have said it: all will be back.
+        """
+        states = {link.state for link in self.links.values()}
+        return not states or (LinkState.HELLO in states and states <= {LinkState.HELLO, LinkState.GONE})
 
     def _is_stale(self, link: Link) -> bool:
         """Whether no rank is to be expected at a link's address."""
@@ -381,10 +390,10 @@ class ProducerMachine:
         if link.is_talking:
             # The answer to a second HELLO, from this life of the rank or the next: it has forgotten what it gave us.
             self._restart(peer)
-        if spare := self._is_served_elsewhere(peer, header, welcome.rank):
+        if place := self._served_elsewhere(peer, header, welcome.rank):
             self._end(peer, LinkState.GONE)
-            link.is_spare = True
-            return [Send(peer, Bye(reason=f"rank {welcome.rank} is served at {spare}"))]
+            link.run, link.incarnation, link.is_spare = header.run, header.incarnation, True
+            return [Send(peer, Bye(reason=f"rank {welcome.rank} is served at {place}"))]
         is_new = (header.run, header.incarnation) != (link.run, link.incarnation)
         link.state = LinkState.WARMING
         link.run, link.incarnation, link.rank = header.run, header.incarnation, welcome.rank
@@ -408,7 +417,7 @@ class ProducerMachine:
                 actions += self._dial(endpoint, key)
         return actions
 
-    def _is_served_elsewhere(self, peer: bytes, header: Header, rank: int) -> str:
+    def _served_elsewhere(self, peer: bytes, header: Header, rank: int) -> str:
         """The address by which the rank behind `peer` is served already, or a later life of it; empty where none is.
 
         An earlier life of it, or a link of this life that has fallen silent, is given up.

@@ -1,4 +1,4 @@
-"""Serves a process's metrics to Prometheus, over HTTP and read-only, from threads of its own.
+"""Serves a process's metrics and health over HTTP, read-only, from threads of its own.
 
 The standard library's server and not prometheus-client's: that one takes any number of connections, holds each for as
 long as its client likes, and asks the name service who it is. Here a client that is slow, many or hostile costs itself.
@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -23,6 +24,7 @@ from prometheus_client.registry import Collector
 from penstock.config.access import brings
 from penstock.config.address import Address
 from penstock.protocol.errors import EndpointError
+from penstock.telemetry.health import PROBES, STARTING, Health
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +75,10 @@ class MetricsServer:
     def collect(self, collector: Collector) -> None:
         """Serve what `collector` says, too, from now on."""
         self._registry.register(collector)
+
+    def answer_probes(self, health: Callable[[], Health]) -> None:
+        """Say from now on what `health` says; before, the process is starting."""
+        self._server.health = health
 
     def close(self) -> None:
         """Stop listening, whoever is still connected. Does nothing the second time."""
@@ -131,6 +137,7 @@ class _Server(ThreadingMixIn, TCPServer):
     def __init__(self, address: Address, registry: CollectorRegistry, token: str | None) -> None:
         self.registry = registry
         self.token = token
+        self.health: Callable[[], Health] = lambda: STARTING
         self.collecting = threading.Lock()
         """One look at the run at a time."""
         self._begun: dict[Any, tuple[float, str]] = {}
@@ -176,8 +183,12 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _PATIENCE_S
 
     def do_GET(self) -> None:
-        """The metrics, in the format that the client asks for."""
-        if self.path.partition("?")[0] != PATH:
+        """The metrics, in the format that the client asks for, or the answer to a probe."""
+        path = self.path.partition("?")[0]
+        if path in PROBES:
+            self._probe(path)
+            return
+        if path != PATH:
             self._answer(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"the metrics are at {PATH}\n".encode())
             return
         if self.server.token and not brings(self.headers.get("Authorization", ""), self.server.token):
@@ -194,6 +205,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", text)
             return
         self._answer(HTTPStatus.OK, content_type, body)
+
+    def _probe(self, path: str) -> None:
+        health = self.server.health()
+        status = HTTPStatus.OK if PROBES[path](health) else HTTPStatus.SERVICE_UNAVAILABLE
+        self._answer(status, "text/plain; charset=utf-8", f"{health.words}\n".encode())
 
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(status)

@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,14 @@ def _scrape(url: str) -> Families:
     return {f.name + ("_total" if f.type == "counter" else ""): f for f in text_string_to_metric_families(text)}
 
 
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url.replace("/metrics", "/readyz"), timeout=20) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return False
+
+
 def _value(families: Families, name: str, **labels: str) -> float:
     family = next(family for own, family in families.items() if name.startswith(own))
     samples = [sample for sample in family.samples if sample.name == name]
@@ -51,6 +60,8 @@ class Scraped:
     producer: Families = field(default_factory=dict)
     pairs: list[tuple[float, float]] = field(default_factory=list)
     """Images that had been received, and, read just after, those that had been made."""
+    ready: list[tuple[bool, ...]] = field(default_factory=list)
+    """What trainer and producer have said to probes of their readiness."""
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -72,6 +83,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         while program.process.poll() is None:
             time.sleep(0.2)
             with contextlib.suppress(OSError, http.client.HTTPException):
+                last.ready.append(tuple(_is_ready(url) for url in urls))
                 trainer, producer = (_scrape(url) for url in urls)
                 if "penstock_step" not in trainer or "penstock_producer_info" not in producer:
                     continue  # it is still loading
@@ -132,6 +144,13 @@ def test_the_figures_agree_with_what_the_run_leaves_behind(scraped: Scraped) -> 
     assert 0 < _value(families, "penstock_knn_ratio") < 1
     started = _value(families, "process_start_time_seconds")
     assert started < _value(families, "penstock_last_step_timestamp_seconds") < started + summary["seconds"] + 60
+
+
+@pytest.mark.slow
+def test_each_side_is_ready_once_it_is_there_for_the_other(scraped: Scraped) -> None:
+    for said in zip(*scraped.ready, strict=True):
+        assert not said[0], "it is still loading"
+        assert any(said)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Send
-from penstock.protocol.messages import Bye, Header, Heartbeat, Hello, Welcome
+from penstock.protocol.messages import Bye, Header, Heartbeat, Hello, Tickets, Welcome
 from tests.protocol.bench import LIFE, R0, R1, RANK0, RANK1, Bench, indices, sent, welcome
 from tests.protocol.samples import a_ticket
 
@@ -50,6 +50,7 @@ def test_a_rank_that_answers_at_two_addresses_is_served_at_one() -> None:
     bench.give(a_ticket(0))
     answer = bench.hear(welcome(), peer=O0)
     assert answer == [Send(O0, Bye(reason=f"rank 0 is served at {RANK0}"))]
+    assert bench.machine.header(O0) == LIFE, "the rank hears it"
     assert dialled(bench.wait(2.0, R0)) == [Disconnect(OTHER0)]
     assert indices(bench.take()) == [0], "what the first gave is still held"
     assert bench.hear(Heartbeat(held=()), peer=O0) == [], "what was on its way is not heard"
@@ -72,6 +73,26 @@ def test_addresses_that_were_given_are_tried_again_when_everybody_is_silent() ->
     assert dialled(bench.wait(2.0, R0)) == [Disconnect(OTHER0)]
     assert dialled(bench.wait(LONG_S)) == [Connect(OTHER0)]
     assert sent(bench.wait(1.0), Hello, O0)
+
+
+def test_a_rank_that_said_goodbye_is_greeted_again_once_one_is_silent_that_did_not() -> None:
+    """A rank that crashes takes the others along: they say goodbye, it does not. Their next life knows nobody."""
+    bench = Bench(ranks=2)
+    bench.hear(Bye(reason="another rank has ended"))
+    assert sent(bench.wait(2.0, R1), Hello, R0) == [], "the other rank talks: it would say that this one is back"
+    assert sent(bench.wait(LONG_S), Hello, R0)
+    bench.hear(welcome(0, (RANK0, RANK1)), header=NEXT_LIFE)
+    bench.machine.free()
+    bench.hear(Tickets(tickets=(a_ticket(0),)), header=NEXT_LIFE)
+    assert indices(bench.take()) == [0]
+
+
+def test_a_rank_that_was_only_named_is_greeted_again_too() -> None:
+    """Rank 0 is the first to answer in each life, and not always the one whose address a producer was given."""
+    bench = Bench(ranks=2)
+    bench.hear(Bye(reason="another rank has ended"), peer=R1)
+    assert sent(bench.wait(2.0, R0), Hello, R1) == []
+    assert sent(bench.wait(LONG_S), Hello, R1)
 
 
 def test_a_run_that_is_over_is_not_dialled_again() -> None:

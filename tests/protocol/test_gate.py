@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from penstock.protocol.errors import RunError
-from penstock.protocol.gate import Gate
+from penstock.protocol.gate import Gate, _Connection
 from penstock.protocol.peer_address import ends_of, hang_up, num_received_bytes
 from penstock.protocol.refusals import Refusals
 from penstock.protocol.sockets import ProducerSockets, RankSocket
@@ -266,6 +266,16 @@ def test_a_list_that_is_loosened_during_a_run_stays_and_is_warned_of(ring: KeyRi
     with ProducerSockets(key) as sockets:
         sockets.connect(rank.endpoint)
         door.until(lambda: sockets.send(rank.endpoint.encode(), b"in"))
+
+
+def test_where_all_have_spoken_the_last_to_come_are_too_many(ring: KeyRing) -> None:
+    """Those who spoke before the gate had looked."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        gate = Gate(router, ring.trainer, max_connections=2)
+        gate._open = {fd: _Connection(None, since=float(fd), is_heard=True) for fd in (10, 11, 12, 13)}
+        gate._make_room(20.0)
+        assert [fd for fd, connection in gate._open.items() if connection.is_ended] == [12, 13]
+        gate.close()
 
 
 # --- its parts --------------------------------------------------------------------------------------------------------

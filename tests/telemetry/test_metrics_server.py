@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from penstock.config.address import Address
 from penstock.protocol.errors import ConfigError, EndpointError
 from penstock.telemetry import metrics_server
+from penstock.telemetry.health import Health
 from penstock.telemetry.metrics_server import MetricsServer, free_addresses
 from tests.outer_host import outer_host
 
@@ -86,6 +87,22 @@ def test_it_speaks_openmetrics_to_whom_asks_for_it(server: MetricsServer) -> Non
 @pytest.mark.parametrize(("path", "method", "status"), [("/", "GET", 404), ("/metrics", "POST", 501)])
 def test_there_is_nothing_else(server: MetricsServer, path: str, method: str, status: int) -> None:
     assert _get(server, path, method=method)[0] == status
+
+
+@pytest.mark.parametrize(("path", "field"), [("/startupz", "started"), ("/healthz", "alive"), ("/readyz", "ready")])
+def test_each_probe_is_answered_by_its_own_question(server: MetricsServer, path: str, field: str) -> None:
+    assert _get(server, path)[::2] == (200 if field == "alive" else 503, "starting\n"), "nobody has said anything yet"
+    for value in (True, False):
+        told = {"started": not value, "alive": not value, "ready": not value} | {field: value}
+        server.answer_probes(lambda told=told: Health(**told, words="as told"))  # type: ignore[misc]
+        assert _get(server, path) == (200 if value else 503, "text/plain; charset=utf-8", "as told\n")
+
+
+def test_probes_need_no_token() -> None:
+    """Kubernetes' have none to bring, and learn nothing worth one."""
+    with MetricsServer(HERE, token="a-token-of-the-test") as guarded:
+        assert _get(guarded, "/metrics")[0] == 401
+        assert _get(guarded, "/healthz")[0] == 200
 
 
 def test_a_look_that_fails_is_a_line_and_a_500_and_the_next_one_works(
