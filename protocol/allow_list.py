@@ -89,7 +89,9 @@ class AllowList:
         self._lock = threading.Lock()
         self._own = frozenset({own})
         self._state: _State | None = _state(path)  # before it is read: what changes in between is seen
-        self._names: Mapping[str, str] = {allowed.key: allowed.name for allowed in read_allowed(path)}
+        self._settled: Mapping[str, str] = {allowed.key: allowed.name for allowed in read_allowed(path)}
+        """As the file was when it had stayed so."""
+        self._names = self._settled
         self._seen: _State | None = self._state
         self._seen_at = float("-inf")
         self.generation = 0
@@ -115,32 +117,35 @@ class AllowList:
                 stays as it was.
         """
         with self._lock:
-            state: _State | None = None
-            why: KeyFileError | None = None
-            try:
-                state = _state(self.path)
-            except KeyFileError as error:
-                why = error
+            before = self._names
+            state, found, why = self._look()
             if state != self._seen:
                 self._seen, self._seen_at = state, now
-            if state == self._state and why is None:
-                return False
             stays = now - self._seen_at >= _STAYS_S
-            try:
-                if why is not None:
-                    raise why
-                found = {allowed.key: allowed.name for allowed in read_allowed(self.path)}
-            except KeyFileError:
+            if why is not None:
                 if stays:
-                    raise
+                    raise why
                 return False
-            before = self._names
-            if stays:
-                self._names, self._state = found, state
+            if stays or state == self._state:
+                self._names = self._settled = found
+                self._state = state
             else:
                 self._names = {**before, **found}
             self.generation += self._names != before
             return self._names != before
+
+    def _look(self) -> tuple[_State | None, Mapping[str, str], KeyFileError | None]:
+        """The file's state, and the names in it; or why there are none."""
+        try:
+            state = _state(self.path)
+            if state == self._state:
+                return state, self._settled, None
+            found = {allowed.key: allowed.name for allowed in read_allowed(self.path)}
+            if _state(self.path) != state:
+                raise KeyFileError(f"{self.path} changes while it is read")
+        except KeyFileError as error:
+            return None, {}, error
+        return state, found, None
 
 
 def _state(path: Path) -> _State:

@@ -118,7 +118,12 @@ class Gate:
         self._heard.append(descriptor)
 
     def close(self) -> None:
-        """End the thread: nobody gets in any more. For the socket's thread, before it closes the socket."""
+        """End the thread: nobody gets in any more. For the socket's thread, before it closes the socket.
+
+        Does nothing the second time.
+        """
+        if self._is_closing.is_set():
+            return
         self._is_closing.set()
         if self._thread.ident is not None:
             self._ring.send(b"", zmq.NOBLOCK)

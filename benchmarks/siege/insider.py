@@ -43,8 +43,6 @@ class Insider:
         """NACKs and REJECTs that have come, by their first word."""
         self._unread: deque[Message] = deque()
         self._held: dict[int, Ticket] = {}
-        self.given: set[int] = set()
-        """Indices of all tickets that it ever had."""
         self._named_at = 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
@@ -92,7 +90,6 @@ class Insider:
         """A ticket that it holds and has not answered; None where none comes."""
         if not self._held and (given := self.hear(Tickets)) is not None:
             self._held |= {ticket.index: ticket for ticket in given.tickets}
-            self.given |= self._held.keys()
         return self._held.pop(min(self._held)) if self._held else None
 
     # --- listening ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.producer import service
 from penstock.producer.engine import Chosen, Images, Made
 from penstock.protocol.errors import EndpointError, ModelError, RejectedError, StarvedError
 from penstock.protocol.fleet import PeerState
@@ -446,20 +447,21 @@ class SlowToFinish(StubEngine):
 
 
 def test_a_key_that_the_trainer_does_not_allow_is_a_warning_at_once_and_an_error_in_the_end(
-    open_rank: OpenRank, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    open_rank: OpenRank, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(service, "_REFUSED_S", 2.0)
     ring = KeyRing(tmp_path)
     ring.add("ann")
     (tmp_path / "ann.key").write_text((ring.folder / "ann.key").read_text())
     (tmp_path / "ann.key").chmod(0o600)
     ring.revoke("ann")
     rank = open_rank(keys=ring.trainer)
-    running = RunningService(rank.socket.endpoint, StubEngine(), key=str(tmp_path / "ann.key"), trainer_timeout_s=3.0)
+    running = RunningService(rank.socket.endpoint, StubEngine(), key=str(tmp_path / "ann.key"))
     rank.run_until(lambda: "not let in" in caplog.text)
     assert not running.ended()
     rank.run_until(running.ended)
     error = running.end()
-    assert isinstance(error, RejectedError | StarvedError)
+    assert isinstance(error, RejectedError)
     assert "refuses the key" in str(error)
     assert str(tmp_path / "ann.key") in str(error)
     assert caplog.text.count("not let in") == 1

@@ -1,5 +1,8 @@
 """Keys on real sockets: who gets in, who is told what, and who is out as soon as the list says so."""
 
+import select
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,12 +83,56 @@ def test_the_trainer_s_own_key_opens_to_its_own_producers(ring: KeyRing, rank: R
         assert rank.key_name(talk.heard[0]) == "trainer"
 
 
-def test_nothing_that_was_said_can_be_read_on_the_way(ring: KeyRing, rank: RankSocket) -> None:
-    """By the mechanism that the connection has agreed on; a plain peer of the same socket would be refused."""
-    with Talk(rank, ring.add("ann")) as talk:
-        dial = talk.sockets._dials[rank.endpoint.encode()].socket
-        assert dial.getsockopt(zmq.MECHANISM) == zmq.CURVE
-        talk.until(lambda: bool(talk.heard))
+class Wiretap:
+    """Stands between a producer and a rank, and keeps all that passes."""
+
+    def __init__(self, rank: RankSocket) -> None:
+        host, port = rank.endpoint.removeprefix("tcp://").split(":")
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self.passed = b""
+        self._rank = (host, int(port))
+        threading.Thread(target=self._stand, daemon=True).start()
+
+    def _stand(self) -> None:
+        producer, _ = self._server.accept()
+        rank = socket.create_connection(self._rank)
+        with producer, rank:
+            while True:
+                for side in select.select([producer, rank], [], [])[0]:
+                    if not (passed := side.recv(1 << 16)):
+                        return
+                    self.passed += passed
+                    (rank if side is producer else producer).sendall(passed)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_nothing_that_was_said_can_be_read_on_the_way(ring: KeyRing, has_keys: bool) -> None:
+    """But where there are no keys, which shows that the tap hears."""
+    said, answer = b"a picture of my cat" * 20, b"a prompt of my novel" * 20
+    rank = RankSocket("tcp://127.0.0.1:0", keys=ring.trainer if has_keys else None)
+    tap = Wiretap(rank)
+    with ProducerSockets(ring.add("ann") if has_keys else None) as producer:
+        producer.connect(tap.endpoint)
+        deadline = time.monotonic() + WAIT_S
+        while not producer.send(tap.endpoint.encode(), said):
+            assert time.monotonic() < deadline
+        heard = None
+        while heard is None:
+            assert time.monotonic() < deadline
+            rank.wait(50)
+            heard = next(rank.received(), None)
+        assert bytes(heard[1][0]) == said
+        rank.send(heard[0], answer)
+        while not list(producer.recv(50)):
+            assert time.monotonic() < deadline
+    rank.close()
+    tap.close()
+    assert (said in tap.passed, answer in tap.passed) == (not has_keys, not has_keys)
+    assert len(tap.passed) > len(said) + len(answer)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +206,23 @@ def test_a_revoked_key_is_not_heard_any_more_and_its_connection_ends(ring: KeyRi
         other.until(lambda: bool(other.heard))
         assert rank.key_name(other.heard[0]) == "bob"
         assert talk.revoked == [identity]
+
+
+def test_from_the_moment_that_the_list_has_changed_nothing_of_a_revoked_key_is_heard(
+    ring: KeyRing, rank: RankSocket
+) -> None:
+    """Also before the rank has looked who that is, and what lies in its queue."""
+    key = ring.add("ann")
+    with Talk(rank, key) as talk:
+        talk.until(lambda: bool(talk.heard))
+        ring.revoke("ann")
+        deadline = time.monotonic() + WAIT_S
+        while ring.trainer.allowed.name(key.pair.public) is not None:
+            assert time.monotonic() < deadline
+            rank.wait(5)
+        assert talk.say(b"too late")
+        rank.wait(500)
+        assert list(rank.received()) == []
 
 
 def test_a_connection_that_names_itself_is_not_heard(ring: KeyRing, rank: RankSocket) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 import zmq
 
 from penstock.protocol.errors import RunError
-from penstock.protocol.gate import Gate
+from penstock.protocol.gate import Gate, _Connection
 from penstock.protocol.peer_address import ends_of, hang_up, num_received_bytes
 from penstock.protocol.refusals import Refusals
 from penstock.protocol.sockets import ProducerSockets, RankSocket
@@ -235,6 +236,22 @@ def test_nobody_gets_in_when_the_gate_breaks_and_the_rank_says_so(
         assert time.monotonic() - began < 5
 
 
+def test_nobody_gets_in_where_nobody_answers_for_keys_any_more(ring: KeyRing, rank: RankSocket) -> None:
+    """ZeroMQ's own rule is that everybody does; so it is while a rank closes, for as long as it lingers."""
+    rank._gate.close()
+    key = ring.stranger()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.curve_serverkey = key.trainer.encode()
+        dealer.curve_publickey, dealer.curve_secretkey = key.pair.public.encode(), key.pair.secret.encode()
+        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        dealer.connect(rank.endpoint)
+        assert monitor.poll(int(WAIT_S * 1000))
+        event = int.from_bytes(monitor.recv_multipart()[0][:2], sys.byteorder)
+        assert event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        monitor.close(linger=0)
+
+
 def test_a_list_that_is_loosened_during_a_run_stays_and_is_warned_of(ring: KeyRing, rank: RankSocket) -> None:
     key, door = ring.add("ann"), Door(rank)
     (ring.folder / "allowed").chmod(0o644)
@@ -249,6 +266,16 @@ def test_a_list_that_is_loosened_during_a_run_stays_and_is_warned_of(ring: KeyRi
     with ProducerSockets(key) as sockets:
         sockets.connect(rank.endpoint)
         door.until(lambda: sockets.send(rank.endpoint.encode(), b"in"))
+
+
+def test_where_all_have_spoken_the_last_to_come_are_too_many(ring: KeyRing) -> None:
+    """Those who spoke before the gate had looked."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        gate = Gate(router, ring.trainer, max_connections=2)
+        gate._open = {fd: _Connection(None, since=float(fd), is_heard=True) for fd in (10, 11, 12, 13)}
+        gate._make_room(20.0)
+        assert [fd for fd, connection in gate._open.items() if connection.is_ended] == [12, 13]
+        gate.close()
 
 
 # --- its parts --------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """Keys and the list of who may connect: what is read, what is refused, and how a list changes under a run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import zmq
 
-from penstock.protocol.allow_list import AllowList, read_allowed
+from penstock.protocol import allow_list
+from penstock.protocol.allow_list import Allowed, AllowList, read_allowed
 from penstock.protocol.errors import KeyFileError
 from penstock.protocol.key_files import replace
 from penstock.protocol.keys import (
@@ -132,6 +134,22 @@ def test_half_a_list_in_the_middle_of_writing_revokes_nobody(listed: Path) -> No
         assert (allowed.name(ANN), allowed.name(BOB)) == ("ann", "bob")
     allowed.refresh(103.0)
     assert [allowed.name(key) for key in (ANN, BOB, CAT)] == ["ann", "bob", "cat"]
+
+
+def test_a_list_that_is_emptied_in_the_moment_of_reading_revokes_nobody(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = AllowList(listed, TRAINER)
+    listed.write_text(listed.read_text() + f"cat {CAT}\n")
+    allowed.refresh(100.0)
+
+    def empties(path: Path) -> Sequence[Allowed]:
+        path.write_text("")
+        return read_allowed(path)
+
+    monkeypatch.setattr(allow_list, "read_allowed", empties)
+    allowed.refresh(102.0)
+    assert [allowed.name(key) for key in (ANN, BOB)] == ["ann", "bob"]
 
 
 @pytest.mark.parametrize("spoil", ["loosen", "remove", "garble"])
