@@ -8,6 +8,7 @@ clock. States and messages: docs/protocol.md.
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from math import ceil
 
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.batching import choose_batch, same_recipe
@@ -124,9 +125,18 @@ class ProducerMachine:
                 if link.state is LinkState.WARMING:
                     actions.append(Note(f"ready for rank {link.rank} at {link.endpoint}"))
                 link.state, link.owes_ready = LinkState.READY, False
-                ready = Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes)
+                ready = Ready(credit_groups=self._credit_of_a_rank, credit_bytes=self.credit_bytes)
                 actions.append(Send(peer, ready))
         return actions
+
+    @property
+    def _credit_of_a_rank(self) -> int:
+        """Tickets that it will hold for each rank: twice an even share of all, since not all ranks ask at a time.
+
+        Were it all for each, the first producers to come would get the whole window of a run of many ranks.
+        """
+        num_ranks = sum(not link.has_ended for link in self.links.values())
+        return min(self.credit_groups, ceil(2 * self.credit_groups / num_ranks))
 
     def take(
         self, max_images: int, company: Callable[[Ticket], Hashable] = same_recipe

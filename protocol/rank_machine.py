@@ -9,6 +9,7 @@ States and messages: docs/protocol.md.
 
 from dataclasses import replace
 from typing import Literal
+from zlib import crc32
 
 from penstock.protocol.actions import Action, Deliver, Note, Send, Traced
 from penstock.protocol.admission import Expectation, refusal
@@ -79,6 +80,7 @@ class RankMachine(Dispatcher):
         self.rank = rank
         self.endpoints = endpoints
         self.keys = keys
+        self.sharers = len(endpoints)
         self.traces = traces
         self.engines: dict[Kind, Manifest] = {}
         """The first accepted producer's of each kind."""
@@ -229,7 +231,9 @@ class RankMachine(Dispatcher):
         if before and is_new and not self._rejoined.counts_round("HELLO", message.producer):
             actions = [action for action in actions if not isinstance(action, Note)]
         self.engines.setdefault(manifest.kind, manifest)
-        self.peers[identity] = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
+        peer = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
+        peer.lot = crc32(f"{self.rank} {message.producer}".encode())
+        self.peers[identity] = peer
         welcome = Welcome(
             rank=self.rank,
             world_size=len(self.endpoints),
