@@ -82,6 +82,8 @@ class Link:
     sample_since: float = float("-inf")
     """Since when `sample_bytes` were on their way, with the link to themselves."""
     sample_bytes: int = 0
+    is_spare: bool = False
+    """It was left because the producer serves other ranks."""
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
     traces: bool = False

@@ -12,6 +12,7 @@ from math import ceil
 
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.batching import choose_batch, same_recipe
+from penstock.protocol.chance import draw
 from penstock.protocol.clock import ClockDifference
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
@@ -45,16 +46,22 @@ class ProducerMachine:
     Args:
         name: the producer's name in logs and metrics.
         manifest: what its engine is; sent in HELLO.
-        credit_groups: tickets it will hold at a time for each rank.
+        credit_groups: tickets it will hold at a time for all ranks; they share it evenly, and each gets one at least.
         credit_bytes: bytes of groups it will hold at a time for each rank.
+        max_ranks: ranks that it serves at most; 0 for all.
     """
 
-    def __init__(self, *, name: str, manifest: Manifest, credit_groups: int, credit_bytes: int) -> None:
+    def __init__(
+        self, *, name: str, manifest: Manifest, credit_groups: int, credit_bytes: int, max_ranks: int = 0
+    ) -> None:
         self.name = name
         self.manifest = manifest
         self.credit_groups = credit_groups
         self.credit_bytes = credit_bytes
+        self.max_ranks = max_ranks
         self.links: dict[bytes, Link] = {}
+        self._drawn: set[int] = set()
+        """The ranks that it serves, where it does not serve all."""
         self._loaded = False
         self._draining: str | None = None
         self._refused = Tally()
@@ -131,12 +138,14 @@ class ProducerMachine:
 
     @property
     def _credit_of_a_rank(self) -> int:
-        """Tickets that it will hold for each rank: twice an even share of all, since not all ranks ask at a time.
+        """Tickets that it will hold for each rank: an even share of all, and at least one.
 
-        Were it all for each, the first producers to come would get the whole window of a run of many ranks.
+        Were it all for each, the first producers to come would get the whole window of a run of many ranks, and those
+        that all ranks think the fastest would have queues while others are idle. As it is, what is planned waits at
+        the rank, and goes to whoever is done.
         """
         num_ranks = sum(not link.has_ended for link in self.links.values())
-        return min(self.credit_groups, ceil(2 * self.credit_groups / num_ranks))
+        return ceil(self.credit_groups / num_ranks)
 
     def take(
         self, max_images: int, company: Callable[[Ticket], Hashable] = same_recipe
@@ -248,7 +257,10 @@ class ProducerMachine:
             status: what to tell of the engine's work beside each heartbeat; None tells nothing.
         """
         actions: list[Action] = []
+        nobody_talks = not self.connected
         for peer, link in self.links.items():
+            if link.is_spare and nobody_talks:
+                link.state, link.is_spare = LinkState.HELLO, False  # it may know where the others are now
             if link.is_talking and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
                 self._restart(peer)
@@ -361,9 +373,21 @@ class ProducerMachine:
         served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}
         keys = welcome.keys or ("",) * len(welcome.endpoints)
         for rank, (endpoint, key) in enumerate(zip(welcome.endpoints, keys, strict=True)):
-            if rank not in served:
+            if rank not in served and self._serves(rank, welcome.world_size):
                 actions += self.connect(endpoint, key)
+        if not self._serves(welcome.rank, welcome.world_size):
+            actions.append(Send(peer, Bye(reason="it serves other ranks")))
+            self._end(peer, LinkState.GONE)
+            link.is_spare = True
         return actions
+
+    def _serves(self, rank: int, world_size: int) -> bool:
+        """Whether a rank is among those that this producer serves: drawn by its name, so that all get as many."""
+        if not 0 < self.max_ranks < world_size:
+            return True
+        if len(self._drawn) != min(self.max_ranks, world_size) or max(self._drawn) >= world_size:
+            self._drawn = set(sorted(range(world_size), key=lambda rank: draw(self.name, rank))[: self.max_ranks])
+        return rank in self._drawn
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ States and messages: docs/protocol.md.
 
 from dataclasses import replace
 from typing import Literal
-from zlib import crc32
 
 from penstock.protocol.actions import Action, Deliver, Note, Send, Traced
 from penstock.protocol.admission import Expectation, refusal
+from penstock.protocol.chance import draw
 from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of, worst
@@ -232,7 +232,7 @@ class RankMachine(Dispatcher):
             actions = [action for action in actions if not isinstance(action, Note)]
         self.engines.setdefault(manifest.kind, manifest)
         peer = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
-        peer.lot = crc32(f"{self.rank} {message.producer}".encode())
+        peer.lot = draw(self.rank, message.producer)
         self.peers[identity] = peer
         welcome = Welcome(
             rank=self.rank,

@@ -52,7 +52,14 @@ class Network:
         self._latency_s = latency_s
 
     def send(
-        self, line: Line, source: Host, target: Host, nbytes: int, hear_s: float, hear: Callable[..., None], *args: object
+        self,
+        line: Line,
+        source: Host,
+        target: Host,
+        nbytes: int,
+        hear_s: float,
+        hear: Callable[..., None],
+        *args: object,
     ) -> None:
         """Let `hear` be called once the message has travelled and the target's core has spent `hear_s` on it."""
         now = self._timeline.now

@@ -1,7 +1,6 @@
 """A simulated producer: its real state machine, and what `ProducerService` does around it. One object is one life."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simulation.costs import manifest
@@ -37,6 +36,7 @@ class SimulatedProducer:
             manifest=manifest(setting.batch_images),
             credit_groups=setting.credit_groups,
             credit_bytes=1 << 30,
+            max_ranks=setting.max_ranks,
         )
         self.lines: dict[bytes, Line] = {}
         self.life = life
@@ -138,7 +138,8 @@ class SimulatedProducer:
         line = self.lines[action.peer]
         world, costs, message = self._world, self._world.costs, action.message
         self._seq += 1
-        header = replace(self.machine.header(action.peer), seq=self._seq)
+        life = self.machine.header(action.peer)
+        header = Header(run=life.run, incarnation=life.incarnation, seq=self._seq)
         hear_s, nbytes = costs.hear_s + costs.machine_s, costs.small_bytes
         match message:
             case Result():
