@@ -3,7 +3,7 @@
 from hashlib import blake2b
 
 
-def draw(*names: object) -> int:
-    """A number in [0, 2**64) for these names."""
+def draw(*names: object) -> float:
+    """A number in [0, 1) for these names."""
     text = "\0".join(str(name) for name in names)
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48

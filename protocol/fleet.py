@@ -97,8 +97,8 @@ class Peer:
     wire_bytes: int = 0
     status: Status | None = None
     """What it has last told of its work."""
-    lot: int = 0
-    """Decides among equals, differently on each rank: else all ranks would give to the same producers."""
+    lot: float = 1.0
+    """In [0, 1), another on each rank: it decides among equals, or all ranks would give to the same producers."""
 
     @property
     def is_doubtful(self) -> bool:
@@ -182,10 +182,18 @@ class Peer:
         return max(1, self.manifest.batch_images // ticket.recipe.num_first // sharers)
 
     def done_in_s(self, ticket: Ticket, fleet: Durations, sharers: int = 1) -> float:
-        """Seconds until it would have made one more ticket, by the time that its batches have taken."""
+        """Seconds until it would have made one more ticket, by the time that its batches have taken.
+
+        Where so many ranks share its batches that each adds single groups, what it has of this rank tells nothing of
+        its queue: then the lot says how far on the ticket's batch is. So of many ranks each prefers others, and the
+        faster a producer is, the more prefer it.
+        """
         known = self.service if len(self.service) else fleet
         batch_s = known.quantile(0.5) if len(known) else _UNKNOWN_BATCH_S
-        return (len(self.held) // self.share_of_batch(ticket, sharers) + 1) * batch_s
+        share = self.share_of_batch(ticket, sharers)
+        if share == 1 < sharers:
+            return (len(self.held) + self.lot) * batch_s
+        return (len(self.held) // share + 1) * batch_s
 
 
 def choose(
@@ -245,7 +253,7 @@ class Takers:
         else:
             heapq.heappop(self._heap)
 
-    def _rank(self, peer: Peer) -> tuple[bool, float, bool, int, int]:
+    def _rank(self, peer: Peer) -> tuple[bool, float, bool, int, float]:
         """The lower, the sooner it gets a ticket."""
         complete = len(peer.held) % peer.share_of_batch(self._ticket, self._sharers) == 0
         done_in_s = peer.done_in_s(self._ticket, self._fleet, self._sharers)

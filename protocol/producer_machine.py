@@ -155,7 +155,8 @@ class ProducerMachine:
         Nothing begins for a rank that owes acknowledgements for as many bytes as its credit: a slow link holds its own
         tickets back.
         """
-        slow = {peer for peer, link in self.links.items() if link.unacknowledged_bytes >= self.credit_bytes}
+        asking = dict.fromkeys(held.peer for held in self._queue)
+        slow = {peer for peer in asking if self.links[peer].unacknowledged_bytes >= self.credit_bytes}
         queue = [held for held in self._queue if held.peer not in slow]
         batch = choose_batch(queue, max_images, company)
         taken = {id(held) for held in batch}

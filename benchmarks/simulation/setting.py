@@ -24,7 +24,7 @@ class Setting:
     credit_groups: int = 16
     max_ranks: int = 0
     """Ranks that a producer serves at most; 0 for all."""
-    batches_per_producer: float = 2.0
+    batches_per_producer: float = 2.5
     """The window, over all ranks, in batches of every producer."""
     window_groups: int = 0
     """The window over all ranks, where it is not 0."""
