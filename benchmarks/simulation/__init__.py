@@ -1,7 +1,7 @@
 """A fleet on paper: the real state machines of ranks and producers, with a simulated clock and network between them.
 
 `RankMachine` and `ProducerMachine` are the ones that every run uses; what stands here is what surrounds them in
-`consumer/stream.py` and `producer/service.py`: who hears what when, when an engine is done, when a trainer takes a step.
+`consumer/stream.py` and `producer/service.py`: who hears what when, when an engine is done, when a trainer steps.
 
 What is simulated: latency, a network card for each process in and out, messages of one connection in their order behind
 one another, the CPU time that a message costs a rank (measured on this machine: `costs.py`), the ticks, the engine's

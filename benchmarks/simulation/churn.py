@@ -6,7 +6,7 @@ Three kinds of loss, as clouds and schedulers know them:
 - `vanish`: the machine is gone with its network; nobody closes anything, and TCP tells nobody.
 
 `poisson` loses producers one at a time, independently, a third of each kind. `bursts` loses all of a minute's at one
-moment, and all vanish: a zone, a rack or a switch. `cut` loses nobody: as many are unreachable for a while and are back.
+moment, and all vanish: a zone, a rack or a switch. `cut` loses nobody: as many cannot be reached for a while.
 """
 
 import random

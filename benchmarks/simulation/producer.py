@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from simulation.costs import manifest
-from simulation.network import Host, Line
-
 from penstock.protocol.actions import Action, Connect, Finished, Note, Send
 from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Heartbeat, Message, Result, Started
 from penstock.protocol.producer_machine import ProducerMachine
+from simulation.costs import manifest
+from simulation.network import Host, Line
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -131,8 +130,10 @@ class SimulatedProducer:
                     self._world.dial(self, action.endpoint)
                 case Finished():
                     raise RuntimeError(f"a simulated run does not end: {action.reason}")
+                case Note():
+                    pass
                 case _:
-                    assert isinstance(action, Note), action
+                    raise TypeError(f"a simulated producer does not know the action {action!r}")
 
     def _send(self, action: Send) -> None:
         line = self.lines[action.peer]

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from simulation.costs import recipe
-from simulation.network import Host, Line
-
 from penstock.protocol.actions import Action, Deliver, Fail, Note, Quarantine, Send
 from penstock.protocol.admission import Expectation
 from penstock.protocol.inspection import Pixels
 from penstock.protocol.messages import Ack, Cancel, Header, Heartbeat, Message, Result, Tickets
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.tickets import Ticket
+from simulation.costs import recipe
+from simulation.network import Host, Line
 
 if TYPE_CHECKING:
     from simulation.world import World

@@ -124,22 +124,21 @@ class World:
             return
         self.num_lost += 1
         if loss.how == "notice":
-            self._change_pace(-producer.images_per_s)
-            producer.drain()
+            producer.drain()  # what it has begun it may finish, and it counts until it leaves
             return
+        self._change_pace(-producer.images_per_s)
         for line in producer.lines.values():
             self.ranks[line.rank].lose(line)
         if loss.how == "cut":
-            self._change_pace(-producer.images_per_s)
             for line in producer.lines.values():
                 line.cut_until = self.now + CUT_S
             self.timeline.at(self.now + CUT_S, self._change_pace, producer.images_per_s)
             return
-        self._change_pace(-producer.images_per_s)
         self._bury(producer, NOTICES_S if loss.how == "vanish" else self.setting.latency_s)
 
     def end(self, producer: SimulatedProducer) -> None:
         """A producer has drained and left."""
+        self._change_pace(-producer.images_per_s)
         self._bury(producer, self.setting.latency_s)
 
     def _bury(self, producer: SimulatedProducer, noticed_after_s: float) -> None:
