@@ -25,6 +25,7 @@ verbs:
   export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
   attribute find the training groups nearest to an image, and show them: penstock attribute RUN IMAGE
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
+  ray       start the producers of a run as actors of a Ray cluster: penstock ray --connect ADDRESS --producers N
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
@@ -104,6 +105,12 @@ def _audit(argv: Sequence[str]) -> int:
     return audit.main(argv)
 
 
+def _ray(argv: Sequence[str]) -> int:
+    from penstock.deploy import ray_fleet
+
+    return ray_fleet.main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from penstock.deploy import doctor
 
@@ -123,6 +130,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "export": _export,
     "attribute": _attribute,
     "audit": _audit,
+    "ray": _ray,
     "doctor": _doctor,
 }
 
