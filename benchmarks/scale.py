@@ -60,7 +60,8 @@ class Cell:
         )
 
 
-BAR = Cell(producers=1000, ranks=64)
+BAR = Cell(producers=1000, ranks=64, max_ranks=16)
+"""As the documentation says that such a fleet should be run."""
 SMALL = (
     Cell(producers=16, ranks=1),
     Cell(producers=250, ranks=16, trace="none"),
@@ -69,11 +70,12 @@ SMALL = (
     Cell(producers=250, ranks=16, trace="bursts"),
     Cell(producers=250, ranks=16, trace="cut"),
 )
-DEFAULT = (*SMALL, BAR, Cell(producers=1000, ranks=64, max_ranks=16))
+DEFAULT = (*SMALL, BAR)
 FULL = (
     *DEFAULT,
     Cell(producers=1000, ranks=64, trace="bursts", max_ranks=16),
-    Cell(producers=10_000, ranks=512, max_ranks=16),
+    Cell(producers=1000, ranks=64, warmup_s=45.0, measured_s=45.0),
+    Cell(producers=10_000, ranks=512, max_ranks=16, warmup_s=20.0, measured_s=30.0),
 )
 QUICK = (Cell(producers=24, ranks=4, warmup_s=15.0, measured_s=20.0),)
 

@@ -48,4 +48,4 @@ def test_devices_are_rays_business() -> None:
 def test_a_lack_of_ray_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"penstock ray needs Ray: pip install 'penstock\[ray\]'"):
-        main(["--connect", "tcp://127.0.0.1:5599", "--produce", "--backend paced"])
+        main(["--connect", "tcp://127.0.0.1:5599", "--produce=--backend paced"])

@@ -39,7 +39,7 @@ class Rank:
             "generator.images-per-group": 4,
             "generator.height": 8,
             "generator.width": 8,
-            "reservoir.capacity-groups": 8,
+            "reservoir.capacity-groups": GROUPS_PER_STEP,
         }
         command = [
             sys.executable,

@@ -19,6 +19,7 @@ from penstock.protocol.messages import (
     Result,
     Tickets,
 )
+from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.tickets import Attempt
 from tests.protocol.bench import LIFE, R0, R1, RANK0, RANK1, Bench, indices, sent, welcome
 from tests.protocol.samples import MANIFEST, a_ticket
@@ -44,7 +45,7 @@ def test_welcome_is_answered_with_credit_and_the_other_ranks_are_dialled() -> No
     actions = bench.hear(welcome(0, (RANK0, RANK1)))
     assert [action for action in actions if isinstance(action, Connect)] == [Connect(RANK1)]
     assert sent(actions, Ready) == [], "the engine may hang: only its own thread knows that it is free"
-    assert sent(bench.machine.free(), Ready, R0) == [Ready(credit_groups=8, credit_bytes=10**6)]
+    assert sent(bench.machine.free(), Ready, R0) == [Ready(credit_groups=4, credit_bytes=10**6)], "half of 8, for two"
     assert bench.machine.connected
     assert bench.machine.header(R0) == LIFE
 
@@ -234,7 +235,7 @@ def test_after_a_cancel_the_rank_hears_when_the_engine_is_free_and_once() -> Non
     bench.hear(Cancel(attempts=(Attempt(0, 0),)))
     assert sent(bench.wait(60.0, R0, R1), Ready) == [], "an engine that hangs is not free, though its I/O lives"
     ready = bench.machine.free()
-    assert sent(ready, Ready) == sent(ready, Ready, R0) == [Ready(credit_groups=8, credit_bytes=10**6)]
+    assert sent(ready, Ready) == sent(ready, Ready, R0) == [Ready(credit_groups=4, credit_bytes=10**6)]
     assert bench.machine.free() == []
 
 
@@ -342,3 +343,61 @@ def test_a_refused_message_that_is_not_to_be_repeated_changes_nothing(reason: st
     bench.hear(Nack(index=-1, attempt=0, reason=reason, retryable=False))
     assert bench.machine.connected
     assert indices(bench.take()) == [0]
+
+
+# --- many ranks -------------------------------------------------------------------------------------------------------
+
+MANY = tuple(f"tcp://10.0.0.{rank}:5599" for rank in range(12))
+
+
+def _producer(name: str, *, credit_groups: int = 8, max_ranks: int = 0) -> ProducerMachine:
+    machine = ProducerMachine(
+        name=name, manifest=MANIFEST, credit_groups=credit_groups, credit_bytes=10**6, max_ranks=max_ranks
+    )
+    machine.connect(MANY[0])
+    machine.loaded()
+    return machine
+
+
+def _welcomed(machine: ProducerMachine, rank: int) -> list[Action]:
+    return machine.on_message(MANY[rank].encode(), LIFE, welcome(rank, MANY), 0.0)
+
+
+@pytest.mark.parametrize(("credit_groups", "expected"), [(8, 1), (12, 1), (13, 2), (24, 2), (60, 5)])
+def test_the_ranks_share_the_credit_and_each_gets_one_at_least(credit_groups: int, expected: int) -> None:
+    machine = _producer("ann", credit_groups=credit_groups)
+    _welcomed(machine, 0)
+    [ready] = sent(machine.free(), Ready)
+    assert ready.credit_groups == expected == max(1, -(-credit_groups // 12))
+
+
+def test_a_producer_dials_only_the_ranks_that_its_name_draws_and_leaves_one_that_it_does_not() -> None:
+    served: dict[int, int] = dict.fromkeys(range(12), 0)
+    for number in range(600):
+        machine = _producer(f"producer-{number}", max_ranks=3)
+        actions = _welcomed(machine, 0)
+        dialled = {MANY.index(action.endpoint) for action in actions if isinstance(action, Connect)}
+        leaves = bool(sent(actions, Bye, MANY[0].encode()))
+        ranks = dialled if leaves else dialled | {0}
+        assert len(ranks) == 3
+        for rank in ranks:
+            served[rank] += 1
+    # 600 draws of 3 of 12: 150 each, with a standard deviation of 10.6.
+    assert all(abs(count - 150) < 5 * 10.6 for count in served.values()), served
+
+
+def test_a_name_draws_the_same_ranks_in_every_life() -> None:
+    first, second = _producer("ann", max_ranks=3), _producer("ann", max_ranks=3)
+    assert _welcomed(first, 0) == _welcomed(second, 0)
+
+
+def test_a_rank_that_was_left_is_asked_again_when_nobody_talks() -> None:
+    name = next(f"p{number}" for number in range(99) if sent(_welcomed(_producer(f"p{number}", max_ranks=3), 0), Bye))
+    machine = _producer(name, max_ranks=3)
+    dialled = [action.endpoint for action in _welcomed(machine, 0) if isinstance(action, Connect)]
+    for endpoint in dialled:
+        machine.on_message(endpoint.encode(), LIFE, welcome(MANY.index(endpoint), MANY), 0.0)
+    machine.tick(1.0)
+    assert MANY[0].encode() not in {action.peer for action in machine.tick(5.0) if isinstance(action, Send)}
+    machine.tick(20.0)  # all have been silent for more than a lease
+    assert sent(machine.tick(22.0), Hello, MANY[0].encode()), "it may know where the others are now"
