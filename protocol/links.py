@@ -82,7 +82,7 @@ class Link:
     sample_since: float = float("-inf")
     """Since when `sample_bytes` were on their way, with the link to themselves."""
     sample_bytes: int = 0
-    is_spare: bool = False
+    is_left: bool = False
     """It was left because the producer serves other ranks."""
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
@@ -163,7 +163,7 @@ class ProducerLook:
     unacknowledged_bytes: int
     """Bytes of the pixels of both."""
     credit_groups: int
-    """Tickets that it would hold for each rank."""
+    """Tickets that it would hold for all ranks together."""
     links: Mapping[LinkState, int]
     """Ranks that it knows, by where the talk with them stands."""
     rejects: Mapping[str, int]

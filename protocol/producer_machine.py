@@ -260,8 +260,8 @@ class ProducerMachine:
         actions: list[Action] = []
         nobody_talks = not self.connected
         for peer, link in self.links.items():
-            if link.is_spare and nobody_talks:
-                link.state, link.is_spare = LinkState.HELLO, False  # it may know where the others are now
+            if link.is_left and nobody_talks:
+                link.state, link.is_left = LinkState.HELLO, False  # it may know where the others are now
             if link.is_talking and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
                 self._restart(peer)
@@ -379,7 +379,7 @@ class ProducerMachine:
         if not self._serves(welcome.rank, welcome.world_size):
             actions.append(Send(peer, Bye(reason="it serves other ranks")))
             self._end(peer, LinkState.GONE)
-            link.is_spare = True
+            link.is_left = True
         return actions
 
     def _serves(self, rank: int, world_size: int) -> bool:
