@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults observe lint fuzz bench bench-gpu clean
+.PHONY: help setup demo test faults observe fleet-test lint fuzz bench bench-gpu clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -70,6 +70,24 @@ observe: setup  ## a real Prometheus and a real browser look at real runs; as ro
 	  echo "Not installed:$$missing; the tests that need them are skipped."; \
 	fi
 	@$(ONE_THREAD) $(PY) -m pytest -q $(OBSERVED) --session-timeout=600
+
+# Programs, and the packages of Debian that have them.
+FLEET_PROGRAMS := ip:iproute2 tc:iproute2 nsenter:util-linux munged:munge slurmctld:slurm-wlm slurmd:slurm-wlm srun:slurm-wlm
+
+fleet-test: setup  ## a real Slurm, and three machines in namespaces with a link that is cut; root only, installs Slurm; minutes
+	@missing=""; \
+	for pair in $(FLEET_PROGRAMS); do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
+	done; \
+	missing="$$(tr ' ' '\n' <<<"$$missing" | sort -u | xargs)"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing $$missing"; \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; } >/dev/null \
+	    || echo "Could not install $$missing; the tests that need them are skipped."; \
+	elif [ -n "$$missing" ]; then \
+	  echo "Not installed: $$missing; the tests that need them are skipped."; \
+	fi
+	@PATH="$$PATH:/usr/sbin:/sbin" $(ONE_THREAD) $(PY) -m pytest -q -m fleet tests/fleet --session-timeout=1800
 
 lint: setup  ## style, format and types
 	@.venv/bin/ruff check .

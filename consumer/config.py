@@ -13,6 +13,7 @@ from penstock.consumer.reuse import ReusePolicy
 from penstock.consumer.tracking_config import TrackingConfig
 from penstock.consumer.vit_sizes import VIT_SIZES, encoder_sizes, is_vit
 from penstock.kernels.augment_recipe import AugmentRecipe
+from penstock.protocol.addresses import parse_advertised
 from penstock.protocol.limits import (
     MAX_CANDIDATES,
 )
@@ -23,10 +24,10 @@ class StreamConfig:
     """How groups reach a rank."""
 
     endpoint: str = "tcp://127.0.0.1:5599"
-    """Address that rank 0 binds; rank r takes the port r higher. Port 0 takes a free one."""
+    """Address that rank 0 binds; rank r takes the port r higher. Port 0 takes a free one, HOST `*` every address."""
     advertise: str = ""
-    """HOST that producers dial, where it is another than the one that is bound; empty for the bound one, and this
-    machine's name where every address is bound (`tcp://*:5599`)."""
+    """HOST or HOST:PORT that producers dial, where it is not what is bound; of rank r the port r higher. Empty for what
+    is bound, and where that is every address (`tcp://*:5599`) for the one of this machine's name or default route."""
     keys: str = ""
     """Folder of `penstock keys init`: connections are encrypted, and only producers that it allows get in. Empty for
     links without keys, on this machine only."""
@@ -54,6 +55,9 @@ class StreamConfig:
     """Seconds without a finished step before each rank says what it waits for; said again at doubling intervals."""
 
     def __post_init__(self) -> None:
+        if self.advertise:
+            parse_advertised(self.advertise)
+            require(self.endpoint.startswith("tcp://"), "advertise needs an endpoint tcp://HOST:PORT", self.endpoint)
         require(self.window_groups >= 1, "window_groups must be >= 1", self.window_groups)
         require(self.max_connections >= 1, "max_connections must be >= 1", self.max_connections)
         require(self.window_bytes >= 1, "window_bytes must be >= 1", self.window_bytes)

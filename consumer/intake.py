@@ -22,6 +22,7 @@ from penstock.consumer.reservoir import Reservoir
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.schedule import Share, open_order
 from penstock.consumer.stream import GroupStream
+from penstock.protocol.addresses import check_distinct
 from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.rank_machine import RankMachine
@@ -56,8 +57,12 @@ def open_stream(
         expects, real: as in `RankMachine`.
         watch, recorder: as in `GroupStream`.
         traces: whether producers are asked for their events.
+
+    Raises ConfigError where two ranks have the same address.
     """
     stream = config.stream
+    socket.admit_ranks(keys)
+    check_distinct(endpoints)
     machine = RankMachine(
         run_id=folder.run_id,
         incarnation=folder.incarnation,
@@ -75,6 +80,7 @@ def open_stream(
             max_attempts=stream.max_attempts,
         ),
         traces=traces,
+        key_name=socket.key_name,
     )
     return GroupStream(socket, machine, stream, watch, recorder)
 

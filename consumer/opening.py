@@ -29,9 +29,10 @@ from penstock.consumer.real_images import RealImages, open_real_images
 from penstock.consumer.tracking_config import check_installed
 from penstock.consumer.vit_sizes import check_name
 from penstock.consumer.watching.event_log import EventLog
+from penstock.protocol.addresses import next_advertised, next_endpoint
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.protocol.keys import TRAINER_KEY, read_trainer_keys
-from penstock.protocol.sockets import RankSocket, next_endpoint
+from penstock.protocol.sockets import RankSocket
 
 if TYPE_CHECKING:
     from penstock.telemetry.dashboard.server import Dashboard
@@ -90,7 +91,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     socket = RankSocket(
         next_endpoint(config.stream.endpoint, rank),
         insecure=config.stream.insecure,
-        advertise=config.stream.advertise,
+        advertise=next_advertised(config.stream.advertise, rank),
         keys=read_trainer_keys(Path(config.stream.keys).expanduser()) if config.stream.keys else None,
         max_connections=config.stream.max_connections,
         group_bytes=config.generator.group_bytes,
@@ -112,12 +113,13 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     if asks:
         write_asked(folder.prompts, asked)
         prompts = open_prompts(config, real, tell=_log.info)
-    _log.info("run %s listens at %s", folder.run_id, socket.endpoint)
+    nearby = f" (here: {socket.local_endpoint})" if socket.local_endpoint != socket.endpoint else ""
+    _log.info("run %s listens at %s%s", folder.run_id, socket.endpoint, nearby)
     local = config.local_fleet
     if not local.local_producers + local.local_image_producers:
         return Opening(prompts, real, socket, None, metrics, events, dashboard)
     key = str(Path(config.stream.keys).expanduser() / TRAINER_KEY) if config.stream.keys else ""
-    fleet = LocalFleet(local, socket.endpoint, folder, config.real, addresses, key)
+    fleet = LocalFleet(local, socket.local_endpoint, folder, config.real, addresses, key)
     return Opening(prompts, real, socket, stack.enter_context(fleet), metrics, events, dashboard)
 
 

@@ -38,9 +38,11 @@ from penstock.consumer.stream import GroupStream
 from penstock.consumer.watching.metrics import RankMetrics
 from penstock.consumer.watching.observed import Observed
 from penstock.consumer.watching.run_trace import RunTrace
+from penstock.protocol.addresses import next_endpoint
 from penstock.protocol.admission import Expectation
 from penstock.protocol.errors import ConfigError, StarvedError
-from penstock.protocol.sockets import RankSocket, next_endpoint
+from penstock.protocol.keys import read_trainer_keys
+from penstock.protocol.sockets import RankSocket
 from penstock.telemetry.pace import Pace
 
 
@@ -196,7 +198,12 @@ def main(argv: Sequence[str]) -> int:
     folder = RunFolder(config.run_dir, run_id="paced", incarnation=1)
     with ExitStack() as stack:
         endpoints = [next_endpoint(config.stream.endpoint, other) for other in range(world_size)]
-        socket = RankSocket(endpoints[rank], group_bytes=config.generator.group_bytes)
+        socket = RankSocket(
+            endpoints[rank],
+            keys=read_trainer_keys(Path(config.stream.keys).expanduser()) if config.stream.keys else None,
+            max_connections=config.stream.max_connections,
+            group_bytes=config.generator.group_bytes,
+        )
         stack.callback(socket.close)
         endpoints[rank] = socket.endpoint
         metrics = stack.enter_context(open_metrics(config, rank)) if config.metrics else None
@@ -207,7 +214,7 @@ def main(argv: Sequence[str]) -> int:
             socket,
             rank,
             endpoints,
-            (),
+            (socket.key,) * world_size if socket.key else (),
             Expectation(),
             traces=trace.asks_producers,
             recorder=trace.recorder,

@@ -281,12 +281,23 @@ class GroupStream:
 
     def _tick(self, now: float) -> None:
         """Let time pass. By the clock, not by the message: it looks at every ticket and every producer."""
+        self._watch_door(now)
         was_warming = self._machine.fleet is FleetState.WARMING
         self._perform(self._machine.tick(now))
         if was_warming and self._machine.fleet is FleetState.SERVING and not self._load_counted:
             # Loading was progress; but once for a group, or producers that load and die could be waited for in vain.
             self._load_counted = True
             self._has_progressed()
+
+    def _watch_door(self, now: float) -> None:
+        """Say who was refused, and let go of those whose key is allowed no more."""
+        for refusal in self._socket.refusals():
+            if refusal.word:
+                self._machine.rejects.counts_round(refusal.word, refusal.who)
+            if refusal.line:
+                _log.warning(refusal.line)
+        for identity in self._socket.revoked(now):
+            self._perform(self._machine.on_revoked(identity))
 
     def _forget_unreachable(self) -> None:
         """Tell the machine whose connection has ended; when all is heard, since a BYE comes before the end."""

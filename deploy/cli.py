@@ -26,6 +26,7 @@ verbs:
   attribute find the training groups nearest to an image, and show them: penstock attribute RUN IMAGE
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
   ray       start the producers of a run as actors of a Ray cluster: penstock ray --connect ADDRESS --producers N
+  keys      let producers of other machines in, and out again: penstock keys init|add|revoke|list DIR
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
@@ -111,6 +112,12 @@ def _ray(argv: Sequence[str]) -> int:
     return ray_fleet.main(argv)
 
 
+def _keys(argv: Sequence[str]) -> int:
+    from penstock.deploy import keys
+
+    return keys.main(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from penstock.deploy import doctor
 
@@ -131,6 +138,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "attribute": _attribute,
     "audit": _audit,
     "ray": _ray,
+    "keys": _keys,
     "doctor": _doctor,
 }
 

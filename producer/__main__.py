@@ -16,7 +16,7 @@ from penstock.config.process import configure_logging, ending_gently, run
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.device_child import WARMS_UP
 from penstock.producer.engine import Engine
-from penstock.protocol.sockets import check_endpoint
+from penstock.protocol.addresses import check_dialled
 from penstock.telemetry.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
         description="Make images for a run: connect to a trainer and work on the tickets that it gives.",
     )
     configure_logging(f"producer {config.name or default_name()}")
-    check_endpoint(config.connect, may_leave=True)
+    for endpoint in config.endpoints:
+        check_dialled(endpoint)
     if config.devices:
         from penstock.producer.device_fleet import DeviceFleet
         from penstock.producer.device_list import find_devices

@@ -21,7 +21,8 @@ class ProduceConfig:
     """Makes images for a run: connects to one rank, learns of the others, works on the tickets that they give."""
 
     connect: str = "tcp://127.0.0.1:5599"
-    """Address of any rank of the run, as the trainer logs it."""
+    """Address of any rank of the run, as the trainer logs it; or several with commas between, of which one that answers
+    is enough."""
     key: str = ""
     """File of `penstock keys add`: this producer's key. Empty for links without keys."""
     model: str = "tiny"
@@ -90,6 +91,11 @@ class ProduceConfig:
     metrics: str = ""
     """HOST:PORT, or a port of this machine, where the producer serves its metrics to Prometheus; with `devices` each
     takes the next port. Empty for none."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Those of `connect`."""
+        return tuple(part.strip() for part in self.connect.split(","))
 
     def __post_init__(self) -> None:
         require(self.batch_images >= 1, "batch_images must be >= 1", self.batch_images)

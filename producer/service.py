@@ -16,12 +16,13 @@ from math import ceil
 from pathlib import Path
 
 from penstock.producer.config import ProduceConfig, default_name
+from penstock.producer.dialler import Dialler
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
 from penstock.producer.noise import answer_probe
 from penstock.producer.tracing import tell
 from penstock.producer.work import Work
-from penstock.protocol.actions import Action, Buffer, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Buffer, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
@@ -39,6 +40,10 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
+_REFUSED_S = 60.0
+"""How long a producer that no rank lets in goes on: its key may have been sent before it was allowed."""
+_TOLD_S = 60.0
+"""How often it says so."""
 _TRACE_S = 0.5
 """How often events are told of, where a rank traces."""
 
@@ -74,6 +79,9 @@ class ProducerService:
             max_ranks=config.max_ranks,
         )
         self._sockets = ProducerSockets(read_producer_key(Path(config.key)) if config.key else None)
+        self._dialler = Dialler(self._sockets)
+        self._hang_ups: list[str] = []
+        """Ranks that are left as soon as what is still to be said to them is sent."""
         self._changed = threading.Condition()
         """Guards the machine, the outbox and everything below; notified when any of them changes."""
         self._outbox: deque[_Outgoing] = deque()
@@ -90,19 +98,24 @@ class ProducerService:
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
         self._connected_at = self._traced_at = time.monotonic()
+        self._refused_since: float | None = None
+        """Since when ranks refuse this producer's key and none serves it."""
+        self._told_at: dict[str, float] = {}
+        """When each refusal was last said."""
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
 
         Raises:
-            RejectedError: a rank refuses this producer.
+            RejectedError: a rank refuses this producer, or all that can be reached have refused its key for a minute.
             StarvedError: no trainer for `trainer_timeout_s`.
             EndpointError: the address is malformed.
             ModelError: the engine does not load.
         """
         try:
             with self._changed:
-                self._act(self._machine.connect(self._config.connect))
+                for endpoint in self._config.endpoints:
+                    self._act(self._machine.connect(endpoint))
         except EndpointError:
             # Left open, the sockets would block whoever collects their context.
             self._sockets.close()
@@ -189,11 +202,16 @@ class ProducerService:
                         return batch
                 waited_s = time.monotonic() - self._connected_at
                 if not self._machine.connected and waited_s > self._config.trainer_timeout_s:
-                    raise StarvedError(
-                        f"no trainer at {self._config.connect} for {waited_s:.0f} s; start one "
-                        "(accelerate launch consumer --config NAME), or give its address with --connect"
-                    )
+                    raise StarvedError(self._why_no_trainer(waited_s))
                 self._changed.wait(timeout=min(1.0, patience_s) if patience_s > 0 else 1.0)
+
+    def _why_no_trainer(self, waited_s: float) -> str:
+        if self._told_at:
+            return f"no trainer for {waited_s:.0f} s: {next(reversed(self._told_at))}"
+        return (
+            f"no trainer at {self._config.connect} for {waited_s:.0f} s; start one "
+            "(accelerate launch consumer --config NAME), or give its address with --connect"
+        )
 
     def _is_drained(self) -> bool:
         """Whether a draining producer may go: all that it had begun has arrived, or the time for it is over."""
@@ -285,6 +303,7 @@ class ProducerService:
             tick_at = 0.0
             while not (self._stopping and not self._outbox):
                 self._flush()
+                self._dialler.answer()
                 for peer, frames in self._sockets.recv(timeout_ms=max(0, ceil((tick_at - time.monotonic()) * 1000))):
                     self._hear(peer, frames)
                 if (now := time.monotonic()) >= tick_at:
@@ -298,6 +317,7 @@ class ProducerService:
         """Let time pass."""
         if self._machine.connected:
             self._connected_at = now
+        self._watch_refusals(now)
         if self._drain_asked and self._draining_since is None:
             self._draining_since = now
             self._act(self._machine.drain("it was asked to end"))
@@ -309,6 +329,23 @@ class ProducerService:
             if now - self._traced_at >= _TRACE_S:
                 self._traced_at = now
                 self._act(tell(self.recorder, self._machine.traced))
+
+    def _watch_refusals(self, now: float) -> None:
+        """Say which rank refuses this producer, and end where none serves it and it has been so for long."""
+        refusals = self._sockets.refusals(now)
+        for why, _ in refusals:
+            if now - self._told_at.get(why, float("-inf")) >= _TOLD_S:
+                self._told_at[why] = now
+                _log.warning("not let in: %s", why)
+        refused = {why for why, _ in refusals}
+        self._told_at = {why: at for why, at in self._told_at.items() if why in refused}
+        sure = [why for why, is_sure in refusals if is_sure]
+        if not sure or self._machine.connected:
+            self._refused_since = None
+            return
+        self._refused_since = now if self._refused_since is None else self._refused_since
+        if now - self._refused_since >= min(_REFUSED_S, self._config.trainer_timeout_s):
+            self._break(RejectedError(sure[0]))
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
         came_at = time.monotonic()
@@ -356,6 +393,10 @@ class ProducerService:
             elif isinstance(out.message, Hello):
                 with self._changed:
                     self._machine.not_sent(out.peer)
+        with self._changed:
+            left, self._hang_ups = self._hang_ups, []
+        for endpoint in left:
+            self._dialler.hang_up(endpoint)
 
     def _still_wanted(self, out: _Outgoing) -> bool:
         with self._changed:
@@ -365,9 +406,9 @@ class ProducerService:
 
     def _connect(self, endpoint: str, key: str) -> None:
         try:
-            self._sockets.connect(endpoint, key)
+            self._dialler.dial(endpoint, key)
         except EndpointError as error:
-            if endpoint == self._config.connect:
+            if endpoint in self._config.endpoints:
                 raise
             _log.warning("a rank is not served: %s", error)
             self._machine.cannot_connect(endpoint)
@@ -380,6 +421,8 @@ class ProducerService:
                     self._outbox.append(_Outgoing(action.peer, header, action.message, action.payload))
                 case Connect():
                     self._connect(action.endpoint, action.key)
+                case Disconnect():
+                    self._hang_ups.append(action.endpoint)
                 case Note():
                     _log.log(logging.WARNING if action.warning else logging.INFO, action.text)
                 case Finished():

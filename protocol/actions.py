@@ -59,11 +59,18 @@ class Quarantine:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Dial a rank of the run."""
+    """Dial a rank of the run; again where it is dialled already, with another key or because it does not answer."""
 
     endpoint: str
     key: str = ""
     """Its public CURVE key; empty for the one that this producer was given, or where the link has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Hang up after what is still to be said: nobody is there any more, or the rank is reached by another address."""
+
+    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +96,4 @@ class Finished:
     rejected: bool = False
 
 
-Action = Send | Deliver | Traced | Quarantine | Connect | Note | Fail | Finished
+Action = Send | Deliver | Traced | Quarantine | Connect | Disconnect | Note | Fail | Finished

@@ -65,6 +65,12 @@ class Link:
     """One rank as a producer sees it."""
 
     endpoint: str
+    key: str = ""
+    """The rank's public key; empty for the one that this producer was given, or where the link has none."""
+    is_given: bool = False
+    """Its address is one that this producer was started with, not only one that a rank has named."""
+    is_spare: bool = False
+    """Its rank is reached by another address, or is not one that this producer serves."""
     state: LinkState = LinkState.HELLO
     run: str = ""
     incarnation: int = 0
@@ -72,6 +78,8 @@ class Link:
     heartbeat_s: float = 1.0
     lease_s: float = 10.0
     said_at: float = float("-inf")
+    dialled_at: float = float("-inf")
+    """When a HELLO last went out, or the rank was last dialled because none did."""
     heard_at: float = float("-inf")
     sent: dict[Attempt, SentGroup] = field(default_factory=dict)
     """Groups sent and not yet acknowledged."""
@@ -82,8 +90,6 @@ class Link:
     sample_since: float = float("-inf")
     """Since when `sample_bytes` were on their way, with the link to themselves."""
     sample_bytes: int = 0
-    is_left: bool = False
-    """It was left because the producer serves other ranks."""
     owes_ready: bool = False
     """The rank waits to hear that the engine is free: it is new, or has cancelled something."""
     traces: bool = False

@@ -2,7 +2,9 @@
 
 A pure state machine: events and the time in, actions out. A link to a rank goes HELLO → WARMING → READY and back to
 HELLO when the rank falls silent; DRAINING hands back what was not begun; BYE or REJECT ends it. Held tickets are served
-earliest `need_by_step` first across all ranks, so no rank starves another. Times are seconds on the caller's monotonic
+earliest `need_by_step` first across all ranks, so no rank starves another. Ranks come and go: each WELCOME names those
+that there are, addresses that it does not name are given up when they fall silent, and those that the producer was
+started with are tried again whenever nobody talks. Times are seconds on the caller's monotonic
 clock. States and messages: docs/protocol.md.
 """
 
@@ -10,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from math import ceil
 
-from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.batching import choose_batch, same_recipe
 from penstock.protocol.chance import draw
 from penstock.protocol.clock import ClockDifference
@@ -39,6 +41,9 @@ from penstock.protocol.messages import (
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 from penstock.protocol.watching import Clock, Status
 
+_REDIAL_S = 3.0
+"""How long a HELLO may wait for its connection before the rank is dialled anew: its name may have another address."""
+
 
 class ProducerMachine:
     """State machine of one producer.
@@ -60,10 +65,14 @@ class ProducerMachine:
         self.credit_bytes = credit_bytes
         self.max_ranks = max_ranks
         self.links: dict[bytes, Link] = {}
-        self._drawn: set[int] = set()
-        """The ranks that it serves, where it does not serve all."""
+        self._drawn: frozenset[int] = frozenset()
+        """The ranks that it serves; empty where it serves all."""
         self._loaded = False
         self._draining: str | None = None
+        self._given: list[str] = []
+        """Addresses that this producer was started with."""
+        self._named: frozenset[str] = frozenset()
+        """Addresses of all ranks, as the latest WELCOME names them."""
         self._refused = Tally()
         self._queue: list[HeldTicket] = []
         self._running: list[HeldTicket] = []
@@ -99,19 +108,29 @@ class ProducerMachine:
         return look_at(list(self.links.values()), *tickets, self.credit_groups, self._refused.by_kind)
 
     def header(self, peer: bytes) -> Header:
-        """The fences of a message to `peer`, without its sequence number."""
-        link = self.links[peer]
-        return Header(run=link.run, incarnation=link.incarnation)
+        """The fences of a message to `peer`, without its sequence number; those of a HELLO where nobody is there."""
+        link = self.links.get(peer)
+        return Header() if link is None else Header(run=link.run, incarnation=link.incarnation)
 
-    def connect(self, endpoint: str, key: str = "") -> list[Action]:
-        """Start to serve the rank at `endpoint`, unless this producer does already; `key` as in `Connect`."""
+    def connect(self, endpoint: str) -> list[Action]:
+        """Start to serve the rank at an address that this producer was given, unless it does already."""
+        if endpoint not in self._given:
+            self._given.append(endpoint)
+        return self._dial(endpoint, "")
+
+    def _dial(self, endpoint: str, key: str) -> list[Action]:
+        """Serve the rank at `endpoint`, which is not served; `key` as in `Connect`."""
         link = self.links.get(endpoint.encode())
         if link is None:
-            self.links[endpoint.encode()] = Link(endpoint)
+            self.links[endpoint.encode()] = Link(endpoint, key, endpoint in self._given)
             return [Connect(endpoint, key)]
         if link.state is LinkState.GONE:
             link.state = LinkState.HELLO  # it has left, and another rank says that it is back
-        return []
+        if key in ("", link.key) or link.state is LinkState.REJECTED:
+            return []
+        self._restart(endpoint.encode())
+        link.key = key
+        return [Connect(endpoint, key)]
 
     def cannot_connect(self, endpoint: str) -> None:
         """The rank at `endpoint` cannot be dialled at all; the others are served."""
@@ -144,7 +163,7 @@ class ProducerMachine:
         that all ranks think the fastest would have queues while others are idle. As it is, what is planned waits at
         the rank, and goes to whoever is done.
         """
-        num_ranks = sum(not link.has_ended for link in self.links.values())
+        num_ranks = len(self._drawn) or sum(not link.has_ended for link in self.links.values())
         return ceil(self.credit_groups / num_ranks)
 
     def take(
@@ -257,14 +276,13 @@ class ProducerMachine:
             now: the time.
             status: what to tell of the engine's work beside each heartbeat; None tells nothing.
         """
-        actions: list[Action] = []
-        nobody_talks = not self.connected
+        actions = self._tidy()
         for peer, link in self.links.items():
-            if link.is_left and nobody_talks:
-                link.state, link.is_left = LinkState.HELLO, False  # it may know where the others are now
             if link.is_talking and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
                 self._restart(peer)
+            if link.state is LinkState.HELLO:
+                actions += self._redial(link, now)
             if link.has_ended or now - link.said_at < link.heartbeat_s:
                 continue
             link.said_at = now
@@ -277,16 +295,42 @@ class ProducerMachine:
                 actions += [Send(peer, status)] if status is not None else []
         return actions
 
+    def _tidy(self) -> list[Action]:
+        """Hang up where nobody is any more; when all have fallen silent, go back to the addresses that were given."""
+        idle = [peer for peer, link in self.links.items() if not link.is_talking and self._is_stale(link)]
+        actions: list[Action] = []
+        for peer in idle:
+            actions.append(Disconnect(self.links.pop(peer).endpoint))
+        if self._draining is None and all(link.state is LinkState.HELLO for link in self.links.values()):
+            lost = [endpoint for endpoint in self._given if endpoint.encode() not in self.links]
+            actions += [action for endpoint in lost for action in self._dial(endpoint, "")]
+        return actions
+
+    def _is_stale(self, link: Link) -> bool:
+        """Whether no rank is to be expected at a link's address."""
+        return link.is_spare or not (link.is_given or link.endpoint in self._named)
+
+    def _redial(self, link: Link, now: float) -> list[Action]:
+        """Dial anew where no HELLO gets out for long."""
+        is_reached = link.said_at > float("-inf")
+        if is_reached or link.dialled_at == float("-inf"):
+            link.dialled_at = now
+        if now - link.dialled_at < _REDIAL_S:
+            return []
+        link.dialled_at = now
+        return [Connect(link.endpoint, link.key)]
+
     def not_sent(self, peer: bytes) -> None:
         """A HELLO did not go out, because the connection is not there yet: say it at the next tick."""
-        self.links[peer].said_at = float("-inf")
+        if peer in self.links:
+            self.links[peer].said_at = float("-inf")
 
     # --- what the wire says -------------------------------------------------------------------------------------------
 
     def on_message(self, peer: bytes, header: Header, message: Message, now: float) -> list[Action]:
         """Take one decoded message from the rank behind `peer`."""
-        link = self.links[peer]
-        if link.has_ended:
+        link = self.links.get(peer)
+        if link is None or link.has_ended:
             return []
         if isinstance(message, Reject):
             self._end(peer, LinkState.REJECTED)
@@ -357,6 +401,10 @@ class ProducerMachine:
         if link.is_talking:
             # The answer to a second HELLO, from this life of the rank or the next: it has forgotten what it gave us.
             self._restart(peer)
+        if spare := self._is_served_elsewhere(peer, header, welcome.rank):
+            self._end(peer, LinkState.GONE)
+            link.is_spare = True
+            return [Send(peer, Bye(reason=f"rank {welcome.rank} is served at {spare}"))]
         is_new = (header.run, header.incarnation) != (link.run, link.incarnation)
         link.state = LinkState.WARMING
         link.run, link.incarnation, link.rank = header.run, header.incarnation, welcome.rank
@@ -368,27 +416,57 @@ class ProducerMachine:
         if self._draining is not None:
             actions += self._drain(peer)
         link.traces, link.clock = welcome.trace, ClockDifference()
-        link.owes_ready = True
+        self._draw(welcome.world_size)
+        link.owes_ready = self._serves(welcome.rank)
+        self._named = frozenset(welcome.endpoints)
         # By rank, not by address: one host has several names.
         life = (header.run, header.incarnation)
         served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}
         keys = welcome.keys or ("",) * len(welcome.endpoints)
+        link.key = keys[welcome.rank]
         for rank, (endpoint, key) in enumerate(zip(welcome.endpoints, keys, strict=True)):
-            if rank not in served and self._serves(rank, welcome.world_size):
-                actions += self.connect(endpoint, key)
-        if not self._serves(welcome.rank, welcome.world_size):
-            actions.append(Send(peer, Bye(reason="it serves other ranks")))
-            self._end(peer, LinkState.GONE)
-            link.is_left = True
+            if rank not in served and self._serves(rank):
+                actions += self._dial(endpoint, key)
+        return actions + self._leave_undrawn()
+
+    def _serves(self, rank: int) -> bool:
+        """Whether a rank is among those that this producer's name has drawn, or is to serve all."""
+        return not self._drawn or rank in self._drawn
+
+    def _draw(self, world_size: int) -> None:
+        """Draw the ranks to serve: by name, so that each gets about as many producers, and the same in every life."""
+        if not 0 < self.max_ranks < world_size:
+            self._drawn = frozenset()
+        elif len(self._drawn) != self.max_ranks or max(self._drawn) >= world_size:
+            by_lot = sorted(range(world_size), key=lambda rank: draw(self.name, rank))
+            self._drawn = frozenset(by_lot[: self.max_ranks])
+
+    def _leave_undrawn(self) -> list[Action]:
+        """Leave the rank that has only told of the others, once one of those that were drawn talks."""
+        talking = [(peer, link) for peer, link in self.links.items() if link.is_talking]
+        if not any(self._serves(link.rank) for _, link in talking):
+            return []
+        actions: list[Action] = []
+        for peer, link in talking:
+            if not self._serves(link.rank):
+                self._end(peer, LinkState.GONE)
+                link.is_spare = True
+                actions.append(Send(peer, Bye(reason="it serves other ranks")))
         return actions
 
-    def _serves(self, rank: int, world_size: int) -> bool:
-        """Whether a rank is among those that this producer serves: drawn by its name, so that all get as many."""
-        if not 0 < self.max_ranks < world_size:
-            return True
-        if len(self._drawn) != min(self.max_ranks, world_size) or max(self._drawn) >= world_size:
-            self._drawn = set(sorted(range(world_size), key=lambda rank: draw(self.name, rank))[: self.max_ranks])
-        return rank in self._drawn
+    def _is_served_elsewhere(self, peer: bytes, header: Header, rank: int) -> str:
+        """The address by which the rank behind `peer` is served already, or a later life of it; empty where none is.
+
+        An earlier life of it, or a link of this life that has fallen silent, is given up.
+        """
+        for other, link in self.links.items():
+            if other == peer or (link.run, link.rank) != (header.run, rank) or link.has_ended:
+                continue
+            if link.is_talking and link.incarnation >= header.incarnation:
+                return link.endpoint
+            self._end(other, LinkState.GONE)
+            link.is_spare = True
+        return ""
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 

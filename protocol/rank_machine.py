@@ -7,6 +7,7 @@ the fences, the messages, and the watch over the producers. Times are seconds on
 States and messages: docs/protocol.md.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -54,6 +55,7 @@ class RankMachine(Dispatcher):
         window_bytes: bytes of them; a ticket in two producers' hands counts twice.
         patience: leases, deadlines and attempts.
         traces: whether producers are asked for their events, which become `Traced`.
+        key_name: what the key is called by which a producer was let in; empty where the link has none.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class RankMachine(Dispatcher):
         window_bytes: int,
         patience: Patience,
         traces: bool = False,
+        key_name: Callable[[bytes], str] = lambda identity: "",
     ) -> None:
         super().__init__(
             in_order=order == "ticket", window_groups=window_groups, window_bytes=window_bytes, patience=patience
@@ -82,6 +85,7 @@ class RankMachine(Dispatcher):
         self.keys = keys
         self.sharers = len(endpoints)
         self.traces = traces
+        self._key_name = key_name
         self.engines: dict[Kind, Manifest] = {}
         """The first accepted producer's of each kind."""
         self.expect(expects, real)
@@ -140,6 +144,14 @@ class RankMachine(Dispatcher):
     def on_unreachable(self, identity: bytes) -> list[Action]:
         """The connection behind `identity` is gone, and its name with it."""
         return self._forget(identity, "is gone: its connection ended") if identity in self.peers else []
+
+    def on_revoked(self, identity: bytes) -> list[Action]:
+        """The key behind `identity` is allowed no more; its messages do not come this far."""
+        refusal = Send(identity, Reject(reason="its key was revoked"))
+        return [
+            refusal,
+            *(self._forget(identity, "is out: its key was revoked", polite=True) if identity in self.peers else []),
+        ]
 
     def wanted(self, identity: bytes, header: Header, result: Result) -> tuple[Ticket, Manifest] | None:
         """What the pixels of a RESULT are to be inspected against; None where they need not be looked at.
@@ -244,7 +256,8 @@ class RankMachine(Dispatcher):
             trace=self.traces,
         )
         lossy = f"; its images come as {manifest.codec}, which is lossy" if manifest.is_lossy else ""
-        joined = [Note(f"{message.producer} joined{lossy}")] if before is None else []
+        key = f" with the key of {name}" if (name := self._key_name(identity)) else ""
+        joined = [Note(f"{message.producer} joined{key}{lossy}")] if before is None else []
         return [*actions, Send(identity, welcome), *joined]
 
     def _refusal(self, identity: bytes, producer: str, manifest: Manifest) -> tuple[str, str] | None:

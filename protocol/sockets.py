@@ -5,80 +5,32 @@ send is non-blocking and says whether it went: a ROUTER drops silently at its hi
 complain. Pixels are not copied on either side.
 """
 
-import ipaddress
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
 from typing import Self
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from penstock.protocol.actions import Buffer
-from penstock.protocol.errors import EndpointError
-from penstock.protocol.keys import AllowList, ProducerKey, TrainerKeys
+from penstock.protocol.addresses import advertised, check_dialled, check_endpoint, nearby, to_bind
+from penstock.protocol.callers import Callers
+from penstock.protocol.descriptors import room_for
+from penstock.protocol.dialling import Dial
+from penstock.protocol.errors import EndpointError, PenstockError, RunError
+from penstock.protocol.gate import Gate
+from penstock.protocol.keys import ProducerKey, TrainerKeys
 from penstock.protocol.limits import MAX_GROUP_BYTES, MAX_HEADER_BYTES, MAX_PRODUCERS, MAX_RANKS
+from penstock.protocol.refusals import Refusal
+from penstock.protocol.socket_options import LINGER_MS, configure
 
-_DOMAIN = "penstock"
-"""Of ZeroMQ's authentication protocol (RFC 27): whatever it is, it must be some."""
-_LINGER_MS = 1000
-"""How long a closing socket may still deliver, so that a BYE arrives and a shutdown stays bounded."""
-_HIGH_WATER_MESSAGES = 1024
-"""Messages queued per peer and direction. Credits, counted in bytes, bound memory long before this does."""
-
+_GLANCE_S = 0.2
+"""How often a producer looks at what became of its connections."""
 MESSAGES_PER_TURN = 256
 """Messages of one socket that are heard before anything else happens."""
-
-
-def check_endpoint(endpoint: str, *, may_leave: bool) -> str:
-    """`endpoint` if it is `tcp://HOST:PORT` or `ipc://PATH` and stays on this machine, or if it `may_leave` it.
-
-    Raises EndpointError. Port 0 asks for a free one.
-    """
-    scheme, _, rest = endpoint.partition("://")
-    if scheme == "ipc" and rest:
-        return endpoint
-    host, _, port = rest.rpartition(":")
-    if scheme != "tcp" or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise EndpointError(
-            f"{endpoint!r} is not an address; write tcp://HOST:PORT (port 0 for a free one) or ipc://PATH"
-        )
-    if host.strip("[]") in ("0.0.0.0", "*", "::"):
-        raise EndpointError(
-            f"{endpoint} is every address of this machine, but producers must be told one to dial; name it"
-        )
-    if not may_leave and not _is_loopback(host.strip("[]")):
-        raise EndpointError(
-            f"{endpoint} can be reached from other machines and this link has no keys; "
-            "make some (penstock keys init) and give them with --stream.keys, or bind to 127.0.0.1"
-        )
-    return endpoint
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _advertised(bound: str, host: str) -> str:
-    """What producers dial, where `bound` is what this rank has bound and `host` names it otherwise, unless empty."""
-    return f"tcp://{host}:{bound.rpartition(':')[2]}" if host and bound.startswith("tcp://") else bound
-
-
-def next_endpoint(endpoint: str, rank: int) -> str:
-    """Address for `rank` where rank 0 binds `endpoint`: the port counts up, 0 stays 0, an ipc path gets a suffix."""
-    if rank == 0:
-        return endpoint
-    if endpoint.startswith("ipc://"):
-        return f"{endpoint}.{rank}"
-    host, _, port = endpoint.rpartition(":")
-    return f"{host}:{int(port) + rank if int(port) else 0}"
 
 
 def _claim_ipc(path: Path) -> None:
@@ -130,18 +82,6 @@ class Waker:
         self.socket.close(linger=0)
 
 
-def _configure(zmq_socket: zmq.Socket[bytes], endpoint: str, max_frame_bytes: int) -> None:
-    zmq_socket.setsockopt(zmq.LINGER, _LINGER_MS)
-    zmq_socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
-    zmq_socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
-    zmq_socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
-    zmq_socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-    zmq_socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-    zmq_socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
-    # Only where asked for: with it an IPv4 address is reported as [::ffff:127.0.0.1].
-    zmq_socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-
-
 def _received(zmq_socket: zmq.Socket[bytes]) -> Iterator[list[zmq.Frame]]:
     """Messages that are there, at most `MESSAGES_PER_TURN`."""
     for _ in range(MESSAGES_PER_TURN):
@@ -161,25 +101,13 @@ class Sent(Enum):
     """The connection behind the name is gone, and the name with it."""
 
 
-class _Allowed:
-    """The list of producers, as the authenticator asks for it."""
-
-    def __init__(self, allowed: AllowList) -> None:
-        self._allowed = allowed
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Whether a client with this public key, as text, may connect."""
-        self._allowed.refresh()
-        return self._allowed.name(key.decode()) is not None
-
-
 class RankSocket:
     """The ROUTER that a rank binds.
 
     Args:
-        endpoint: where; see `check_endpoint`.
+        endpoint: where; see `addresses.check_endpoint`.
         insecure: allow addresses beyond loopback without keys.
-        advertise: the host that producers are told to dial; empty for the bound one.
+        advertise: HOST or HOST:PORT that producers are told to dial; empty for what is bound.
         keys: the trainer's; without them the link is plain.
         max_connections: that are held at a time.
         group_bytes: bytes of the largest group that can come; a larger frame ends its sender's connection.
@@ -198,20 +126,29 @@ class RankSocket:
         max_connections: int = MAX_PRODUCERS,
     ) -> None:
         check_endpoint(endpoint, may_leave=insecure or keys is not None)
+        wanted = to_bind(endpoint)
         if endpoint.startswith("ipc://"):
             _claim_ipc(Path(endpoint.removeprefix("ipc://")))
         self._context = zmq.Context()
         self.endpoint = ""
         """That producers dial."""
+        self.local_endpoint = ""
+        """That producers on this machine may dial, too."""
         self.key = keys.pair.public if keys else ""
         """The public key of this rank; empty where the link has none."""
         self.waker = Waker(self._context)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        _configure(self._socket, endpoint, max(group_bytes, MAX_HEADER_BYTES))
+        configure(self._socket, wanted, max(group_bytes, MAX_HEADER_BYTES))
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._gate = self._open_gate(keys) if keys else None
+        most = room_for(max_connections)
+        self._gate = Gate(self._socket, keys, most, is_ipc=endpoint.startswith("ipc://"))
+        self._callers = Callers(self._gate, keys.allowed if keys else None, most)
+        self._allowed = keys.allowed if keys else None
+        if most < max_connections:
+            self._gate.refusals.warn("max_connections", _few_descriptors(max_connections, most), time.monotonic())
+        self._gate.open()
         try:
-            self._socket.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)
+            self._socket.bind(wanted)
         except zmq.ZMQError as error:
             self.close()
             if error.errno == zmq.EADDRINUSE:
@@ -220,35 +157,32 @@ class RankSocket:
                     "(port 0 takes a free one)"
                 ) from error
             raise EndpointError(f"cannot bind {endpoint}: {error}") from error
-        self.endpoint = _advertised(self._socket.getsockopt_string(zmq.LAST_ENDPOINT), advertise)
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        try:
+            self.endpoint, self.local_endpoint = advertised(bound, advertise), nearby(bound)
+        except PenstockError:
+            self.close()
+            raise
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self.waker.socket, zmq.POLLIN)
 
-    def _open_gate(self, keys: TrainerKeys) -> ThreadAuthenticator:
-        """Encrypt, and let in only whom the list allows: without the second, whoever knows the public key gets in."""
-        gate = ThreadAuthenticator(self._context)
-        gate.start()
-        gate.configure_curve_callback(_DOMAIN, _Allowed(keys.allowed))
-        self._socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
-        self._socket.setsockopt(zmq.CURVE_SERVER, 1)
-        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.pair.public.encode())
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.pair.secret.encode())
-        return gate
-
     def wait(self, timeout_ms: int) -> None:
-        """Until something has come, a wake, or `timeout_ms`."""
+        """Until something has come, a wake, or `timeout_ms`. Raises RunError where the gate has broken."""
+        if self._gate.error is not None:
+            raise RunError(f"the gate of {self.endpoint} broke: {self._gate.error!r}") from self._gate.error
         ready = dict(self._poller.poll(timeout_ms))
         if self.waker.socket in ready:
             self.waker.drain()
 
     def received(self) -> Iterator[tuple[bytes, list[memoryview]]]:
-        """What has come, as (peer, frames), frames not copied.
+        """What has come of those who may speak, as (peer, frames), frames not copied.
 
         Ends after `MESSAGES_PER_TURN`: one who floods must not keep the caller from all else.
         """
         for identity, *frames in _received(self._socket):
-            yield identity.bytes, [frame.buffer for frame in frames]
+            if self._callers.may_speak(identity, frames[0]):
+                yield identity.bytes, [frame.buffer for frame in frames]
 
     def send(self, peer: bytes, header: bytes) -> Sent:
         """Send without waiting."""
@@ -258,22 +192,46 @@ class RankSocket:
             return Sent.FULL
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
+                self._callers.forget(peer)
                 return Sent.UNREACHABLE
             raise
         return Sent.QUEUED
+
+    def admit_ranks(self, keys: Collection[str]) -> None:
+        """Let in whoever holds the key of another rank: that rank's own producers."""
+        if self._allowed is not None:
+            self._allowed.admit_ranks(keys)
+
+    def key_name(self, peer: bytes) -> str:
+        """What the key of a peer is called that has said something; empty where the link has no keys."""
+        return self._callers.key_name(peer)
+
+    def revoked(self, now: float) -> list[bytes]:
+        """Peers whose key is not allowed any more, each once. They are not heard; a second later they are hung up on.
+
+        To be called several times a second, with the time on the monotonic clock.
+        """
+        return self._callers.revoked(now)
+
+    def refusals(self) -> list[Refusal]:
+        """Connections that were refused since the last call."""
+        return self._gate.refusals.take()
 
     def close(self) -> None:
         """Close within the linger time; nothing is left behind. Does nothing the second time."""
         if self._context.closed:
             return
         self.waker.close()
-        self._socket.close(linger=_LINGER_MS)
-        if self._gate is not None:
-            self._gate.stop()
+        self._socket.close(linger=LINGER_MS)
+        self._gate.close()
         self._context.term()
         if self.endpoint.startswith("ipc://") and not self.endpoint.startswith("ipc://@"):
             # ZeroMQ leaves it.
             Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def _few_descriptors(wanted: int, most: int) -> str:
+    return f"max_connections is {wanted} and there are descriptors for {most}: raise the system's limit (`ulimit -Hn`)"
 
 
 class ProducerSockets:
@@ -282,44 +240,51 @@ class ProducerSockets:
     def __init__(self, key: ProducerKey | None = None) -> None:
         self._key = key
         self._context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, MAX_RANKS + 16)
+        self._context.set(zmq.MAX_SOCKETS, 3 * MAX_RANKS + 16)
         self.waker = Waker(self._context)
-        self._sockets: dict[bytes, zmq.Socket[bytes]] = {}
-        self._peers: dict[zmq.Socket[bytes], bytes] = {}
+        self._dials: dict[bytes, Dial] = {}
+        self._num_dials = 0
+        self._glance_at = float("-inf")
         self._poller = zmq.Poller()
         self._poller.register(self.waker.socket, zmq.POLLIN)
 
-    def connect(self, endpoint: str, key: str = "") -> None:
-        """Dial a rank. Returns at once, also where nobody listens yet. Raises EndpointError on a malformed address.
+    def connect(self, endpoint: str, key: str = "", address: str = "") -> None:
+        """Dial a rank, anew where it was dialled before. Returns at once, also where nobody listens yet.
 
         Args:
-            endpoint: where.
+            endpoint: where; names the rank from then on.
             key: the rank's public key; empty for that of the first rank, which this producer was given.
+            address: `endpoint` with an address in the place of its name; empty where it has none.
+
+        Raises EndpointError on a malformed address, or where there is no room for one more.
         """
-        check_endpoint(endpoint, may_leave=True)
-        try:
-            dealer: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        except zmq.ZMQError as error:
-            raise EndpointError(
-                f"cannot connect to {endpoint}: {error}; it is one socket for each rank, see `ulimit -n`"
-            ) from error
-        _configure(dealer, endpoint, MAX_HEADER_BYTES)
-        if self._key is not None:
-            dealer.setsockopt(zmq.CURVE_SERVERKEY, (key or self._key.trainer).encode())
-            dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._key.pair.public.encode())
-            dealer.setsockopt(zmq.CURVE_SECRETKEY, self._key.pair.secret.encode())
-        # Without a finished connection a send fails at once, so that no HELLO piles up for a rank that is not there.
-        dealer.setsockopt(zmq.IMMEDIATE, 1)
-        try:
-            dealer.connect(endpoint)
-        except zmq.ZMQError as error:
-            dealer.close(linger=0)
-            raise EndpointError(
-                f"cannot connect to {endpoint!r}: {error}; write tcp://HOST:PORT or ipc://PATH"
-            ) from error
-        self._sockets[endpoint.encode()] = dealer
-        self._peers[dealer] = endpoint.encode()
-        self._poller.register(dealer, zmq.POLLIN)
+        check_dialled(endpoint)
+        self.disconnect(endpoint)
+        self._num_dials += 1
+        dial = Dial(self._context, endpoint, key, self._key, self._num_dials, address)
+        self._dials[endpoint.encode()] = dial
+        self._poller.register(dial.socket, zmq.POLLIN)
+
+    def disconnect(self, endpoint: str) -> None:
+        """Hang up, once what waits has gone or the linger time is over. Does nothing where nobody was dialled."""
+        if (dial := self._dials.pop(endpoint.encode(), None)) is not None:
+            self._poller.unregister(dial.socket)
+            dial.close()
+
+    def refusals(self, now: float) -> Sequence[tuple[str, bool]]:
+        """Why ranks do not let this producer in, and whether that is sure.
+
+        Dials those again that have refused it some seconds ago. To be called several times a second, with the time on
+        the monotonic clock.
+        """
+        if now >= self._glance_at:
+            self._glance_at = now + _GLANCE_S
+            for dial in list(self._dials.values()):
+                if dial.look(now):
+                    self.connect(dial.endpoint, dial.rank_key, dial.address)
+                    again = self._dials[dial.endpoint.encode()]
+                    again.refused, again.is_sure = dial.refused, dial.is_sure  # until it is known better
+        return [(dial.refused, dial.is_sure) for dial in self._dials.values() if dial.refused]
 
     def recv(self, timeout_ms: int) -> Iterator[tuple[bytes, list[memoryview]]]:
         """What has come, as (peer, frames); nothing after `timeout_ms` or a wake.
@@ -329,16 +294,17 @@ class ProducerSockets:
         ready = dict(self._poller.poll(timeout_ms))
         if self.waker.socket in ready:
             self.waker.drain()
-        for dealer, peer in list(self._peers.items()):
-            for frames in _received(dealer) if dealer in ready else ():
+        for peer, dial in list(self._dials.items()):
+            for frames in _received(dial.socket) if dial.socket in ready else ():
                 yield peer, [frame.buffer for frame in frames]
 
     def send(self, peer: bytes, header: bytes, payload: Buffer | None = None) -> bool:
         """Send without waiting and, from 64 KiB, without a copy; False where the rank is away or the queue is full."""
+        dial = self._dials.get(peer)
+        if dial is None:
+            return False
         try:
-            self._sockets[peer].send_multipart(
-                [header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False
-            )
+            dial.socket.send_multipart([header] if payload is None else [header, payload], zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         return True
@@ -346,8 +312,8 @@ class ProducerSockets:
     def close(self) -> None:
         """Close within the linger time; nothing is left behind."""
         self.waker.close()
-        for dealer in self._sockets.values():
-            dealer.close(linger=_LINGER_MS)
+        for dial in self._dials.values():
+            dial.close()
         self._context.term()
 
     def __enter__(self) -> Self:

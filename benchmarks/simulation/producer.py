@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.image_codec import RAW, CodedImages
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import Header, Heartbeat, Message, Result, Started
@@ -76,7 +76,7 @@ class SimulatedProducer:
 
     def hear(self, line: Line, header: Header, message: Message) -> None:
         """A message has come."""
-        if self.gone:
+        if self.gone or line.closed:
             return
         self._perform(self.machine.on_message(self._world.peers[line.rank], header, message, self._world.now))
         if not self._working and self.loaded:
@@ -128,6 +128,8 @@ class SimulatedProducer:
                     self._send(action)
                 case Connect():
                     self._world.dial(self, action.endpoint)
+                case Disconnect():
+                    self._world.hang_up(self, action.endpoint)
                 case Finished():
                     raise RuntimeError(f"a simulated run does not end: {action.reason}")
                 case Note():
@@ -136,7 +138,9 @@ class SimulatedProducer:
                     raise TypeError(f"a simulated producer does not know the action {action!r}")
 
     def _send(self, action: Send) -> None:
-        line = self.lines[action.peer]
+        line = self.lines.get(action.peer)
+        if line is None:
+            return
         world, costs, message = self._world, self._world.costs, action.message
         self._seq += 1
         life = self.machine.header(action.peer)

@@ -100,10 +100,17 @@ class World:
     def dial(self, producer: SimulatedProducer, endpoint: str) -> None:
         """A producer opens a connection to a rank."""
         peer = endpoint.encode()
+        if peer in producer.lines:
+            self.hang_up(producer, endpoint)
         rank = self._rank_of[peer]
         line = producer.lines[peer] = Line(b"%d.%d" % (producer.life, rank), rank)
         self.behind[line] = producer
         self.ranks[rank].lines[line.identity] = line
+
+    def hang_up(self, producer: SimulatedProducer, endpoint: str) -> None:
+        """A producer closes one connection, after what it has sent there."""
+        line = producer.lines.pop(endpoint.encode())
+        self.timeline.at(self.now + self.setting.latency_s, self._close, [line])
 
     # --- ends and beginnings ------------------------------------------------------------------------------------------
 

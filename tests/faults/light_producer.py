@@ -30,6 +30,8 @@ class ProducerPlan:
 
     name: str
     connect: str
+    key: str = ""
+    """File of its key; empty for plain links."""
     events: str
     """Path of the file that gets one JSON line for each batch begun."""
     batch_s: float = 0.02
@@ -85,6 +87,7 @@ def main(argument: str) -> int:
     configure_logging(plan.name)
     config = ProduceConfig(
         connect=plan.connect,
+        key=plan.key,
         name=plan.name,
         batch_images=plan.batch_images,
         batch_wait_s=plan.batch_wait_s,

@@ -26,6 +26,7 @@ from penstock.consumer.watch import ProgressWatch
 from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import RunError
+from penstock.protocol.keys import read_trainer_keys
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Ticket
@@ -44,6 +45,10 @@ class RankPlan:
     """Path of the file whose coming ends the pause."""
     enough: str
     """Path of the file whose coming ends the plan: what is asked for by then is still consumed."""
+    bind: str = ""
+    """What this one binds, where that is another than producers dial."""
+    keys: str = ""
+    """Folder of keys; empty for plain links."""
     rank: int = 0
     run_id: str = "faults"
     incarnation: int = 1
@@ -88,11 +93,17 @@ class LightRank:
         self._plan = plan
         self._workload = Workload(**plan.workload)
         self._events = Events(plan.events)
+        socket = self._socket = RankSocket(
+            plan.bind or plan.endpoints[plan.rank],
+            group_bytes=self._workload.group_bytes,
+            keys=read_trainer_keys(Path(plan.keys)) if plan.keys else None,
+        )
         self._machine = RankMachine(
             run_id=plan.run_id,
             incarnation=plan.incarnation,
             rank=plan.rank,
             endpoints=tuple(plan.endpoints),
+            keys=(socket.key,) * len(plan.endpoints) if plan.keys else (),
             expects=Expectation(
                 model_digest=self._workload.model_digest if plan.check else None,
                 manifest_digest=None,
@@ -119,7 +130,6 @@ class LightRank:
             max_attempts=plan.max_attempts,
             stall_report_s=plan.stall_report_s,
         )
-        socket = RankSocket(config.endpoint, group_bytes=self._workload.group_bytes)
         self._stream = GroupStream(socket, self._machine, config)
         self._num_planned = self._num_consumed = 0
         self._limit: float = plan.num_groups or inf
@@ -128,7 +138,7 @@ class LightRank:
         """Consume what is planned, then say goodbye."""
         why = "it failed"
         self._stream.start()
-        self._events.write("bound", rss=_rss())
+        self._events.write("bound", rss=_rss(), endpoint=self._socket.endpoint)
         try:
             self._consume()
             why = "the run is over"

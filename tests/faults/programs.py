@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,18 @@ class Program:
         log: gets its output.
         events: where it writes its events, if it does.
         ends_with_us: it is a program of Penstock, and ends when its standard input closes, however we go.
+        inside: a command that starts it somewhere else, and becomes it.
     """
 
-    def __init__(self, command: list[str], log: Path, events: Path | None = None, *, ends_with_us: bool = True) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        log: Path,
+        events: Path | None = None,
+        *,
+        ends_with_us: bool = True,
+        inside: Sequence[str] = (),
+    ) -> None:
         self.log = log
         self._events_path = events
         self._events: list[Event] = []
@@ -55,7 +64,7 @@ class Program:
         env |= {UNTIL_STDIN_CLOSES: "1"} if ends_with_us else {}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
+                [*inside, sys.executable, *command],
                 cwd=ROOT,
                 env=env,
                 stdin=subprocess.PIPE,
@@ -126,11 +135,11 @@ class Program:
 class LightProducer(Program):
     """`light_producer` as a process."""
 
-    def __init__(self, plan: ProducerPlan, folder: Path) -> None:
+    def __init__(self, plan: ProducerPlan, folder: Path, inside: Sequence[str] = ()) -> None:
         self.plan = plan
         self.name = plan.name
         command = ["-m", "tests.faults.light_producer", json.dumps(asdict(plan))]
-        super().__init__(command, folder / f"{plan.name}.log", Path(plan.events))
+        super().__init__(command, folder / f"{plan.name}.log", Path(plan.events), inside=inside)
 
     @property
     def begun(self) -> list[tuple[int, int]]:
@@ -150,11 +159,11 @@ class LightProducer(Program):
 class LightRank(Program):
     """`light_rank` as a process."""
 
-    def __init__(self, plan: RankPlan, folder: Path) -> None:
+    def __init__(self, plan: RankPlan, folder: Path, inside: Sequence[str] = ()) -> None:
         self.plan = plan
         command = ["-m", "tests.faults.light_rank", json.dumps(asdict(plan))]
         name = f"rank-{plan.rank}-{plan.incarnation}"
-        super().__init__(command, folder / f"{name}.log", Path(plan.events))
+        super().__init__(command, folder / f"{name}.log", Path(plan.events), inside=inside)
 
     @property
     def steps(self) -> list[Event]:

@@ -68,7 +68,7 @@ def _message(kind: str, **changes: object) -> bytes:
         ("MAX_LIST_LENGTH", _message("STARTED", attempts=[{"index": 1, "attempt": 0}] * 4097), "list of 4097 entries"),
         ("MAX_STRING_BYTES", _message("BYE", reason="x" * 8193), "a string of 8193 bytes"),
         ("isfinite", _message("RESULT", seconds=float("inf")), "not finite"),
-        ("_unique", b"\x87" + CORPUS["BYE"][1:] + b"\xa1v\x03", "a key given twice"),
+        ("_unique", b"\x87" + CORPUS["BYE"][1:] + b"\xa1v\x04", "a key given twice"),
         ("MessageError", b"\xc1", "raised"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -54,7 +54,7 @@ class Link:
 
     def say(self, kind: str, *pixels: bytes, **fields: object) -> None:
         self.seq += 1
-        header = {"v": 3, "t": kind, "run": self.run, "inc": self.inc, "seq": self.seq} | fields
+        header = {"v": 4, "t": kind, "run": self.run, "inc": self.inc, "seq": self.seq} | fields
         try:
             self.socket.send_multipart([msgpack.packb(header), *pixels], zmq.NOBLOCK)
         except zmq.Again:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from penstock.protocol.actions import Action, Buffer, Connect, Deliver, Finished, Note, Quarantine, Send
+from penstock.protocol.actions import Action, Buffer, Connect, Deliver, Disconnect, Finished, Note, Quarantine, Send
 from penstock.protocol.admission import Expectation
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.image_codec import RAW, CodedImages
@@ -230,6 +230,8 @@ class World:
                     self.lines[number, rank].up.append((header, action.message, action.payload))
                 case Connect():
                     self._dial(number, ENDPOINTS.index(action.endpoint))
+                case Disconnect():
+                    del self.lines[number, ENDPOINTS.index(action.endpoint)]
                 case Finished():
                     self.start_producer(number)
                     return

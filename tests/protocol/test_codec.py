@@ -55,6 +55,7 @@ from penstock.protocol.watching import Status, Trace
 DIGESTS = st.text("0123456789abcdef", min_size=1, max_size=64)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=40)
+KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=40, max_size=40)
 NATURAL = st.integers(0, 2**63 - 1)
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
@@ -160,6 +161,7 @@ SPECIAL: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "rank": st.just(1),
         "world_size": st.just(2),
         "endpoints": st.tuples(TEXT, TEXT),
+        "keys": st.just(()) | st.tuples(KEYS, KEYS),
         "heartbeat_ms": st.integers(1, 10**6),
         "lease_ms": st.integers(1, 10**6),
     },
@@ -237,7 +239,7 @@ EXAMPLES: list[Message] = [
 STATUS = {"clock_ns": 1, "images": 1, "busy_s": 1.0, "unfinished_s": 1.0, "flops": 1.0, "matrix_flops_per_s": 1.0}
 CLOCK = {"echo_ns": 1, "heard_ns": 1, "sent_ns": 1}
 TRACE = {"uncertainty_ns": 1, "stages": ["a"], "threads": ["b"], "flows": [0], "events": [0, 1, 1, -1, 0] * 512}
-WELCOME = {"rank": 0, "world_size": 1, "endpoints": ["e"], "heartbeat_ms": 1, "lease_ms": 1, "trace": False}
+WELCOME = {"rank": 0, "world_size": 1, "endpoints": ["e"], "keys": [], "heartbeat_ms": 1, "lease_ms": 1, "trace": False}
 
 
 def _envelope(kind: str) -> dict[str, object]:
@@ -631,6 +633,7 @@ def test_tickets_with_a_value_for_each_image_are_as_many_as_a_message_can_hold()
             for change in (
                 *({"rank": 1}, {"rank": -1}, {"world_size": 0}, {"world_size": 2}, {"endpoints": []}),
                 *({"heartbeat_ms": 0}, {"lease_ms": 0}, {"heartbeat_ms": -1}),
+                *({"keys": keys} for keys in (["k" * 40] * 2, ["k" * 39], ["k" * 41], [""])),
             )
         ),
     ],

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.links import LinkState
 from penstock.protocol.messages import (
     Ack,
@@ -371,15 +371,20 @@ def test_the_ranks_share_the_credit_and_each_gets_one_at_least(credit_groups: in
     assert ready.credit_groups == expected == max(1, -(-credit_groups // 12))
 
 
-def test_a_producer_dials_only_the_ranks_that_its_name_draws_and_leaves_one_that_it_does_not() -> None:
+def test_a_producer_serves_only_the_ranks_that_its_name_draws_and_leaves_the_one_that_told_it_of_them() -> None:
     served: dict[int, int] = dict.fromkeys(range(12), 0)
     for number in range(600):
         machine = _producer(f"producer-{number}", max_ranks=3)
         actions = _welcomed(machine, 0)
-        dialled = {MANY.index(action.endpoint) for action in actions if isinstance(action, Connect)}
-        leaves = bool(sent(actions, Bye, MANY[0].encode()))
-        ranks = dialled if leaves else dialled | {0}
+        dialled = [MANY.index(action.endpoint) for action in actions if isinstance(action, Connect)]
+        assert sent(actions, Bye) == [], "nobody else talks yet"
+        later = [action for rank in dialled for action in _welcomed(machine, rank)]
+        assert [action for action in later if isinstance(action, Connect)] == []
+        left = sent(later, Bye, MANY[0].encode())
+        ranks = {*dialled} if left else {*dialled, 0}
         assert len(ranks) == 3
+        assert (Disconnect(MANY[0]) in machine.tick(1.0)) is bool(left)
+        assert {ready.credit_groups for ready in sent(machine.free(), Ready)} == {3}, "8 tickets for three ranks"
         for rank in ranks:
             served[rank] += 1
     # 600 draws of 3 of 12: 150 each, with a standard deviation of 10.6.
@@ -391,13 +396,29 @@ def test_a_name_draws_the_same_ranks_in_every_life() -> None:
     assert _welcomed(first, 0) == _welcomed(second, 0)
 
 
-def test_a_rank_that_was_left_is_asked_again_when_nobody_talks() -> None:
-    name = next(f"p{number}" for number in range(99) if sent(_welcomed(_producer(f"p{number}", max_ranks=3), 0), Bye))
-    machine = _producer(name, max_ranks=3)
-    dialled = [action.endpoint for action in _welcomed(machine, 0) if isinstance(action, Connect)]
-    for endpoint in dialled:
-        machine.on_message(endpoint.encode(), LIFE, welcome(MANY.index(endpoint), MANY), 0.0)
-    machine.tick(1.0)
-    assert MANY[0].encode() not in {action.peer for action in machine.tick(5.0) if isinstance(action, Send)}
-    machine.tick(20.0)  # all have been silent for more than a lease
-    assert sent(machine.tick(22.0), Hello, MANY[0].encode()), "it may know where the others are now"
+def _stranger() -> tuple[ProducerMachine, list[int]]:
+    """A producer that has not drawn rank 0, which has told it of the others; and the ranks that it has drawn."""
+    for number in range(99):
+        machine = _producer(f"p{number}", max_ranks=3)
+        dialled = [MANY.index(action.endpoint) for action in _welcomed(machine, 0) if isinstance(action, Connect)]
+        if len(dialled) == 3:
+            return machine, dialled
+    raise AssertionError("all draw rank 0")
+
+
+def test_a_rank_that_was_not_drawn_is_served_only_while_it_asks_and_no_other_talks() -> None:
+    machine, dialled = _stranger()
+    assert sent(machine.free(), Ready) == [], "it has no need of this producer, as far as that knows"
+    machine.on_message(MANY[0].encode(), LIFE, Cancel(attempts=()), 0.0)
+    assert len(sent(machine.free(), Ready, MANY[0].encode())) == 1
+    assert len(sent(_welcomed(machine, dialled[0]), Bye, MANY[0].encode())) == 1
+
+
+def test_a_rank_that_was_left_is_dialled_again_when_nobody_talks() -> None:
+    machine, dialled = _stranger()
+    for rank in dialled:
+        _welcomed(machine, rank)
+    assert Disconnect(MANY[0]) in machine.tick(1.0)
+    assert Connect(MANY[0]) not in machine.tick(5.0)
+    actions = machine.tick(20.0) + machine.tick(20.05)  # all have been silent for more than a lease
+    assert Connect(MANY[0]) in actions, "it may know where the others are now"

@@ -108,7 +108,13 @@ def test_the_bytes_of_the_exchange_are_plain_msgpack_of_what_stands_beside_them(
 @pytest.mark.parametrize("said", EXCHANGE, ids=ids)
 def test_the_codec_reads_and_writes_the_bytes_of_the_exchange(said: Said) -> None:
     header, message = decode(said.frame)
-    told = {"v": 3, "t": message.kind, "run": header.run, "inc": header.incarnation, "seq": header.seq}
+    told = {
+        "v": limits.PROTOCOL_VERSION,
+        "t": message.kind,
+        "run": header.run,
+        "inc": header.incarnation,
+        "seq": header.seq,
+    }
     assert json.loads(json.dumps(told | asdict(message))) == said.stated
     assert encode(message, header) == said.frame
 
@@ -175,7 +181,7 @@ def test_the_sockets_have_the_options_of_the_page() -> None:
     rank, producer = RankSocket("tcp://127.0.0.1:0", group_bytes=3 << 20), ProducerSockets()
     try:
         producer.connect(rank.endpoint)
-        [dealer] = producer._sockets.values()
+        [dealer] = [dial.socket for dial in producer._dials.values()]
         assert (rank._socket.type, dealer.type) == (zmq.ROUTER, zmq.DEALER)
         assert rank._socket.getsockopt(zmq.MAXMSGSIZE) == 3 << 20
         assert dealer.getsockopt(zmq.MAXMSGSIZE) == 1 << 20
