@@ -119,7 +119,7 @@ def open_run(config: TrainConfig, rank: int, world_size: int, stack: ExitStack) 
     if not local.local_producers + local.local_image_producers:
         return Opening(prompts, real, socket, None, metrics, events, dashboard)
     key = str(Path(config.stream.keys).expanduser() / TRAINER_KEY) if config.stream.keys else ""
-    fleet = LocalFleet(local, socket.local_endpoint, folder, config.real, addresses, key)
+    fleet = LocalFleet(local, socket.local_endpoint, folder, config.real, addresses, key=key)
     return Opening(prompts, real, socket, stack.enter_context(fleet), metrics, events, dashboard)
 
 

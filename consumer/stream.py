@@ -27,7 +27,7 @@ from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.errors import MessageError, RunError
 from penstock.protocol.fleet import FleetState
-from penstock.protocol.inspection import Flaw, Pixels, inspect
+from penstock.protocol.inspection import Flaw, Pixels, Tally, inspect
 from penstock.protocol.messages import Header, Message, Result, Tickets
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import MESSAGES_PER_TURN, RankSocket, Sent
@@ -84,6 +84,8 @@ class GroupStream:
         self._changed = threading.Condition()
         """Guards the buffer, the counts and the machine; notified when a group or a producer comes."""
         self._seq = 0
+        self._refused = Tally()
+        """Connections that were refused, by (reason, address)."""
         self._unreachable: set[bytes] = set()
         self._images = self._groups = self._image_bytes = self._producers_seen = 0
         self._error: BaseException | None = None
@@ -185,7 +187,8 @@ class GroupStream:
         """Where everything is now. For any thread."""
         now = time.monotonic()
         with self._changed:
-            return StreamLook.of(self._machine, self._stats(), now, is_waiting=self._waited_s is not None)
+            refused = self._refused.by_kind
+            return StreamLook.of(self._machine, self._stats(), refused, now, is_waiting=self._waited_s is not None)
 
     def _stats(self) -> StreamStats:
         return StreamStats(
@@ -293,7 +296,7 @@ class GroupStream:
         """Say who was refused, and let go of those whose key is allowed no more."""
         for refusal in self._socket.refusals():
             if refusal.word:
-                self._machine.rejects.counts_round(refusal.word, refusal.who)
+                self._refused.counts_round(refusal.word, refusal.who)
             if refusal.line:
                 _log.warning(refusal.line)
         for identity in self._socket.revoked(now):

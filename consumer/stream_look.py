@@ -50,11 +50,15 @@ class StreamLook:
     window_bytes: int
     rejects: Mapping[str, int]
     """Messages dropped, by reason."""
+    refused: Mapping[str, int]
+    """Connections that were not let in or were hung up on, by reason."""
     waiting: str | None
     """What whoever takes the groups waits for; None where it does not wait."""
 
     @classmethod
-    def of(cls, machine: RankMachine, stats: StreamStats, now: float, *, is_waiting: bool) -> "StreamLook":
+    def of(
+        cls, machine: RankMachine, stats: StreamStats, refused: Mapping[str, int], now: float, *, is_waiting: bool
+    ) -> "StreamLook":
         """At the time `now` of the machine's clock; whoever calls holds the stream's lock."""
         return cls(
             stats=stats,
@@ -67,6 +71,7 @@ class StreamLook:
             window_groups=machine.window_groups,
             window_bytes=machine.window_bytes,
             rejects=machine.rejects.by_kind,
+            refused=refused,
             waiting=machine.describe_wait(now) if is_waiting else None,
         )
 

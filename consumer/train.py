@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
+from socket import gethostname
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ from penstock.consumer.watching.metrics import RankMetrics
 from penstock.consumer.watching.observed import Observed
 from penstock.consumer.watching.run_trace import RunTrace
 from penstock.consumer.watching.views import Views
+from penstock.protocol.addresses import check_reachable
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry.machine import bf16_instructions, usable_cores
 from penstock.telemetry.recorder import Recorder
@@ -142,11 +144,15 @@ def answer_producers(
 ) -> GroupStream:
     """The rank's stream, which answers producers from now on on rank 0; the others first learn of the run's engines.
 
-    `stack` closes it, with a word to the producers why; `traces` asks them for their events.
+    `stack` closes it, with a word to the producers why; `traces` asks them for their events. Raises ConfigError where
+    a rank's address reaches no producer, or two ranks have the same.
     """
     rank = accelerator.process_index
     endpoints = gather_strings(accelerator, opening.socket.endpoint)
     keys = gather_strings(accelerator, opening.socket.key)
+    hosts = gather_strings(accelerator, gethostname())
+    if not config.stream.advertise:
+        check_reachable(endpoints, hosts)
     expects, real = engines.expected(config, opening.real, resume)
     watch = opening.fleet.check if opening.fleet else lambda kind: None
     stream = open_stream(

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> "argparse.Namespace":
     parser = OneLineParser(PROG, DESCRIPTION, EXAMPLE)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="init|add|revoke|list", parser_class=_verb_parser)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="init|add|revoke|list", parser_class=_VerbParser)
     for verb, what in (
         ("init", "make the folder, the trainer's key, and a list of nobody"),
         ("add", "let a producer in: make its key, or take the public one that it has made"),
@@ -68,13 +68,16 @@ def _parse(argv: Sequence[str]) -> "argparse.Namespace":
         if verb in ("add", "revoke"):
             of.add_argument("name", metavar="NAME", help="what the key is called in logs: its machine, its owner")
         if verb == "add":
-            of.add_argument("--public", default="", metavar="KEY", help="a public key, whose secret stays where it is")
+            of.add_argument("--public", default="", metavar="KEY", help="a public key, as --public='KEY'")
             of.add_argument("--out", type=Path, metavar="FILE", help="where to put the key (default: DIR/NAME.key)")
     return parser.parse_args(argv)
 
 
-def _verb_parser(prog: str) -> OneLineParser:
-    return OneLineParser(prog, "", "")
+class _VerbParser(OneLineParser):
+    """Of one of the four."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, "", "")
 
 
 def _init(folder: Path) -> None:
@@ -84,6 +87,7 @@ def _init(folder: Path) -> None:
         folder.mkdir(mode=key_files.FOLDER_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise KeyFileError(f"{folder} cannot be made: {error.strerror}") from error
+    key_files.check_folder(folder)
     pair = make_pair()
     with _alone(folder):
         key_files.write_new(folder / TRAINER_KEY, trainer_text(pair))

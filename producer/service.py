@@ -405,10 +405,13 @@ class ProducerService:
     # --- both, under the lock -----------------------------------------------------------------------------------------
 
     def _connect(self, endpoint: str, key: str) -> None:
+        if endpoint in self._hang_ups:
+            self._hang_ups.remove(endpoint)
+            self._dialler.hang_up(endpoint)
         try:
             self._dialler.dial(endpoint, key)
         except EndpointError as error:
-            if endpoint in self._config.endpoints:
+            if endpoint in self._config.endpoints and not self._machine.connected:
                 raise
             _log.warning("a rank is not served: %s", error)
             self._machine.cannot_connect(endpoint)

@@ -131,6 +131,23 @@ def check_distinct(endpoints: Sequence[str]) -> None:
             )
 
 
+def check_reachable(endpoints: Sequence[str], hosts: Sequence[str]) -> None:
+    """Where ranks are on several machines, producers cannot be on all. Raises ConfigError.
+
+    Args:
+        endpoints: that ranks advertise of themselves, by rank.
+        hosts: names of their machines, by rank.
+    """
+    if len(set(hosts)) == 1:
+        return
+    for rank, (endpoint, host) in enumerate(zip(endpoints, hosts, strict=True)):
+        if endpoint.startswith("ipc://") or _is_loopback(_parse(endpoint)[0]):
+            raise ConfigError(
+                f"rank {rank} on {host} listens at {endpoint}, which no other machine reaches; with ranks on several "
+                "machines give --stream.endpoint 'tcp://*:5599' and --stream.keys"
+            )
+
+
 def split_host(endpoint: str) -> tuple[str, int] | None:
     """Name and port of `tcp://NAME:PORT` whose host must be looked up; None where it is an address, or no host."""
     if endpoint.startswith("ipc://"):

@@ -115,10 +115,12 @@ class AllowList:
                 stays as it was.
         """
         with self._lock:
+            state: _State | None = None
+            why: KeyFileError | None = None
             try:
-                state, why = _state(self.path), None
+                state = _state(self.path)
             except KeyFileError as error:
-                state, why = None, error
+                why = error
             if state != self._seen:
                 self._seen, self._seen_at = state, now
             if state == self._state and why is None:

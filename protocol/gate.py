@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 import zmq
@@ -128,7 +129,7 @@ class Gate:
             poller.register(each, zmq.POLLIN)
         try:
             while not self._is_closing.is_set():
-                poller.poll(max(0.0, self._wake_at() - time.monotonic()) * 1000)
+                poller.poll(max(0, ceil((self._wake_at() - time.monotonic()) * 1000)))
                 now = time.monotonic()
                 self._answer_all(now)
                 self._watch(now)
@@ -171,8 +172,8 @@ class Gate:
             self._look(now)
         if allowed.name(key) is not None:
             return True
-        why = f"its key {short(key)} is not in {allowed.path}: `penstock keys add {allowed.path.parent} NAME` makes one"
-        self.refusals.add("unknown_key", who, f"{why}, with `--public '{key}'` it allows this one", now)
+        why = f"its key {short(key)} is not in {allowed.path}; `penstock keys add` makes one that is"
+        self.refusals.add("unknown_key", who, why, now)
         return False
 
     def _look(self, now: float) -> None:

@@ -28,7 +28,7 @@ def read_private(path: Path) -> str:
 
 def look_at(path: Path) -> os.stat_result:
     """What the system says of a file, once it is seen that nobody else can read or replace it. Raises KeyFileError."""
-    _check_folder(path.parent)
+    check_folder(path.parent)
     try:
         found = path.stat()
     except OSError as error:
@@ -44,8 +44,8 @@ def look_at(path: Path) -> os.stat_result:
     return found
 
 
-def _check_folder(folder: Path) -> None:
-    """That nobody else can put another file in the place of one in `folder`."""
+def check_folder(folder: Path) -> None:
+    """That nobody else can put another file in the place of one in `folder`. Raises KeyFileError."""
     try:
         found = folder.stat()
     except OSError as error:

@@ -401,10 +401,10 @@ class ProducerMachine:
         if link.is_talking:
             # The answer to a second HELLO, from this life of the rank or the next: it has forgotten what it gave us.
             self._restart(peer)
-        if spare := self._is_served_elsewhere(peer, header, welcome.rank):
+        if place := self._served_elsewhere(peer, header, welcome.rank):
             self._end(peer, LinkState.GONE)
-            link.is_spare = True
-            return [Send(peer, Bye(reason=f"rank {welcome.rank} is served at {spare}"))]
+            link.run, link.incarnation, link.is_spare = header.run, header.incarnation, True
+            return [Send(peer, Bye(reason=f"rank {welcome.rank} is served at {place}"))]
         is_new = (header.run, header.incarnation) != (link.run, link.incarnation)
         link.state = LinkState.WARMING
         link.run, link.incarnation, link.rank = header.run, header.incarnation, welcome.rank
@@ -454,7 +454,7 @@ class ProducerMachine:
                 actions.append(Send(peer, Bye(reason="it serves other ranks")))
         return actions
 
-    def _is_served_elsewhere(self, peer: bytes, header: Header, rank: int) -> str:
+    def _served_elsewhere(self, peer: bytes, header: Header, rank: int) -> str:
         """The address by which the rank behind `peer` is served already, or a later life of it; empty where none is.
 
         An earlier life of it, or a link of this life that has fallen silent, is given up.

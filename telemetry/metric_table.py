@@ -94,6 +94,12 @@ TRAINER: Final = (
         "Messages of producers that were dropped, by reason: the words of docs/protocol.md.",
         ("reason",),
     ),
+    Metric(
+        "penstock_connections_refused_total",
+        "counter",
+        "Connections that were not let in or were hung up on, by reason: the words of docs/protocol.md.",
+        ("reason",),
+    ),
     Metric("penstock_leases_expired_total", "counter", "Attempts that ran out of their lease or their deadline."),
     Metric("penstock_tickets_hedged_total", "counter", "Tickets that were handed to a second producer."),
     Metric("penstock_tickets_quarantined_total", "counter", "Tickets that nobody could make, and that got a stand-in."),

@@ -105,6 +105,7 @@ def _say_tickets(scrape: Scrape, look: StreamLook) -> None:
     scrape.say("penstock_credit_groups", look.credit_groups)
     scrape.say("penstock_held_tickets", look.held)
     scrape.say_each("penstock_messages_rejected_total", "reason", look.rejects)
+    scrape.say_each("penstock_connections_refused_total", "reason", look.refused)
     scrape.say("penstock_leases_expired_total", look.stats.expired)
     scrape.say("penstock_tickets_hedged_total", look.stats.hedged)
     scrape.say("penstock_tickets_quarantined_total", look.stats.quarantined)

@@ -12,6 +12,7 @@ from penstock.consumer.stream import GroupStream
 from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
+from penstock.protocol.keys import ProducerKey, TrainerKeys
 from penstock.protocol.messages import Ack, Header, Hello, Message, Nack, Ready, Result, Tickets, Welcome
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import ProducerSockets, RankSocket
@@ -44,10 +45,10 @@ def until(condition: Callable[[], bool]) -> None:
 class HandProducer:
     """A producer that says what the test says."""
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, key: ProducerKey | None = None) -> None:
         self.peer = endpoint.encode()
         self.name = name
-        self.sockets = ProducerSockets()
+        self.sockets = ProducerSockets(key)
         self.sockets.connect(endpoint)
         self.header = Header()
         self.tickets: list[Ticket] = []
@@ -120,9 +121,10 @@ class StreamBench:
         config: dict[str, Any] | None = None,
         watch: Callable[[Kind], str | None] = lambda kind: None,
         real: Expectation | None = None,
+        keys: TrainerKeys | None = None,
     ) -> GroupStream:
         """A stream that has not started."""
-        socket = RankSocket("tcp://127.0.0.1:0")
+        socket = RankSocket("tcp://127.0.0.1:0", keys=keys)
         machine = RankMachine(
             run_id="run",
             incarnation=5,
@@ -134,6 +136,7 @@ class StreamBench:
             window_groups=window,
             window_bytes=window_bytes,
             patience=patience or Patience(max_attempts=3, max_quarantined=3),
+            key_name=socket.key_name,
         )
         settings = {"producer_timeout_s": WAIT_S} | (config or {})
         self.streams.append(GroupStream(socket, machine, StreamConfig(**settings), watch))
@@ -147,14 +150,16 @@ class StreamBench:
             stream.ask(tickets(), stand_in_for)
         return stream
 
-    def dial(self, stream: GroupStream, name: str = "ann") -> HandProducer:
+    def dial(self, stream: GroupStream, name: str = "ann", key: ProducerKey | None = None) -> HandProducer:
         """A producer that has said nothing yet."""
-        self.producers.append(HandProducer(stream._socket.endpoint, name))
+        self.producers.append(HandProducer(stream._socket.endpoint, name, key))
         return self.producers[-1]
 
-    def join(self, stream: GroupStream, name: str = "ann", *, groups: int = 100) -> HandProducer:
+    def join(
+        self, stream: GroupStream, name: str = "ann", *, groups: int = 100, key: ProducerKey | None = None
+    ) -> HandProducer:
         """A producer that is welcome and ready."""
-        producer = self.dial(stream, name)
+        producer = self.dial(stream, name, key)
         producer.hello()
         producer.hear(Welcome)
         producer.ready(groups)

@@ -39,6 +39,7 @@ def load(*argv: str) -> TrainConfig:
         ("--evaluation.every-steps", "0", "every_steps must be >= 1"),
         ("--evaluation.k", "0", "k must be >= 1"),
         ("--stream.lease-s", "inf", "lease_s must be at most"),
+        ("--stream.advertise", "node7:0", "advertise must be HOST or HOST:PORT"),
         ("--stream.window-bytes", "49151", "stream.window_bytes must hold two groups at least, of 24576 bytes each"),
         ("--stream.warmup-timeout-s", "0", "warmup_timeout_s must be > 0"),
         ("--stream.stall-report-s", "inf", "stall_report_s must be > 0"),

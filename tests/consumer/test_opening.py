@@ -6,6 +6,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_the_run_s_own_producers_take_the_free_ports_above_the_ranks(
     given: list[Any] = []
 
     class Fleet(ExitStack):
-        def __init__(self, *arguments: Any) -> None:
+        def __init__(self, *arguments: Any, key: str) -> None:
             super().__init__()
             given.append(arguments[-1])
 
@@ -122,3 +123,23 @@ def test_the_run_s_own_producers_take_the_free_ports_above_the_ranks(
             pass
     [addresses] = given
     assert addresses == [Address("127.0.0.1", port + 1), Address("127.0.0.1", port + 2)]
+
+
+def test_the_ports_of_a_gate_count_up_and_the_run_s_own_producers_need_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    @contextmanager
+    def local_fleet(config: FleetConfig, endpoint: str, *rest: object, key: str) -> Iterator[None]:
+        told.append(endpoint)
+        yield None
+
+    monkeypatch.setattr(opening, "LocalFleet", local_fleet)
+    stream = StreamConfig(endpoint="tcp://*:0", insecure=True, advertise="gate.example.org:31000")
+    config = replace(_config(tmp_path / "run", fleet=FleetConfig(local_producers=1)), stream=stream)
+    with _open(config, 0, 3) as first, _open(config, 1, 3) as second:
+        assert first.socket.endpoint == "tcp://gate.example.org:31000"
+        assert second.socket.endpoint == "tcp://gate.example.org:31001"
+    assert len(told) == 1
+    assert told[0].startswith("tcp://127.0.0.1:")

@@ -19,6 +19,7 @@ from penstock.protocol.codec import decode, encode
 from penstock.protocol.dispatcher import Patience
 from penstock.protocol.errors import ModelError
 from penstock.protocol.fleet import PeerState
+from penstock.protocol.keys import TrainerKeys
 from penstock.protocol.messages import Header
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.sockets import RankSocket, Sent
@@ -89,9 +90,10 @@ class LiveRank:
         real_digest: str = "",
         others: tuple[str, ...] = (),
         traces: bool = False,
+        keys: TrainerKeys | None = None,
         **patience: Any,
     ) -> None:
-        self.socket = RankSocket(endpoint)
+        self.socket = RankSocket(endpoint, keys=keys)
         self.recipe = replace(RECIPE, model_digest=digest)
         self.machine = RankMachine(
             run_id="run",

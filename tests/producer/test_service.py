@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from penstock.protocol.messages import Choice
 from penstock.protocol.sockets import RankSocket
 from penstock.protocol.tickets import Ticket
 from tests.producer.live_rank import GROUPS_PER_BATCH, RECIPE, WAIT_S, LiveRank, RunningService, StubEngine, colour_of
+from tests.protocol.key_ring import KeyRing
 
 OpenRank = Callable[..., LiveRank]
 
@@ -225,6 +227,34 @@ def test_a_restarted_trainer_is_served_in_its_new_life(open_rank: OpenRank) -> N
     assert running.end() is None
 
 
+def test_a_trainer_that_comes_back_at_another_of_the_addresses_is_served(
+    open_rank: OpenRank, free_endpoint: str
+) -> None:
+    first = open_rank(incarnation=1)
+    first.plan(0)
+    running = RunningService(f"{free_endpoint},{first.socket.endpoint}", StubEngine(), batch_wait_s=0.0)
+    first.run_until(lambda: len(first.delivered) == 1)
+    first.socket.close()
+    second = open_rank(free_endpoint, incarnation=2)
+    second.plan(1)
+    second.run_until(lambda: len(second.delivered) == 1)
+    second.say_bye()
+    assert running.end() is None
+
+
+def test_a_rank_at_two_addresses_hears_goodbye_at_one_and_is_served_at_the_other(open_rank: OpenRank) -> None:
+    rank = open_rank()
+    by_name = rank.socket.endpoint.replace("127.0.0.1", "localhost")
+    running = RunningService(f"{rank.socket.endpoint},{by_name}", StubEngine(), batch_wait_s=0.0)
+    rank.run_until(lambda: any("is served at tcp://" in note for note in rank.notes))
+    rank.plan(0)
+    rank.run_until(lambda: len(rank.delivered) == 1)
+    assert list(rank.states()) == ["ann"]
+    assert rank.machine.rejects.counts == {}
+    rank.say_bye()
+    assert running.end() is None
+
+
 def test_a_group_that_an_earlier_life_asked_for_is_not_sent_to_the_next(open_rank: OpenRank) -> None:
     first, engine = open_rank(incarnation=1), StubEngine()
     engine.gate.clear()
@@ -410,3 +440,50 @@ class SlowToFinish(StubEngine):
         if self.finish_error is not None:
             raise self.finish_error
         return super().finish(tickets, groups)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_the_trainer_does_not_allow_is_a_warning_at_once_and_an_error_in_the_end(
+    open_rank: OpenRank, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring = KeyRing(tmp_path)
+    ring.add("ann")
+    (tmp_path / "ann.key").write_text((ring.folder / "ann.key").read_text())
+    (tmp_path / "ann.key").chmod(0o600)
+    ring.revoke("ann")
+    rank = open_rank(keys=ring.trainer)
+    running = RunningService(rank.socket.endpoint, StubEngine(), key=str(tmp_path / "ann.key"), trainer_timeout_s=3.0)
+    rank.run_until(lambda: "not let in" in caplog.text)
+    assert not running.ended()
+    rank.run_until(running.ended)
+    error = running.end()
+    assert isinstance(error, RejectedError | StarvedError)
+    assert "refuses the key" in str(error)
+    assert str(tmp_path / "ann.key") in str(error)
+    assert caplog.text.count("not let in") == 1
+
+
+def test_a_key_that_is_allowed_while_the_producer_waits_lets_it_work(open_rank: OpenRank, tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path)
+    ring.add("ann")
+    (tmp_path / "ann.key").write_text((ring.folder / "ann.key").read_text())
+    (tmp_path / "ann.key").chmod(0o600)
+    allowed = (ring.folder / "allowed").read_text()
+    ring.revoke("ann")
+    rank = open_rank(keys=ring.trainer)
+    rank.plan(0, 1)
+    running = RunningService(rank.socket.endpoint, StubEngine(), key=str(tmp_path / "ann.key"))
+    rank.run_until(lambda: bool(running.service._told_at))
+    (ring.folder / "allowed").write_text(allowed)
+    rank.run_until(lambda: len(rank.delivered) == 2)
+    rank.say_bye()
+    assert running.end() is None
+
+
+def test_a_producer_without_a_key_learns_that_the_trainer_wants_one(open_rank: OpenRank, tmp_path: Path) -> None:
+    rank = open_rank(keys=KeyRing(tmp_path).trainer)
+    running = RunningService(rank.socket.endpoint, StubEngine(), trainer_timeout_s=3.0)
+    rank.run_until(running.ended)
+    assert "wants a key" in str(running.end())

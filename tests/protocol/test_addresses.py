@@ -12,6 +12,7 @@ from penstock.protocol.addresses import (
     check_dialled,
     check_distinct,
     check_endpoint,
+    check_reachable,
     look_up,
     nearby,
     next_advertised,
@@ -310,6 +311,17 @@ def test_two_ranks_must_not_have_one_address() -> None:
     check_distinct(["tcp://a:1", "tcp://a:2", "tcp://b:1"])
     with pytest.raises(ConfigError, match=r"ranks 0, 2 .*tcp://a:1.*--stream\.advertise"):
         check_distinct(["tcp://a:1", "tcp://a:2", "tcp://a:1"])
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:5600", "tcp://[::1]:5600", "tcp://localhost:5600", "ipc:///tmp/r"]
+)
+def test_ranks_on_several_machines_must_not_hide_on_loopback(endpoint: str) -> None:
+    endpoints = ["tcp://10.0.0.1:5599", endpoint]
+    check_reachable(endpoints, ["a", "a"])
+    check_reachable(["tcp://10.0.0.1:5599", "tcp://b:5600"], ["a", "b"])
+    with pytest.raises(ConfigError, match=r"rank 1 on b .*tcp://\*:5599"):
+        check_reachable(endpoints, ["a", "b"])
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://*:0", "tcp://[::]:0"])

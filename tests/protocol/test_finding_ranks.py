@@ -50,6 +50,7 @@ def test_a_rank_that_answers_at_two_addresses_is_served_at_one() -> None:
     bench.give(a_ticket(0))
     answer = bench.hear(welcome(), peer=O0)
     assert answer == [Send(O0, Bye(reason=f"rank 0 is served at {RANK0}"))]
+    assert bench.machine.header(O0) == LIFE, "the rank hears it"
     assert dialled(bench.wait(2.0, R0)) == [Disconnect(OTHER0)]
     assert indices(bench.take()) == [0], "what the first gave is still held"
     assert bench.hear(Heartbeat(held=()), peer=O0) == [], "what was on its way is not heard"

@@ -24,10 +24,10 @@ class Fleet:
     def __init__(self, network: Network, folder: Path) -> None:
         self.network = network
         self._folder = folder
-        self._keys = folder / "keys"
-        keys.main(["init", str(self._keys)])
+        self.keys = folder / "keys"
+        keys.main(["init", str(self.keys)])
         for name in (ANN, BOB):
-            keys.main(["add", str(self._keys), name])
+            keys.main(["add", str(self.keys), name])
         self._programs: list[Program] = []
 
     def rank(self, **plan: Any) -> LightRank:
@@ -35,14 +35,19 @@ class Fleet:
         events = self._folder / f"rank-{plan.get('rank', 0)}-{plan.get('incarnation', 1)}.jsonl"
         paths = {"events": str(events)} | {name: str(events.with_suffix(f".{name}")) for name in ("go", "enough")}
         # With fewer heartbeats than the other faults have: a narrow link and three machines' work on two cores.
-        known = {"keys": str(self._keys), "heartbeat_s": 0.3, "lease_s": 3.0} | paths
+        known = {"keys": str(self.keys), "heartbeat_s": 0.3, "lease_s": 3.0} | paths
         return self._keep(LightRank(RankPlan(**known | plan), self._folder, self.network[TRAINER].inside))
 
     def producer(self, name: str, connect: str, **plan: Any) -> LightProducer:
         """Start a producer on its own machine."""
-        known = {"key": str(self._keys / f"{name}.key"), "events": str(self._folder / f"{name}.jsonl")}
+        known = {"key": str(self.keys / f"{name}.key"), "events": str(self._folder / f"{name}.jsonl")}
         plan = {"name": name, "connect": connect} | known | plan
         return self._keep(LightProducer(ProducerPlan(**plan), self._folder, self.network[name].inside))
+
+    def program(self, machine: str, name: str, *command: str) -> Program:
+        """Start `python COMMAND` on a machine."""
+        log = self._folder / f"{name}.log"
+        return self._keep(Program(list(command), log, inside=self.network[machine].inside))
 
     def _keep(self, program: P) -> P:
         self._programs.append(program)
