@@ -3,7 +3,7 @@
     python benchmarks/scale.py --json runs/bench/scale.json
     python benchmarks/scale.py --full --json runs/bench/scale-full.json
 
-Three parts. What one rank's machine costs with 100, 1,000 and 10,000 producers, in CPU time and memory. Fleets of up to
+Three parts. What one rank's machine costs with 100, 1,000 and 4,096 producers, in CPU time and memory. Fleets of up to
 1,000 producers and 64 ranks (with `--full` 10,000 and 512) that lose 5% of their producers a minute, as share of what
 the producers that were there could have made; `benchmarks/simulation/` says what is simulated and what is left out. And
 1 to 16 real paced producers with a real rank, beside what the simulation foretells of them.
@@ -29,6 +29,8 @@ from simulation.one_rank import RankCost
 from simulation.setting import Setting
 from simulation.world import World
 
+from penstock.protocol.limits import MAX_PRODUCERS
+
 LOST_PER_MINUTE = 0.05
 REAL_FLEETS, REAL_S = (1, 2, 4, 8, 16), 24.0
 LARGE = 2000
@@ -45,6 +47,7 @@ class Cell:
     trace: Trace = "poisson"
     order: str = "arrival"
     max_ranks: int = 0
+    window_batches: float = 2.5
     warmup_s: float = 30.0
     measured_s: float = 60.0
 
@@ -56,6 +59,7 @@ class Cell:
             ranks=self.ranks,
             order=self.order,  # type: ignore[arg-type]
             max_ranks=self.max_ranks,
+            batches_per_producer=self.window_batches,
             tick_s=0.25 if self.producers * self.ranks > LARGE else 0.05,
         )
 
@@ -67,6 +71,7 @@ SMALL = (
     Cell(producers=250, ranks=16, trace="none"),
     Cell(producers=250, ranks=16),
     Cell(producers=250, ranks=16, order="ticket"),
+    Cell(producers=250, ranks=16, order="ticket", window_batches=6.0),
     Cell(producers=250, ranks=16, trace="bursts"),
     Cell(producers=250, ranks=16, trace="cut"),
 )
@@ -118,14 +123,31 @@ def print_tables(
         table.add_row(f"{row.producers:,}", *figures)
     console.print(table)
     table = Table(title=f"Simulated fleets; of the producers {LOST_PER_MINUTE:.0%} are lost a minute, but for `none`")
-    for column in ("producers", "ranks", "serve", "order", "losses", "lost", "of ideal", "recovery, s", "messages/s"):
+    columns = (
+        "producers",
+        "ranks",
+        "serve",
+        "window",
+        "order",
+        "losses",
+        "lost",
+        "of ideal",
+        "recovery, s",
+        "messages/s",
+    )
+    for column in columns:
         table.add_column(column, justify="left" if column in ("order", "losses") else "right")
     for column in ("MB/s", "core", "took, s"):
         table.add_column(column, justify="right")
     for row in cells:
         cell = row["cell"]
         recovery = "/".join(f"{seconds:.1f}" for seconds in row["recovery_s"] or ())
-        fleet = [f"{cell['producers']:,}", str(cell["ranks"]), str(cell["max_ranks"] or "all")]
+        fleet = [
+            f"{cell['producers']:,}",
+            str(cell["ranks"]),
+            str(cell["max_ranks"] or "all"),
+            f"{cell['window_batches']:g}",
+        ]
         wire = [f"{row['messages_per_s']:,.0f}", f"{row['bytes_per_s'] / 1e6:.1f}", f"{row['busiest_cpu']:.1%}"]
         kind = [cell["order"], cell["trace"], str(row["lost"]), f"{row['achieved']:.3f}", recovery]
         table.add_row(*fleet, *kind, *wire, f"{row['took_s']:.0f}")
@@ -163,7 +185,7 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="one small fleet, in seconds")
     which.add_argument(
-        "--full", action="store_true", help="10,000 producers and 512 ranks too: an hour, 12 GB of memory"
+        "--full", action="store_true", help="10,000 producers and 512 ranks too: an hour, and a gigabyte"
     )
     real = ",".join(map(str, REAL_FLEETS))
     parser.add_argument("--real", default=real, metavar="N,…", help=f"fleets of real processes ({real}; empty: none)")
@@ -177,7 +199,7 @@ def main() -> int:
         raise BenchmarkError("--real must be numbers >= 1, --real-seconds > 0")
     kind = Setting(producers=1, ranks=1)
     costs = message_costs.measure(kind.images_per_group, kind.group_bytes)
-    sizes = (10, 100) if options.quick else (100, 1000, 10_000)
+    sizes = (10, 100) if options.quick else (100, 1000, MAX_PRODUCERS)
     ranks = [one_rank.measure(producers, 64, costs) for producers in sizes]
     ticks = one_rank.tick_costs(ranks)
     rows = []
