@@ -184,9 +184,7 @@ def main() -> int:
     parser = harness.parser(__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="one small fleet, in seconds")
-    which.add_argument(
-        "--full", action="store_true", help="10,000 producers and 512 ranks too: an hour, and a gigabyte"
-    )
+    which.add_argument("--full", action="store_true", help="10,000 producers and 512 ranks too: hours")
     real = ",".join(map(str, REAL_FLEETS))
     parser.add_argument("--real", default=real, metavar="N,…", help=f"fleets of real processes ({real}; empty: none)")
     parser.add_argument("--real-seconds", type=float, default=REAL_S, metavar="S", help=f"of each ({REAL_S:g})")
