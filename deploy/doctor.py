@@ -64,6 +64,7 @@ def examine(port: int) -> list[Check]:
         *_backends(gpus),
         *_machine(gpus),
         tiny_model(_folder_of("penstock.producer") / "tiny_sd"),
+        try_keys(),
         try_port(port),
     ]
 
@@ -198,6 +199,18 @@ def tiny_model(folder: Path) -> Check:
         return Check("Penstock", "tiny model", "missing", f"no weights for {', '.join(empty) or 'its parts'}", restore)
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     return Check("Penstock", "tiny model", "ok", f"{size / 1e6:.1f} MB of weights in {folder}")
+
+
+def try_keys() -> Check:
+    """Whether links can have keys: libzmq is built with CURVE, or without."""
+    try:
+        import zmq
+    except ImportError:
+        return Check("Penstock", "keys", "note", "pyzmq is not installed", INSTALL)
+    if zmq.has("curve"):
+        return Check("Penstock", "keys", "ok", f"libzmq {zmq.zmq_version()} encrypts and knows its peers (CURVE)")
+    advice = "install pyzmq from its wheel (pip install --force-reinstall pyzmq), to let producers of other machines in"
+    return Check("Penstock", "keys", "note", f"libzmq {zmq.zmq_version()} was built without CURVE", advice)
 
 
 def try_port(port: int) -> Check:

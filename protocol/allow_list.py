@@ -90,7 +90,7 @@ class AllowList:
         self._own = frozenset({own})
         self._state: _State | None = _state(path)  # before it is read: what changes in between is seen
         self._names: Mapping[str, str] = {allowed.key: allowed.name for allowed in read_allowed(path)}
-        self._seen = self._state
+        self._seen: _State | None = self._state
         self._seen_at = float("-inf")
         self.generation = 0
         """Another one as soon as the list is."""

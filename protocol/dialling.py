@@ -134,5 +134,5 @@ class Dial:
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """Close within the linger time."""
-        self.socket.close(linger=linger_ms)
         self._monitor.close()
+        self.socket.close(linger=linger_ms)

@@ -41,6 +41,10 @@ _GLANCE_S: Final = 0.05
 """How often connections that have said nothing yet are looked at, while there are any."""
 _MAX_UNHEARD_BYTES: Final = 2 * MAX_HEADER_BYTES
 """What a connection may send before the rank has heard anything of it: ZeroMQ would take a group of a stranger."""
+_UNHEARD_BYTES_PER_S: Final = 1 << 16
+"""And what more for every second: before a run has begun, producers say HELLO again and again."""
+_MAX_ANSWERED: Final = 4096
+"""Addresses whose answers are remembered."""
 _JOIN_S: Final = 2.0
 
 
@@ -114,7 +118,7 @@ class Gate:
         self._heard.append(descriptor)
 
     def close(self) -> None:
-        """End the thread; after the socket has been closed, whose I/O thread waits for whoever reads its monitor."""
+        """End the thread: nobody gets in any more. For the socket's thread, before it closes the socket."""
         self._is_closing.set()
         if self._thread.ident is not None:
             self._ring.send(b"", zmq.NOBLOCK)
@@ -156,6 +160,8 @@ class Gate:
                 continue
             version, number, _, address, _, mechanism, *credentials = asked
             who = shown_address(address.decode("utf-8", "replace"), is_ipc=self._is_ipc)
+            if len(self._answered) >= _MAX_ANSWERED:
+                self._answered.clear()
             self._answered[who] += 1
             if self._keys is None:
                 is_in, user = (version, mechanism) == (_VERSION, b"NULL"), b""
@@ -205,18 +211,20 @@ class Gate:
             case Happening.ACCEPTED:
                 self._open[event.value] = _Connection(ends_of(event.value), now)
             case Happening.ENDED:
-                if (connection := self._open.pop(event.value, None)) is not None and not connection.is_ended:
-                    self._explain(connection, now)
+                if (connection := self._open.pop(event.value, None)) is not None and not connection.is_heard:
+                    was_answered = self._forget_answer(connection.who)
+                    if not connection.is_ended:
+                        self._explain(connection, now, was_answered=was_answered)
             case Happening.NOT_ACCEPTED:
                 why = f"the system gives no descriptor for it: {os.strerror(event.value)}; see `ulimit -n`"
                 self.refusals.add("descriptors", "somebody", why, now)
         self._failed = event if event.what in (Happening.CUT, Happening.GARBLED) else None
 
-    def _explain(self, connection: _Connection, now: float) -> None:
-        """Say why a connection has ended that was none."""
+    def _explain(self, connection: _Connection, now: float, *, was_answered: bool) -> None:
+        """Say why a connection has ended that was none, unless it has been said when its key was asked for."""
         failed, lasted_s = self._failed, now - connection.since
         if failed is None:
-            if connection.is_heard or self._forget_answer(connection.who):
+            if was_answered:
                 return
             self.refusals.add("no_zeromq", connection.who, "it speaks no ZeroMQ (a browser, a scanner?)", now)
         elif failed.is_other_mechanism:
@@ -252,11 +260,19 @@ class Gate:
         )
 
     def _stop_floods(self, now: float) -> None:
-        unheard = [pair for pair in self._open.items() if not pair[1].is_heard and not pair[1].is_ended]
-        self._is_glancing = bool(unheard)
-        for descriptor, connection in unheard:
-            if num_received_bytes(descriptor) > _MAX_UNHEARD_BYTES:
-                why = f"it sent more than {_MAX_UNHEARD_BYTES} bytes before the rank could hear a word"
+        """Hang up on those who send much and say nothing; each is looked at often while its handshake may last."""
+        self._is_glancing = False
+        for descriptor, connection in self._open.items():
+            if connection.is_heard or connection.is_ended:
+                continue
+            age_s = now - connection.since
+            is_young = age_s <= 1.5 * HANDSHAKE_MS / 1000
+            self._is_glancing |= is_young
+            if not is_young and now < self._look_at:
+                continue
+            most = _MAX_UNHEARD_BYTES + int(_UNHEARD_BYTES_PER_S * age_s)
+            if num_received_bytes(descriptor) > most:
+                why = f"it sent more than {most} bytes before the rank had heard a word"
                 self._end(descriptor, connection, "flood", why, now)
 
     def _end(self, descriptor: int, connection: _Connection, word: str, why: str, now: float) -> None:

@@ -67,7 +67,7 @@ class SocketEvent:
 
 
 class SocketMonitor:
-    """The events of one socket, from now on; to be closed after it.
+    """The events of one socket, from now on; to be closed before it.
 
     Args:
         watched: the socket, before it binds or connects.
@@ -80,6 +80,7 @@ class SocketMonitor:
         for event in _HAPPENINGS:
             events |= event
         watched.monitor(address, events)
+        self._watched = watched
         self.socket: zmq.Socket[bytes] = watched.context.socket(zmq.PAIR)
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self.socket.connect(address)
@@ -96,5 +97,6 @@ class SocketMonitor:
                 yield SocketEvent(what, value)
 
     def close(self) -> None:
-        """Forget what has not been read."""
+        """Forget what has not been read; for the watched socket's thread."""
+        self._watched.disable_monitor()
         self.socket.close(linger=0)

@@ -222,8 +222,8 @@ class RankSocket:
         if self._context.closed:
             return
         self.waker.close()
-        self._socket.close(linger=LINGER_MS)
         self._gate.close()
+        self._socket.close(linger=LINGER_MS)
         self._context.term()
         if self.endpoint.startswith("ipc://") and not self.endpoint.startswith("ipc://@"):
             # ZeroMQ leaves it.
@@ -310,7 +310,9 @@ class ProducerSockets:
         return True
 
     def close(self) -> None:
-        """Close within the linger time; nothing is left behind."""
+        """Close within the linger time; nothing is left behind. Does nothing the second time."""
+        if self._context.closed:
+            return
         self.waker.close()
         for dial in self._dials.values():
             dial.close()

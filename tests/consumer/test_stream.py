@@ -20,6 +20,7 @@ from penstock.protocol.errors import RunError
 from penstock.protocol.limits import PROTOCOL_VERSION
 from penstock.protocol.messages import Bye, Header, Heartbeat, Hello, Nack, Reject, Tickets
 from penstock.protocol.rank_machine import RankMachine
+from penstock.protocol.refusals import Refusal
 from penstock.protocol.sockets import MESSAGES_PER_TURN, Sent
 from penstock.protocol.tickets import Ticket
 from tests.consumer.stream_bench import (
@@ -220,7 +221,7 @@ def test_a_message_of_too_many_frames_is_refused(bench: StreamBench) -> None:
     bad = bench.join(stream, "bad")
     bad.say(Heartbeat(held=()), b"pixels")
     assert "frame_count" in bad.hear(Nack).reason
-    (dealer,) = bad.sockets._sockets.values()
+    (dealer,) = (dial.socket for dial in bad.sockets._dials.values())
     dealer.send_multipart([b"a", b"b", b"c"], zmq.NOBLOCK)
     assert "got 3" in bad.hear(Nack).reason
     assert stream.stats.rejected == 2
@@ -266,6 +267,12 @@ class _Flood:
 
     def send(self, peer: bytes, header: bytes) -> Sent:
         return Sent.FULL
+
+    def refusals(self) -> list[Refusal]:
+        return []
+
+    def revoked(self, now: float) -> list[bytes]:
+        return []
 
     def close(self) -> None:
         self.open = False

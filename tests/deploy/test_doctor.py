@@ -144,3 +144,12 @@ def test_bad_flags_end_with_status_2(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         doctor.main(argv)
     assert caught.value.code == 2
+
+
+def test_keys_need_a_libzmq_that_was_built_with_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    import zmq
+
+    assert doctor.try_keys().state == "ok"
+    monkeypatch.setattr(zmq, "has", lambda what: what != "curve")
+    assert doctor.try_keys().state == "note"
+    assert "install pyzmq" in doctor.try_keys().advice

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from penstock.protocol.codec import encode
+from penstock.protocol.limits import PROTOCOL_VERSION
 from penstock.protocol.messages import Hello, Reject
 from penstock.protocol.tickets import Ticket
 from tests.faults.conftest import Report
@@ -154,7 +155,7 @@ def test_wrong_version(scene: Scene, report: Report) -> None:
         reason = mallory.hear(Reject).reason
         rank.until_groups(len(rank.groups) + 16)
     seen = rank.finish()
-    assert "version 3" in reason
+    assert f"version {PROTOCOL_VERSION}" in reason
     assert "99" in reason
     assert rank.rejects("version") == 1
     report.saw(f"{seen}, 1 refused")

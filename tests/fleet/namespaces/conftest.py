@@ -44,6 +44,10 @@ class Fleet:
         plan = {"name": name, "connect": connect} | known | plan
         return self._keep(LightProducer(ProducerPlan(**plan), self._folder, self.network[name].inside))
 
+    def revoke(self, name: str) -> None:
+        """Let nobody in any more with this producer's key."""
+        keys.main(["revoke", str(self.keys), name])
+
     def program(self, machine: str, name: str, *command: str) -> Program:
         """Start `python COMMAND` on a machine."""
         log = self._folder / f"{name}.log"
