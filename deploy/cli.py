@@ -27,6 +27,7 @@ verbs:
   export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
   attribute find the training groups nearest to an image, and show them: penstock attribute RUN IMAGE
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
+  ray       start the producers of a run as actors of a Ray cluster: penstock ray --connect ADDRESS --producers N
   keys      let producers of other machines in, and out again: penstock keys init|add|revoke|list DIR
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
@@ -119,6 +120,12 @@ def _audit(argv: Sequence[str]) -> int:
     return audit.main(argv)
 
 
+def _ray(argv: Sequence[str]) -> int:
+    from penstock.deploy import ray_fleet
+
+    return ray_fleet.main(argv)
+
+
 def _keys(argv: Sequence[str]) -> int:
     from penstock.deploy import keys
 
@@ -146,6 +153,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "export": _export,
     "attribute": _attribute,
     "audit": _audit,
+    "ray": _ray,
     "keys": _keys,
     "doctor": _doctor,
 }

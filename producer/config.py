@@ -73,7 +73,11 @@ class ProduceConfig:
     batch_wait_s: float = 2.0
     """Seconds that an incomplete batch waits for more tickets. Higher makes less padding and more delay."""
     credit_groups: int = 16
-    """Tickets held for each rank. Two batches keep the engine busy; more adds only delay."""
+    """Tickets held, over all ranks, which share them evenly; each gets one at least. Two batches keep the engine busy;
+    more adds only delay."""
+    max_ranks: int = 0
+    """Ranks to serve at most, drawn by the producer's name; 0 for all. Where there are more ranks than `credit_groups`,
+    as many as these bound queues and messages; the fleet must be so large that every rank is drawn many times."""
     credit_bytes: int = MAX_GROUP_BYTES
     """Bytes of groups held for each rank: the second bound beside `credit_groups`, for large groups."""
     codec: Literal["raw", "jpeg"] = "raw"
@@ -113,6 +117,7 @@ class ProduceConfig:
         require(self.threads >= 0, "threads must be >= 0", self.threads)
         require(self.batch_wait_s >= 0, "batch_wait_s must be >= 0", self.batch_wait_s)
         require(self.credit_groups >= 1, "credit_groups must be >= 1", self.credit_groups)
+        require(self.max_ranks >= 0, "max_ranks must be >= 0", self.max_ranks)
         require(self.credit_bytes >= 1, "credit_bytes must be >= 1", self.credit_bytes)
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality must be in [1, 100]", self.jpeg_quality)
         require(0 <= self.drain_timeout_s < inf, "drain_timeout_s must be a finite number >= 0", self.drain_timeout_s)

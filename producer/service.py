@@ -76,6 +76,7 @@ class ProducerService:
             manifest=_manifest(engine, config),
             credit_groups=config.credit_groups,
             credit_bytes=config.credit_bytes,
+            max_ranks=config.max_ranks,
         )
         self._sockets = ProducerSockets(read_producer_key(Path(config.key)) if config.key else None)
         self._dialler = Dialler(self._sockets)

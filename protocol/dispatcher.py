@@ -11,7 +11,7 @@ from functools import partial
 
 from penstock.protocol.actions import Action, Fail, Note, Quarantine, Send
 from penstock.protocol.durations import Durations
-from penstock.protocol.fleet import FleetState, Peer, PeerState, choose
+from penstock.protocol.fleet import FleetState, Peer, PeerState, Takers, choose
 from penstock.protocol.limits import MAX_PER_IMAGE_VALUES, MAX_TICKETS_PER_MESSAGE
 from penstock.protocol.messages import Cancel, Tickets
 from penstock.protocol.ticket_table import Entry, Fault, Hold, TicketState, TicketTable
@@ -57,6 +57,8 @@ class Dispatcher:
         self.window_groups = window_groups
         self.window_bytes = window_bytes
         self.patience = patience
+        self.sharers = 1
+        """Ranks that share the producers' batches."""
         self.peers: dict[bytes, Peer] = {}
         self.fleet = FleetState.WAITING
         """What the rank can hope for: of a run with two kinds of images the worse."""
@@ -170,17 +172,31 @@ class Dispatcher:
             now: the time.
             eager: also to a producer that has little room; else its tickets wait for company until the next tick.
         """
+        if self._closing or not self._table.has_planned:
+            return []  # most calls: what comes in a large fleet are heartbeats
         given: dict[bytes, list[Ticket]] = {}
         not_now: list[Entry] = []
         short = {identity for identity, peer in self.peers.items() if not (eager or peer.has_worthwhile_room)}
         if len(short) == len(self.peers):
             return []
-        models = {peer.model_digest for identity, peer in self.peers.items() if identity not in short}
-        while not self._closing and (entry := self._table.pop_planned(models)) is not None:
-            usual = self._service[entry.model_digest]
-            identity = choose(self.peers.items(), entry.ticket, self._avoided(entry, now), usual, short)
+        willing = [(identity, peer) for identity, peer in self.peers.items() if identity not in short]
+        models = {peer.model_digest for _, peer in willing}
+        takers: dict[tuple[str, int, int], Takers] = {}
+        while (entry := self._table.pop_planned(models)) is not None:
+            usual, avoided = self._service[entry.model_digest], self._avoided(entry, now)
+            kind = (entry.model_digest, entry.ticket.recipe.nbytes, entry.ticket.recipe.num_first)
+            if avoided:
+                identity = choose(self.peers.items(), entry.ticket, avoided, usual, short, self.sharers)
+            else:
+                if kind not in takers:
+                    takers[kind] = Takers(willing, entry.ticket, usual, self.sharers)
+                identity = takers[kind].first
             if identity is not None:
                 given.setdefault(identity, []).append(self._hand_out(entry, identity, now))
+                # What is known of the others' room holds no longer.
+                takers = {} if avoided else {kind: takers[kind]}
+                if not avoided:
+                    takers[kind].given()
                 continue
             not_now.append(entry)
             if not entry.failed_by:
@@ -215,7 +231,7 @@ class Dispatcher:
         if self.reserved_bytes + head.ticket.recipe.nbytes > self.window_bytes:
             return []
         others = ((identity, peer) for identity, peer in self.peers.items() if identity != hold.holder)
-        identity = choose(others, head.ticket, head.failed_by, self._service[head.model_digest])
+        identity = choose(others, head.ticket, head.failed_by, self._service[head.model_digest], sharers=self.sharers)
         if identity is None:
             return []
         self.hedged += 1

@@ -1,5 +1,6 @@
 """The producers as one rank sees them: who is there, who has room, who would be done first."""
 
+import heapq
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -96,6 +97,8 @@ class Peer:
     wire_bytes: int = 0
     status: Status | None = None
     """What it has last told of its work."""
+    lot: float = 1.0
+    """In [0, 1), another on each rank: it decides among equals, or all ranks would give to the same producers."""
 
     @property
     def is_doubtful(self) -> bool:
@@ -174,12 +177,23 @@ class Peer:
         del self.held[ticket.index]
         self.held_bytes -= ticket.recipe.nbytes
 
-    def done_in_s(self, ticket: Ticket, fleet: Durations) -> float:
-        """Seconds until it would have made one more ticket, by the time that its batches have taken."""
+    def share_of_batch(self, ticket: Ticket, sharers: int) -> int:
+        """Groups like this one that a rank should have in one of its batches, where so many ranks share them."""
+        return max(1, self.manifest.batch_images // ticket.recipe.num_first // sharers)
+
+    def done_in_s(self, ticket: Ticket, fleet: Durations, sharers: int = 1) -> float:
+        """Seconds until it would have made one more ticket, by the time that its batches have taken.
+
+        Where so many ranks share its batches that each adds single groups, what it has of this rank tells nothing of
+        its queue: then the lot says how far on the ticket's batch is. So of many ranks each prefers others, and the
+        faster a producer is, the more prefer it.
+        """
         known = self.service if len(self.service) else fleet
         batch_s = known.quantile(0.5) if len(known) else _UNKNOWN_BATCH_S
-        groups_per_batch = max(1, self.manifest.batch_images // ticket.recipe.num_first)
-        return (len(self.held) // groups_per_batch + 1) * batch_s
+        share = self.share_of_batch(ticket, sharers)
+        if share == 1 < sharers:
+            return (len(self.held) + self.lot) * batch_s
+        return (len(self.held) // share + 1) * batch_s
 
 
 def choose(
@@ -188,28 +202,62 @@ def choose(
     avoid: set[bytes],
     fleet: Durations,
     short: Collection[bytes] = (),
+    sharers: int = 1,
 ) -> bytes | None:
     """The producer that should hold a ticket: of those with room that are not `short` of it, who would be done first.
 
-    `fleet` knows how long a ticket of its model usually takes.
+    `fleet` knows how long a ticket of its model usually takes; so many ranks share the producers.
 
     Where all those with room are in `avoid`, nobody should as long as any other may have room later: a broken producer
     always has room. For the same reason one that has failed again and again comes last. Among equals, one whose batch
     is not full yet: a batch has a fixed shape, so tickets spread thinly over the fleet would be made among padding.
+    Where ranks share the batches, each adds its share to one and leaves the rest to the others.
     """
     peers = list(peers)
-    others = any(identity not in avoid and peer.may_take(ticket) for identity, peer in peers)
-    best, best_rank = None, None
-    for identity, peer in peers:
-        if identity in short or not peer.has_room(ticket) or (others and identity in avoid):
-            continue
-        groups_per_batch = max(1, peer.manifest.batch_images // ticket.recipe.num_first)
-        incomplete = len(peer.held) % groups_per_batch != 0
-        room = peer.credit_groups - len(peer.held)
-        rank = (not peer.is_doubtful, -peer.done_in_s(ticket, fleet), incomplete, room)
-        if best_rank is None or rank > best_rank:
-            best, best_rank = identity, rank
-    return best
+    if any(identity not in avoid and peer.may_take(ticket) for identity, peer in peers):
+        peers = [(identity, peer) for identity, peer in peers if identity not in avoid]
+    return Takers(((identity, peer) for identity, peer in peers if identity not in short), ticket, fleet, sharers).first
+
+
+class Takers:
+    """The producers with room for tickets of one kind, the one that should hold the next first.
+
+    While such tickets are handed out each producer is looked at once, and not again for every ticket: in a fleet of a
+    thousand that is the most of a rank's work.
+
+    Args:
+        peers: who may get them; nobody else may give them tickets meanwhile.
+        ticket: one of the kind.
+        fleet, sharers: as in `choose`.
+    """
+
+    def __init__(self, peers: Iterable[tuple[bytes, Peer]], ticket: Ticket, fleet: Durations, sharers: int) -> None:
+        self._ticket, self._fleet, self._sharers = ticket, fleet, sharers
+        self._heap = [
+            (self._rank(peer), place, identity, peer)
+            for place, (identity, peer) in enumerate(peers)
+            if peer.has_room(ticket)
+        ]
+        heapq.heapify(self._heap)
+
+    @property
+    def first(self) -> bytes | None:
+        """Who should hold the next ticket; None where nobody has room."""
+        return self._heap[0][2] if self._heap else None
+
+    def given(self) -> None:
+        """The first has been given a ticket."""
+        _, place, identity, peer = self._heap[0]
+        if peer.has_room(self._ticket):
+            heapq.heapreplace(self._heap, (self._rank(peer), place, identity, peer))
+        else:
+            heapq.heappop(self._heap)
+
+    def _rank(self, peer: Peer) -> tuple[bool, float, bool, int, float]:
+        """The lower, the sooner it gets a ticket."""
+        complete = len(peer.held) % peer.share_of_batch(self._ticket, self._sharers) == 0
+        done_in_s = peer.done_in_s(self._ticket, self._fleet, self._sharers)
+        return peer.is_doubtful, done_in_s, complete, len(peer.held) - peer.credit_groups, peer.lot
 
 
 def worst(states: Iterable[FleetState]) -> FleetState:

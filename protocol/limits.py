@@ -43,8 +43,8 @@ MAX_VERSIONS: Final = 64
 MAX_RANKS: Final = 1024
 """Ranks of a run; a producer has a socket for each."""
 
-MAX_PRODUCERS: Final = 1024
-"""Producers of one rank at a time; each costs it a manifest and two sockets' buffers."""
+MAX_PRODUCERS: Final = 4096
+"""Producers of one rank at a time. So many that do nothing cost it a third of a core and 8 MB beside the sockets."""
 
 KEY_LENGTH: Final = 40
 """Characters of a CURVE key as text."""

@@ -70,7 +70,7 @@ class Link:
     is_given: bool = False
     """Its address is one that this producer was started with, not only one that a rank has named."""
     is_spare: bool = False
-    """Its rank is reached by another address."""
+    """Its rank is reached by another address, or is not one that this producer serves."""
     state: LinkState = LinkState.HELLO
     run: str = ""
     incarnation: int = 0
@@ -169,7 +169,7 @@ class ProducerLook:
     unacknowledged_bytes: int
     """Bytes of the pixels of both."""
     credit_groups: int
-    """Tickets that it would hold for each rank."""
+    """Tickets that it would hold for all ranks together."""
     links: Mapping[LinkState, int]
     """Ranks that it knows, by where the talk with them stands."""
     rejects: Mapping[str, int]

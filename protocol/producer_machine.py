@@ -10,9 +10,11 @@ clock. States and messages: docs/protocol.md.
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from math import ceil
 
 from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.batching import choose_batch, same_recipe
+from penstock.protocol.chance import draw
 from penstock.protocol.clock import ClockDifference
 from penstock.protocol.image_codec import CodedImages
 from penstock.protocol.inspection import Tally
@@ -49,16 +51,22 @@ class ProducerMachine:
     Args:
         name: the producer's name in logs and metrics.
         manifest: what its engine is; sent in HELLO.
-        credit_groups: tickets it will hold at a time for each rank.
+        credit_groups: tickets it will hold at a time for all ranks; they share it evenly, and each gets one at least.
         credit_bytes: bytes of groups it will hold at a time for each rank.
+        max_ranks: ranks that it serves at most; 0 for all.
     """
 
-    def __init__(self, *, name: str, manifest: Manifest, credit_groups: int, credit_bytes: int) -> None:
+    def __init__(
+        self, *, name: str, manifest: Manifest, credit_groups: int, credit_bytes: int, max_ranks: int = 0
+    ) -> None:
         self.name = name
         self.manifest = manifest
         self.credit_groups = credit_groups
         self.credit_bytes = credit_bytes
+        self.max_ranks = max_ranks
         self.links: dict[bytes, Link] = {}
+        self._drawn: frozenset[int] = frozenset()
+        """The ranks that it serves; empty where it serves all."""
         self._loaded = False
         self._draining: str | None = None
         self._given: list[str] = []
@@ -143,9 +151,20 @@ class ProducerMachine:
                 if link.state is LinkState.WARMING:
                     actions.append(Note(f"ready for rank {link.rank} at {link.endpoint}"))
                 link.state, link.owes_ready = LinkState.READY, False
-                ready = Ready(credit_groups=self.credit_groups, credit_bytes=self.credit_bytes)
+                ready = Ready(credit_groups=self._credit_of_a_rank, credit_bytes=self.credit_bytes)
                 actions.append(Send(peer, ready))
         return actions
+
+    @property
+    def _credit_of_a_rank(self) -> int:
+        """Tickets that it will hold for each rank: an even share of all, and at least one.
+
+        Were it all for each, the first producers to come would get the whole window of a run of many ranks, and those
+        that all ranks think the fastest would have queues while others are idle. As it is, what is planned waits at
+        the rank, and goes to whoever is done.
+        """
+        num_ranks = len(self._drawn) or sum(not link.has_ended for link in self.links.values())
+        return ceil(self.credit_groups / num_ranks)
 
     def take(
         self, max_images: int, company: Callable[[Ticket], Hashable] = same_recipe
@@ -155,7 +174,8 @@ class ProducerMachine:
         Nothing begins for a rank that owes acknowledgements for as many bytes as its credit: a slow link holds its own
         tickets back.
         """
-        slow = {peer for peer, link in self.links.items() if link.unacknowledged_bytes >= self.credit_bytes}
+        asking = dict.fromkeys(held.peer for held in self._queue)
+        slow = {peer for peer in asking if self.links[peer].unacknowledged_bytes >= self.credit_bytes}
         queue = [held for held in self._queue if held.peer not in slow]
         batch = choose_batch(queue, max_images, company)
         taken = {id(held) for held in batch}
@@ -405,7 +425,8 @@ class ProducerMachine:
         if self._draining is not None:
             actions += self._drain(peer)
         link.traces, link.clock = welcome.trace, ClockDifference()
-        link.owes_ready = True
+        self._draw(welcome.world_size)
+        link.owes_ready = self._serves(welcome.rank)
         self._named = frozenset(welcome.endpoints)
         # By rank, not by address: one host has several names.
         life = (header.run, header.incarnation)
@@ -413,8 +434,33 @@ class ProducerMachine:
         keys = welcome.keys or ("",) * len(welcome.endpoints)
         link.key = keys[welcome.rank]
         for rank, (endpoint, key) in enumerate(zip(welcome.endpoints, keys, strict=True)):
-            if rank not in served:
+            if rank not in served and self._serves(rank):
                 actions += self._dial(endpoint, key)
+        return actions + self._leave_undrawn()
+
+    def _serves(self, rank: int) -> bool:
+        """Whether a rank is among those that this producer's name has drawn, or is to serve all."""
+        return not self._drawn or rank in self._drawn
+
+    def _draw(self, world_size: int) -> None:
+        """Draw the ranks to serve: by name, so that each gets about as many producers, and the same in every life."""
+        if not 0 < self.max_ranks < world_size:
+            self._drawn = frozenset()
+        elif len(self._drawn) != self.max_ranks or max(self._drawn) >= world_size:
+            by_lot = sorted(range(world_size), key=lambda rank: draw(self.name, rank))
+            self._drawn = frozenset(by_lot[: self.max_ranks])
+
+    def _leave_undrawn(self) -> list[Action]:
+        """Leave the rank that has only told of the others, once one of those that were drawn talks."""
+        talking = [(peer, link) for peer, link in self.links.items() if link.is_talking]
+        if not any(self._serves(link.rank) for _, link in talking):
+            return []
+        actions: list[Action] = []
+        for peer, link in talking:
+            if not self._serves(link.rank):
+                self._end(peer, LinkState.GONE)
+                link.is_spare = True
+                actions.append(Send(peer, Bye(reason="it serves other ranks")))
         return actions
 
     def _served_elsewhere(self, peer: bytes, header: Header, rank: int) -> str:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from penstock.protocol.actions import Action, Deliver, Note, Send, Traced
 from penstock.protocol.admission import Expectation, refusal
+from penstock.protocol.chance import draw
 from penstock.protocol.dispatcher import Dispatcher, Patience
 from penstock.protocol.errors import MessageError, VersionError
 from penstock.protocol.fleet import FleetState, Peer, PeerState, state_of, worst
@@ -85,6 +86,7 @@ class RankMachine(Dispatcher):
         self.rank = rank
         self.endpoints = endpoints
         self.keys = keys
+        self.sharers = len(endpoints)
         self.traces = traces
         self._key_name = key_name
         self.engines: dict[Kind, Manifest] = {}
@@ -245,7 +247,9 @@ class RankMachine(Dispatcher):
         if before and is_new and not self._rejoined.counts_round("HELLO", message.producer):
             actions = [action for action in actions if not isinstance(action, Note)]
         self.engines.setdefault(manifest.kind, manifest)
-        self.peers[identity] = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
+        peer = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
+        peer.lot = draw(self.rank, message.producer)
+        self.peers[identity] = peer
         welcome = Welcome(
             rank=self.rank,
             world_size=len(self.endpoints),

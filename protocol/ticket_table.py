@@ -197,6 +197,11 @@ class TicketTable:
                 break
         return list(first.values())
 
+    @property
+    def has_planned(self) -> bool:
+        """Whether `pop_planned` may find something."""
+        return any(self._planned.values())
+
     def pop_planned(self, model_digests: Collection[str]) -> Entry | None:
         """The first ticket of the plan for any of these models that is in nobody's hands.
 

@@ -182,7 +182,7 @@ PRODUCER: Final = (
         ("state",),
     ),
     Metric("penstock_producer_unacknowledged_bytes", "gauge", "Bytes of pixels of the waiting and the sent."),
-    Metric("penstock_producer_credit_groups", "gauge", "Tickets that it would hold for each rank."),
+    Metric("penstock_producer_credit_groups", "gauge", "Tickets that it would hold for all ranks together."),
     Metric(
         "penstock_producer_links",
         "gauge",

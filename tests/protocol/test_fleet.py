@@ -1,11 +1,16 @@
 """Who gets the next ticket, and what a rank can hope for."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from penstock.protocol.chance import draw
 from penstock.protocol.durations import Durations
-from penstock.protocol.fleet import FleetState, Peer, PeerState, choose, state_of
+from penstock.protocol.fleet import FleetState, Peer, PeerState, Takers, choose, state_of
 from tests.protocol.desk import ANN, BOB, CAT
 from tests.protocol.samples import MANIFEST, NBYTES, a_ticket
 
@@ -88,3 +93,84 @@ def test_who_failed_the_ticket_is_chosen_only_where_nobody_else_is_there() -> No
 def test_the_fleet_is_what_its_best_producer_is(states: list[PeerState], any_came: bool, expected: FleetState) -> None:
     peers = [Peer("ann", MANIFEST, 0.0, 0, state) for state in states]
     assert state_of(peers, any_came=any_came) is expected
+
+
+# --- many ranks and many producers ------------------------------------------------------------------------------------
+
+
+def _fleet(rank: int, paces_s: Sequence[float]) -> list[tuple[bytes, Peer]]:
+    """The producers as `rank` sees them, each with the time that its batches take."""
+    peers = []
+    for number, batch_s in enumerate(paces_s):
+        peer = _peer(batch_s=batch_s)
+        peer.lot = draw(rank, f"producer-{number}")
+        peers.append((b"%d" % number, peer))
+    return peers
+
+
+def _hand_out(peers: list[tuple[bytes, Peer]], num_tickets: int, sharers: int) -> list[bytes]:
+    """Who gets so many tickets, one after another."""
+    holders = []
+    by_identity = dict(peers)
+    for index in range(num_tickets):
+        holder = choose(peers, a_ticket(index), set(), Durations(), sharers=sharers)
+        assert holder is not None
+        by_identity[holder].hold(a_ticket(index))
+        holders.append(holder)
+    return holders
+
+
+def test_many_ranks_load_producers_by_their_pace_and_not_all_the_same() -> None:
+    """Twenty of 1 s a batch and twenty of 2 s: the former should have twice as much, and none nothing."""
+    num_ranks, paces_s = 64, [1.0] * 20 + [2.0] * 20
+    held: Counter[bytes] = Counter()
+    for rank in range(num_ranks):
+        held.update(_hand_out(_fleet(rank, paces_s), 12, sharers=num_ranks))
+    loads = [held[b"%d" % number] for number in range(40)]
+    assert sum(loads[:20]) / sum(loads[20:]) == pytest.approx(2.0, rel=0.3)
+    # 768 tickets on 40 producers: 25.6 and 12.8 each; a herd would put 64 on each of twelve.
+    assert min(loads) >= 3
+    assert max(loads) <= 45
+
+
+def test_where_ranks_share_a_batch_each_adds_its_share() -> None:
+    held = Counter(_hand_out(_fleet(0, [1.0] * 6), 8, sharers=2))
+    assert sorted(held.values()) == [2, 2, 2, 2], "of four groups a batch two are another rank's"
+    held = Counter(_hand_out(_fleet(0, [1.0] * 6), 8, sharers=1))
+    assert sorted(held.values()) == [4, 4]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    peers=st.lists(
+        st.tuples(st.integers(0, 7), st.sampled_from([None, 0.5, 1.0, 3.0]), st.integers(1, 9), st.booleans()),
+        min_size=1,
+        max_size=7,
+    ),
+    num_tickets=st.integers(1, 30),
+    sharers=st.integers(1, 5),
+)
+def test_takers_are_who_would_be_chosen_ticket_by_ticket(
+    peers: list[tuple[int, float | None, int, bool]], num_tickets: int, sharers: int
+) -> None:
+    def fleet() -> list[tuple[bytes, Peer]]:
+        made = []
+        for number, (held, batch_s, groups, doubtful) in enumerate(peers):
+            peer = _peer(min(held, groups), batch_s=batch_s, groups=groups)
+            peer.refusals = 99 * doubtful
+            peer.lot = draw(number)
+            made.append((b"%d" % number, peer))
+        return made
+
+    usual = Durations()
+    usual.add(2.0)
+    one_by_one, together = fleet(), fleet()
+    takers = Takers(together, a_ticket(0), usual, sharers)
+    for index in range(num_tickets):
+        chosen = choose(one_by_one, a_ticket(index), set(), usual, sharers=sharers)
+        assert takers.first == chosen
+        if chosen is None:
+            break
+        dict(one_by_one)[chosen].hold(a_ticket(index))
+        dict(together)[chosen].hold(a_ticket(index))
+        takers.given()

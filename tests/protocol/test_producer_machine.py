@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.protocol.actions import Action, Connect, Finished, Note, Send
+from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Note, Send
 from penstock.protocol.links import LinkState
 from penstock.protocol.messages import (
     Ack,
@@ -19,6 +19,7 @@ from penstock.protocol.messages import (
     Result,
     Tickets,
 )
+from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.tickets import Attempt
 from tests.protocol.bench import LIFE, R0, R1, RANK0, RANK1, Bench, indices, sent, welcome
 from tests.protocol.samples import MANIFEST, a_ticket
@@ -44,7 +45,7 @@ def test_welcome_is_answered_with_credit_and_the_other_ranks_are_dialled() -> No
     actions = bench.hear(welcome(0, (RANK0, RANK1)))
     assert [action for action in actions if isinstance(action, Connect)] == [Connect(RANK1)]
     assert sent(actions, Ready) == [], "the engine may hang: only its own thread knows that it is free"
-    assert sent(bench.machine.free(), Ready, R0) == [Ready(credit_groups=8, credit_bytes=10**6)]
+    assert sent(bench.machine.free(), Ready, R0) == [Ready(credit_groups=4, credit_bytes=10**6)], "half of 8, for two"
     assert bench.machine.connected
     assert bench.machine.header(R0) == LIFE
 
@@ -234,7 +235,7 @@ def test_after_a_cancel_the_rank_hears_when_the_engine_is_free_and_once() -> Non
     bench.hear(Cancel(attempts=(Attempt(0, 0),)))
     assert sent(bench.wait(60.0, R0, R1), Ready) == [], "an engine that hangs is not free, though its I/O lives"
     ready = bench.machine.free()
-    assert sent(ready, Ready) == sent(ready, Ready, R0) == [Ready(credit_groups=8, credit_bytes=10**6)]
+    assert sent(ready, Ready) == sent(ready, Ready, R0) == [Ready(credit_groups=4, credit_bytes=10**6)]
     assert bench.machine.free() == []
 
 
@@ -342,3 +343,82 @@ def test_a_refused_message_that_is_not_to_be_repeated_changes_nothing(reason: st
     bench.hear(Nack(index=-1, attempt=0, reason=reason, retryable=False))
     assert bench.machine.connected
     assert indices(bench.take()) == [0]
+
+
+# --- many ranks -------------------------------------------------------------------------------------------------------
+
+MANY = tuple(f"tcp://10.0.0.{rank}:5599" for rank in range(12))
+
+
+def _producer(name: str, *, credit_groups: int = 8, max_ranks: int = 0) -> ProducerMachine:
+    machine = ProducerMachine(
+        name=name, manifest=MANIFEST, credit_groups=credit_groups, credit_bytes=10**6, max_ranks=max_ranks
+    )
+    machine.connect(MANY[0])
+    machine.loaded()
+    return machine
+
+
+def _welcomed(machine: ProducerMachine, rank: int) -> list[Action]:
+    return machine.on_message(MANY[rank].encode(), LIFE, welcome(rank, MANY), 0.0)
+
+
+@pytest.mark.parametrize(("credit_groups", "expected"), [(8, 1), (12, 1), (13, 2), (24, 2), (60, 5)])
+def test_the_ranks_share_the_credit_and_each_gets_one_at_least(credit_groups: int, expected: int) -> None:
+    machine = _producer("ann", credit_groups=credit_groups)
+    _welcomed(machine, 0)
+    [ready] = sent(machine.free(), Ready)
+    assert ready.credit_groups == expected == max(1, -(-credit_groups // 12))
+
+
+def test_a_producer_serves_only_the_ranks_that_its_name_draws_and_leaves_the_one_that_told_it_of_them() -> None:
+    served: dict[int, int] = dict.fromkeys(range(12), 0)
+    for number in range(600):
+        machine = _producer(f"producer-{number}", max_ranks=3)
+        actions = _welcomed(machine, 0)
+        dialled = [MANY.index(action.endpoint) for action in actions if isinstance(action, Connect)]
+        assert sent(actions, Bye) == [], "nobody else talks yet"
+        later = [action for rank in dialled for action in _welcomed(machine, rank)]
+        assert [action for action in later if isinstance(action, Connect)] == []
+        left = sent(later, Bye, MANY[0].encode())
+        ranks = {*dialled} if left else {*dialled, 0}
+        assert len(ranks) == 3
+        assert (Disconnect(MANY[0]) in machine.tick(1.0)) is bool(left)
+        assert {ready.credit_groups for ready in sent(machine.free(), Ready)} == {3}, "8 tickets for three ranks"
+        for rank in ranks:
+            served[rank] += 1
+    # 600 draws of 3 of 12: 150 each, with a standard deviation of 10.6.
+    assert all(abs(count - 150) < 5 * 10.6 for count in served.values()), served
+
+
+def test_a_name_draws_the_same_ranks_in_every_life() -> None:
+    first, second = _producer("ann", max_ranks=3), _producer("ann", max_ranks=3)
+    assert _welcomed(first, 0) == _welcomed(second, 0)
+
+
+def _stranger() -> tuple[ProducerMachine, list[int]]:
+    """A producer that has not drawn rank 0, which has told it of the others; and the ranks that it has drawn."""
+    for number in range(99):
+        machine = _producer(f"p{number}", max_ranks=3)
+        dialled = [MANY.index(action.endpoint) for action in _welcomed(machine, 0) if isinstance(action, Connect)]
+        if len(dialled) == 3:
+            return machine, dialled
+    raise AssertionError("all draw rank 0")
+
+
+def test_a_rank_that_was_not_drawn_is_served_only_while_it_asks_and_no_other_talks() -> None:
+    machine, dialled = _stranger()
+    assert sent(machine.free(), Ready) == [], "it has no need of this producer, as far as that knows"
+    machine.on_message(MANY[0].encode(), LIFE, Cancel(attempts=()), 0.0)
+    assert len(sent(machine.free(), Ready, MANY[0].encode())) == 1
+    assert len(sent(_welcomed(machine, dialled[0]), Bye, MANY[0].encode())) == 1
+
+
+def test_a_rank_that_was_left_is_dialled_again_when_nobody_talks() -> None:
+    machine, dialled = _stranger()
+    for rank in dialled:
+        _welcomed(machine, rank)
+    assert Disconnect(MANY[0]) in machine.tick(1.0)
+    assert Connect(MANY[0]) not in machine.tick(5.0)
+    actions = machine.tick(20.0) + machine.tick(20.05)  # all have been silent for more than a lease
+    assert Connect(MANY[0]) in actions, "it may know where the others are now"
