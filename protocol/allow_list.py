@@ -91,7 +91,7 @@ class AllowList:
         self._state: _State | None = _state(path)  # before it is read: what changes in between is seen
         self._settled: Mapping[str, str] = {allowed.key: allowed.name for allowed in read_allowed(path)}
         """As the file was when it had stayed so."""
-        self._names = self._settled
+        self._names: Mapping[str, str] = self._settled
         self._seen: _State | None = self._state
         self._seen_at = float("-inf")
         self.generation = 0

@@ -177,7 +177,7 @@ def test_the_ports_of_a_gate_count_up_and_the_run_s_own_producers_need_none(
     told = []
 
     @contextmanager
-    def local_fleet(config: FleetConfig, endpoint: str, *rest: object, **who: object) -> Iterator[None]:
+    def local_fleet(config: FleetConfig, endpoint: str, *rest: object, **more: object) -> Iterator[None]:
         told.append(endpoint)
         yield None
 
