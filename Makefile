@@ -47,9 +47,9 @@ demo: setup  ## the whole way of the data on this machine, in minutes; results i
 # Two at a time, and then those that would disturb each other. Status 2: somebody pressed Ctrl-C, or the time is over.
 test: setup  ## all tests that need no GPU, the quick half of the faults among them; ten minutes
 	@code=0; \
-	$(ONE_THREAD) $(PY) -m pytest -q -m "not long and not alone" -n 2 --dist worksteal --session-timeout=900 || code=$$?; \
+	$(ONE_THREAD) $(PY) -m pytest -q -m "not long and not alone" -n 2 --dist worksteal --session-timeout=1100 || code=$$?; \
 	if [ $$code -ne 2 ]; then \
-	  $(ONE_THREAD) $(PY) -m pytest -q -m "not long and alone" --session-timeout=700 || code=$$?; \
+	  $(ONE_THREAD) $(PY) -m pytest -q -m "not long and alone" --session-timeout=800 || code=$$?; \
 	fi; \
 	exit $$code
 

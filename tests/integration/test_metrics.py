@@ -118,7 +118,7 @@ def test_every_metric_of_a_run_has_values_but_for_what_it_does_not_do(scraped: S
         name for name, family in families.items() if not family.samples and not name.startswith("process_")
     }  # no filter, nothing refused; the arithmetic of the trainer is known only where somebody counts it
     rare = {"penstock_images_filtered_total", "penstock_messages_rejected_total"}
-    rare |= {"penstock_producer_messages_rejected_total"}
+    rare |= {"penstock_producer_messages_rejected_total", "penstock_connections_refused_total"}
     assert {name for name in absent if "flop" not in name} <= rare
 
 
