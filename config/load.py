@@ -179,6 +179,8 @@ def _first_paragraph(box: str, prog: str) -> str:
         lines.append(text)
     message = " ".join(" ".join(lines).split()).removeprefix("Error parsing ")
     message = re.sub(r"^settings\.(\S+:)", r"--\1", message).removeprefix("settings: ")
+    message = re.sub(r"invalid literal for int\(\) with base 10: ", "expected an integer, got ", message)
+    message = re.sub(r"could not convert string to float: ", "expected a number, got ", message)
     return message or f"arguments not understood; see {prog} --help"
 
 

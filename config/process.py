@@ -49,6 +49,9 @@ class Terminated(BaseException):
         super().__init__(signum)
         self.signum = signum
 
+    def __str__(self) -> str:
+        return f"it was told to end ({signal.Signals(self.signum).name})"
+
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and end the process: what it returns; 130 by Ctrl-C, 143 by SIGTERM, 70 by a defect.

@@ -66,6 +66,8 @@ class Starvation:
         came = "no producer is left" if any_seen else "no producer came"
         if refused and not any_seen:
             return f"no producer that the run can use came in {silent_s:.0f} s at {endpoint}{refused}"
+        key = " --key FILE" if self._config.keys else ""
         return (
-            f"{came} in {silent_s:.0f} s; start one: penstock produce --connect {endpoint} (--help lists its settings)"
+            f"{came} in {silent_s:.0f} s; start one: penstock produce --connect {endpoint}{key} "
+            "(--help lists its settings)"
         )

@@ -171,7 +171,7 @@ def answer_producers(
     )
 
     def say_goodbye(kind: object, error: BaseException | None, trace: object) -> None:
-        stream.close(f"rank {rank} ends early: {error}" if error else "the run is over")
+        stream.close(f"rank {rank} ends early: {str(error) or type(error).__name__}" if error else "the run is over")
 
     stack.push(say_goodbye)
     if accelerator.is_main_process:

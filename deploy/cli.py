@@ -19,6 +19,8 @@ verbs:
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
   up        start a run with all its processes on this machine: ranks, producers, a GPU for each
   slurm     run trainers and producers as jobs of a Slurm cluster: penstock slurm submit CONFIG
+  ray       start the producers of a run as actors of a Ray cluster: penstock ray --connect ADDRESS --producers N
+  keys      let producers of other machines in, and out again: penstock keys init|add|revoke|list DIR
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   profile   measure which side bounds a run, and what would make it faster; compare two profiles
   sweep     train one arm for each value of a setting, and draw the curve
@@ -27,12 +29,13 @@ verbs:
   export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
   attribute find the training groups nearest to an image, and show them: penstock attribute RUN IMAGE
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
-  ray       start the producers of a run as actors of a Ray cluster: penstock ray --connect ADDRESS --producers N
-  keys      let producers of other machines in, and out again: penstock keys init|add|revoke|list DIR
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
   penstock VERB --help    the verb's settings
   penstock --version      the version
+
+pages, in the folder docs: fleet.md (several processes, machines, GPUs), operations.md (addresses, keys, metrics),
+slurm.md, ray.md, kubernetes.md, containers.md, security.md; README.md leads to the others
 """
 
 

@@ -85,6 +85,8 @@ def _init(folder: Path) -> None:
 
     try:
         folder.mkdir(mode=key_files.FOLDER_MODE, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise KeyFileError(f"{folder} is a file; DIR is a folder of its own") from error
     except OSError as error:
         raise KeyFileError(f"{folder} cannot be made: {error.strerror}") from error
     key_files.check_folder(folder)
@@ -158,7 +160,7 @@ def _list(folder: Path) -> None:
         print(f"nobody else may connect; penstock keys add {folder} NAME")
         return
     print_columns(("name", "key", "since"), ((each.name, each.key, each.since or "?") for each in allowed))
-    print("who of them is connected, the log and the metrics of the trainer say")
+    print("the trainer's log says who of them is connected")
 
 
 def _read_list(folder: Path) -> Sequence[Allowed]:

@@ -16,6 +16,7 @@ from penstock.deploy.up_config import UpConfig
 from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Processes
 from penstock.deploy.up_run import UpRun
+from penstock.protocol.addresses import nearby
 from penstock.protocol.errors import ConfigError
 from penstock.telemetry.terminal.view import is_wanted
 
@@ -37,7 +38,10 @@ def main(argv: Sequence[str]) -> int:
     _refuse_counts(config, argv)
     processes = Processes(config)
     if config.dry_run:
-        endpoint = processes.train.stream.endpoint
+        endpoint = nearby(processes.train.stream.endpoint)
+        if endpoint.endswith(":0"):
+            print("# PORT is a free one that rank 0 takes and logs; name one with --stream.endpoint")
+            endpoint = endpoint.removesuffix("0") + "PORT"
         for process in [*processes.ranks(), *processes.producers(endpoint)]:
             print(f"# {process.name} on {process.place}\n{process.in_a_shell}")
         return 0

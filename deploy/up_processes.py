@@ -58,7 +58,7 @@ class Processes:
         """What the ranks will read."""
         self.produce: ProduceConfig = whole.produce_config()
         """What the producers will read, but for where they connect to."""
-        _check(self.train, self.produce)
+        _check(self.train, self.produce, self._produce_arguments)
         self.devices: Division = divide(config, self.produce, environ)
         """One for each process."""
         if self.train.groups_per_step % len(self.devices.ranks):
@@ -138,7 +138,14 @@ def _of_the_run(config: UpConfig) -> list[str]:
     return added
 
 
-def _check(train: TrainConfig, produce: ProduceConfig) -> None:
+def _check(train: TrainConfig, produce: ProduceConfig, produce_arguments: Sequence[str]) -> None:
+    given = {word.partition("=")[0] for word in produce_arguments}
+    if "--connect" in given:
+        raise ConfigError("produce: leave --connect out; the producers dial the rank that `penstock up` starts")
+    if "--key" in given:
+        raise ConfigError(
+            "produce: leave --key out; with `penstock up --keys DIR` the run's own producers use the trainer's key"
+        )
     if produce.devices:
         raise ConfigError("produce: leave --devices out; `penstock up --producer-devices` says which GPUs are used")
     if train.filter.is_on and not produce.scorer:

@@ -18,6 +18,7 @@ from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.device_child import WARMS_UP
 from penstock.producer.engine import Engine
 from penstock.protocol.addresses import check_dialled
+from penstock.protocol.keys import read_producer_key
 from penstock.telemetry.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(f"producer {config.name or default_name()}")
     for endpoint in config.endpoints:
         check_dialled(endpoint)
+    if config.key:
+        read_producer_key(Path(config.key))  # the model may take minutes to load: a bad file is said at once
     token = _metrics_token(config)
     if config.devices:
         from penstock.producer.device_fleet import DeviceFleet

@@ -6,6 +6,7 @@ line of its own, such as a model that does not load or a rank that refuses, woul
 """
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +144,7 @@ class DeviceChild(LoggedChild):
         self.num_crashes += 1
         wait_s = self._backoff.after(0.0 if self._served_from is None else now - self._served_from)
         self._start_at = now + wait_s
-        words = f"is restarting in {wait_s:g} s; it ended with status {status}: {self.last_line}"
+        words = f"is restarting in {wait_s:g} s; it ended with status {_explained(status)}: {self.last_line}"
         self._become(ChildState.RESTARTING, words, logging.WARNING)
 
     def _finish(self, status: int) -> None:
@@ -175,3 +176,9 @@ class DeviceChild(LoggedChild):
                 return
             self.state = state
         _log.log(level, "%s on %s %s", self.name, self.device, words or f"is {state.value}")
+
+
+def _explained(status: int) -> str:
+    """A status; that of a signal with its name, for then the last line of the log is not the reason."""
+    by_signal = {128 + each.value: each.name for each in signal.Signals}
+    return f"{status} ({by_signal[status]}), after its log said" if status in by_signal else str(status)

@@ -25,7 +25,7 @@ def find_devices(text: str, environ: Mapping[str, str] = os.environ, name: str =
     Raises:
         ConfigError: no list of devices, a GPU twice, a GPU that is not there, or `all` where there is none.
     """
-    num_gpus = len(machine.nvidia_gpus()) or None  # without nvidia-smi there may be GPUs all the same
+    num_gpus = len(machine.nvidia_gpus()) or None
     visible = machine.visible_gpus(num_gpus, environ)
     if text.strip() == "all":
         require_some(visible, environ, name)
@@ -37,10 +37,13 @@ def find_devices(text: str, environ: Mapping[str, str] = os.environ, name: str =
     devices = [f"cuda:{int(match[1])}" if match[1] else "cpu" for match in matches]
     gpus = [device for device in devices if device != "cpu"]
     require(len(set(gpus)) == len(gpus), f"{name} must name a GPU once", text)
-    is_known = num_gpus is not None or "CUDA_VISIBLE_DEVICES" in environ
+    # Without nvidia-smi there may be GPUs all the same.
+    is_known = num_gpus is not None or "CUDA_VISIBLE_DEVICES" in environ or not machine.may_have_gpus()
     for gpu in gpus:
         if is_known and int(gpu.removeprefix("cuda:")) >= len(visible):
-            raise ConfigError(f"{name} names {gpu}, and {len(visible)} GPUs are visible here{_why(environ)}")
+            there = {0: "no GPU is", 1: "1 GPU is"}.get(len(visible), f"{len(visible)} GPUs are")
+            hint = "" if visible else "; cpu is a device, too"
+            raise ConfigError(f"{name} names {gpu}, and {there} visible here{_why(environ)}{hint}")
     return devices
 
 

@@ -44,6 +44,8 @@ _REFUSED_S = 60.0
 """How long a producer that no rank lets in goes on: its key may have been sent before it was allowed."""
 _TOLD_S = 60.0
 """How often it says so."""
+_ALONE_S = 10.0
+"""How long no rank may answer before it says that it waits."""
 _TRACE_S = 0.5
 """How often events are told of, where a rank traces."""
 
@@ -102,6 +104,8 @@ class ProducerService:
         """Since when ranks refuse this producer's key and none serves it."""
         self._told_at: dict[str, float] = {}
         """When each refusal was last said."""
+        self._said_alone_at = float("-inf")
+        """When it last said that no rank answers."""
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
@@ -333,6 +337,7 @@ class ProducerService:
         if self._machine.connected:
             self._connected_at = now
         self._watch_refusals(now)
+        self._say_alone(now)
         if self._drain_asked and self._draining_since is None:
             self._draining_since = now
             self._act(self._machine.drain("it was asked to end"))
@@ -361,6 +366,19 @@ class ProducerService:
         self._refused_since = now if self._refused_since is None else self._refused_since
         if now - self._refused_since >= min(_REFUSED_S, self._config.trainer_timeout_s):
             self._break(RejectedError(sure[0]))
+
+    def _say_alone(self, now: float) -> None:
+        """Say that no rank answers: whoever has mistyped an address need not wait for `trainer_timeout_s` to see it."""
+        alone_s = now - self._connected_at
+        if alone_s < _ALONE_S or self._told_at or now - self._said_alone_at < _TOLD_S:
+            return
+        self._said_alone_at = now
+        _log.info(
+            "no trainer answers at %s (for %.0f s); dials on for %g s at most (--trainer-timeout-s)",
+            self._config.connect,
+            alone_s,
+            self._config.trainer_timeout_s,
+        )
 
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
         came_at = time.monotonic()

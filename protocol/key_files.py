@@ -73,7 +73,9 @@ def write_new(path: Path, text: str) -> None:
             file.write(text)
             _settle(file.fileno())
     except FileExistsError as error:
-        raise KeyFileError(f"{path} is there already; choose another, or remove it first") from error
+        raise KeyFileError(
+            f"{path} is there already, and keys are never overwritten; choose another name or folder"
+        ) from error
     except OSError as error:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
 

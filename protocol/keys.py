@@ -95,7 +95,7 @@ def _read(path: Path, known: Collection[str], optional: Collection[str] = ()) ->
     try:
         stored = json.loads(read_private(path))
     except ValueError as error:
-        raise KeyFileError(f"{path} is no key file: {error}; `penstock keys` makes them") from error
+        raise KeyFileError(f"{path} is no key file: it holds no JSON; `penstock keys add` makes one") from error
     if not isinstance(stored, dict) or not (set(known) - set(optional)) <= stored.keys() <= set(known):
         raise KeyFileError(f"{path} is no key file: it must name {', '.join(sorted(known))}")
     if not all(isinstance(value, str) and is_key(value) for value in stored.values()):

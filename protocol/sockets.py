@@ -5,6 +5,7 @@ send is non-blocking and says whether it went: a ROUTER drops silently at its hi
 complain. Pixels are not copied on either side.
 """
 
+import errno
 import socket
 import threading
 import time
@@ -156,7 +157,12 @@ class RankSocket:
                     f"{endpoint} is in use by another program; choose another address with --stream.endpoint "
                     "(port 0 takes a free one)"
                 ) from error
-            raise EndpointError(f"cannot bind {endpoint}: {error}") from error
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise EndpointError(
+                    f"cannot bind {endpoint}: this machine has no such address; give --stream.endpoint one of its own, "
+                    "an interface or *, and --stream.advertise what others dial"
+                ) from error
+            raise EndpointError(f"cannot bind {endpoint}: {error.strerror}") from error
         bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         try:
             self.endpoint, self.local_endpoint = advertised(bound, advertise), nearby(bound)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+DEV = Path("/dev")
 SMI_TIMEOUT_S = 10.0
 
 
@@ -75,6 +76,14 @@ def nvidia_gpus() -> list[str]:
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines()]
     return [f"{row[0]}, {row[1]}, driver {row[2]}" for row in rows if len(row) == 3]
+
+
+def may_have_gpus(dev: Path = DEV) -> bool:
+    """Whether a driver has left a device that torch could take for a GPU; with `nvidia-smi` missing, all one knows.
+
+    NVIDIA's, on Jetson too, WSL's, and AMD's, which ROCm's torch also calls `cuda`.
+    """
+    return any(any(dev.glob(name)) for name in ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd"))
 
 
 def visible_gpus(num_gpus: int | None, environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -232,7 +232,7 @@ def test_a_required_key_that_the_file_leaves_out_is_named(presets: Path) -> None
         ),
         (["demo"], "unexpected argument 'demo'; did you mean '--config demo'?"),
         (["other"], "unexpected argument 'other' (see penstock train --help)"),
-        (["--max-steps", "x"], "--max-steps: invalid literal for int() with base 10: 'x'"),
+        (["--max-steps", "x"], "--max-steps: expected an integer, got 'x'"),
         (["--objective.temperature", "-1"], "--objective: temperature must be > 0, got -1.0"),
         (["--max-steps", "-1"], "--max-steps: max_steps must be >= 0, got -1"),
     ],

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.config import process
+
 PREAMBLE = """
 import signal, sys, time
 from penstock.config import process
@@ -310,3 +312,7 @@ def test_another_error_of_a_finaliser_is_shown_as_ever() -> None:
     _, err = child.communicate(timeout=30)
     assert child.returncode == 0
     assert "the drain is blocked" in err
+
+
+def test_a_signal_is_told_by_its_name() -> None:
+    assert str(process.Terminated(signal.SIGTERM)) == "it was told to end (SIGTERM)"

@@ -37,6 +37,7 @@ def test_no_producer_at_all_names_the_command_that_starts_one(bench: StreamBench
     command = re.search(r"penstock produce --connect (\S+)", text)
     assert command
     assert command[1] == stream._socket.endpoint
+    assert "--key" not in text
     assert "\n" not in text
 
 

@@ -48,6 +48,14 @@ def test_a_dry_run_prints_every_command_and_starts_none(tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_names_no_address_that_cannot_be_dialled(capsys: pytest.CaptureFixture[str]) -> None:
+    for endpoint, dialled in (("tcp://*:5599", "tcp://127.0.0.1:5599"), ("tcp://127.0.0.1:0", "tcp://127.0.0.1:PORT")):
+        assert dispatch(["up", "--train", f"--stream.endpoint {endpoint} --stream.insecure", "--dry-run"]) == 0
+        shown = capsys.readouterr().out
+        assert f"--connect {dialled} " in shown
+        assert shown.startswith("# PORT") == dialled.endswith("PORT")
+
+
 @pytest.mark.parametrize(
     ("argv", "error"),
     [
@@ -56,6 +64,9 @@ def test_a_dry_run_prints_every_command_and_starts_none(tmp_path: Path, capsys: 
         (["--overwrite", "--resume"], "overwrite and resume exclude each other"),
         (["--ranks", "0"], "--ranks: ranks must be >= 1, got 0"),
         (["--config", "dmo"], "no such preset; did you mean 'demo'"),
+        (["--ranks", "two"], "--ranks: expected an integer, got 'two'"),
+        (["--produce=--connect tcp://10.0.0.7:5599"], "produce: leave --connect out"),
+        (["--produce=--key ann.key"], "produce: leave --key out; with `penstock up --keys DIR`"),
     ],
 )
 def test_a_mistake_is_one_line(argv: list[str], error: str) -> None:

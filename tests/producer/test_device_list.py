@@ -29,12 +29,20 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int
         (2, None, "cuda:1, cuda:0", ["cuda:1", "cuda:0"]),
         (2, None, "1,cpu", ["cuda:1", "cpu"]),
         (0, None, "cpu,cpu", ["cpu", "cpu"]),
-        (0, None, "0,1", ["cuda:0", "cuda:1"]),
     ],
     indirect=["gpus"],
 )
 def test_a_list_names_devices_as_torch_does(gpus: int, listed: str | None, text: str, devices: list[str]) -> None:
     assert find_devices(text, {} if listed is None else {"CUDA_VISIBLE_DEVICES": listed}) == devices
+
+
+@pytest.mark.parametrize("gpus", [0], indirect=True)
+def test_without_nvidia_smi_a_number_is_believed_where_a_driver_is(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "may_have_gpus", lambda: True)
+    assert find_devices("0,1", {}) == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(machine, "may_have_gpus", lambda: False)
+    with pytest.raises(ConfigError, match="devices names cuda:0, and no GPU is visible here; cpu is a device, too"):
+        find_devices("0,1", {})
 
 
 @pytest.mark.parametrize(
@@ -49,7 +57,7 @@ def test_a_list_names_devices_as_torch_does(gpus: int, listed: str | None, text:
             "name the devices, as in --devices cpu",
         ),
         (2, None, "0,2", "devices names cuda:2, and 2 GPUs are visible here"),
-        (8, "4", "cuda:4", "devices names cuda:4, and 1 GPUs are visible here (CUDA_VISIBLE_DEVICES is '4')"),
+        (8, "4", "cuda:4", "devices names cuda:4, and 1 GPU is visible here (CUDA_VISIBLE_DEVICES is '4')"),
         (2, None, "0,cuda:0", "devices must name a GPU once, got '0,cuda:0'"),
         *(
             (

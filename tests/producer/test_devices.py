@@ -56,7 +56,7 @@ def test_a_producer_that_is_killed_is_started_again_and_serves(open_rank: OpenRa
     work.until_all_serve()
     assert fleet.pid("fleet-0") != first
     assert fleet.pid("fleet-1") == other, "the other one has not noticed"
-    assert "it ended with status 137: " in fleet.output
+    assert "it ended with status 137 (SIGKILL), after its log said: " in fleet.output
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)

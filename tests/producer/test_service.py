@@ -215,6 +215,16 @@ def test_a_trainer_that_never_comes_ends_the_wait_within_its_bound(free_endpoint
     assert "accelerate launch consumer" in str(error)
 
 
+def test_that_no_trainer_answers_is_said_long_before_the_wait_ends(
+    free_endpoint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("penstock.producer.service._ALONE_S", 0.1)
+    with caplog.at_level("INFO", logger="penstock"):
+        RunningService(free_endpoint, StubEngine(), trainer_timeout_s=1.0).end()
+    said = [text for text in caplog.messages if text.startswith("no trainer answers at ")]
+    assert said == [f"no trainer answers at {free_endpoint} (for 0 s); dials on for 1 s at most (--trainer-timeout-s)"]
+
+
 def test_a_restarted_trainer_is_served_in_its_new_life(open_rank: OpenRank) -> None:
     first = open_rank(incarnation=1)
     first.plan(*range(4))

@@ -55,7 +55,7 @@ def test_a_producer_s_key_names_its_trainer_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "is no key file"),
+        ("", "is no key file: it holds no JSON; `penstock keys add` makes one"),
         ("[]", "must name public, secret, trainer"),
         ('{"public": 1, "secret": 2, "trainer": 3}', "40 characters of Z85"),
         (json.dumps({"public": ANN, "secret": BOB[:-1], "trainer": CAT}), "40 characters of Z85"),

@@ -266,6 +266,13 @@ def test_an_ipc_address_without_its_folder_is_one_line(tmp_path: Path) -> None:
         RankSocket(f"ipc://{tmp_path}/missing/run.sock")
 
 
+def test_an_address_of_another_machine_is_one_line_that_says_what_to_give() -> None:
+    with pytest.raises(EndpointError) as caught:
+        RankSocket("tcp://192.0.2.77:5599", insecure=True)  # nobody's (RFC 5737)
+    assert str(caught.value).startswith("cannot bind tcp://192.0.2.77:5599: this machine has no such address; give")
+    assert all(flag in str(caught.value) for flag in ("--stream.endpoint", "--stream.advertise"))
+
+
 def test_a_plain_dealer_of_pyzmq_can_talk_to_a_rank(rank: RankSocket) -> None:
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)

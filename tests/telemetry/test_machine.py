@@ -111,3 +111,10 @@ def test_a_driver_that_fails_means_no_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     assert machine.nvidia_gpus() == []
     monkeypatch.setenv("PATH", "")
     assert machine.nvidia_gpus() == []
+
+
+def test_a_driver_is_seen_by_its_devices(tmp_path: Path) -> None:
+    (tmp_path / "null").touch()
+    assert not machine.may_have_gpus(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert machine.may_have_gpus(tmp_path)
