@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from penstock.config.load import load_config
 from penstock.config.process import configure_logging
 from penstock.consumer import run_folder
 from penstock.deploy.demo import results
-from penstock.deploy.fleet_plan import PRESETS
+from penstock.deploy.plan_file import load_plan
 from penstock.deploy.up_config import UpConfig
 from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Processes
@@ -25,15 +24,15 @@ DESCRIPTION = (
     "Start a run with all its processes on this machine, and see to them until it is over. A producer that crashes is "
     "started again; when a rank fails, all ends, with its status. Ctrl-C ends all in order, a second one at once. Each "
     "process has a log in RUN/logs.\n\n"
-    "penstock up --config demo\n\n"
-    "penstock up --config PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7\n\n"
+    "penstock up demo\n\n"
+    "penstock up PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7\n\n"
     "penstock up --producers 3 --train '--config demo --max-steps 200' --dry-run"
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run it. Returns the ranks' exit status."""
-    config = load_config(UpConfig, argv, preset_dir=PRESETS, prog="penstock up", description=DESCRIPTION)
+    config = load_plan(UpConfig, argv, prog="penstock up", description=DESCRIPTION)
     _refuse_counts(config, argv)
     processes = Processes(config)
     if config.dry_run:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from penstock.config.strict_yaml import did_you_mean
 from penstock.consumer import run_folder
+from penstock.deploy.plan_file import load_plan
 from penstock.deploy.slurm import queue
 from penstock.deploy.slurm.link_keys import LinkKeys, make_keys, planned_keys
-from penstock.deploy.slurm.plan import SlurmPlan, read_plan
+from penstock.deploy.slurm.plan import SlurmPlan
 from penstock.deploy.slurm.scripts import PRODUCE, TRAIN, produce_script, train_script
 from penstock.protocol.errors import ConfigError, PenstockError
 
@@ -35,7 +36,10 @@ actions:
 """
 _ACTIONS = ("submit", "status", "cancel")
 _JOBS = "jobs.json"
-_DRY_RUN = "--dry-run"
+DESCRIPTION = (
+    "Submit a run to Slurm: a job for the trainers, and a requeueable array of producers that finds them. "
+    "CONFIG is a plan, a YAML file or a preset, as `penstock up` takes it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +62,19 @@ def main(argv: Sequence[str]) -> int:
     if not rest:
         raise ConfigError(f"penstock slurm {action} needs CONFIG: a YAML file or a preset, such as demo")
     if action == "submit":
-        is_dry = _DRY_RUN in rest
-        plan = read_plan([word for word in rest if word != _DRY_RUN])
-        show(plan) if is_dry else submit(plan)
+        plan = read_plan(rest)
+        show(plan) if plan.dry_run else submit(plan)
         return 0
     plan = read_plan(rest)
     jobs = _read_jobs(plan)
     if jobs is None:
         raise ConfigError(f"{plan.folder} tells of no jobs; `penstock slurm submit` puts {_JOBS} there")
     return _status(plan, jobs) if action == "status" else _cancel(plan, jobs)
+
+
+def read_plan(argv: Sequence[str]) -> SlurmPlan:
+    """The plan that the arguments name. Raises ConfigError."""
+    return load_plan(SlurmPlan, argv, prog="penstock slurm submit", description=DESCRIPTION)
 
 
 def show(plan: SlurmPlan) -> None:

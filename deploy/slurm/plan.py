@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from penstock.config.load import load_config
 from penstock.config.rules import require
-from penstock.deploy.fleet_plan import PRESETS, FleetPlan, split_words
+from penstock.deploy.fleet_plan import FleetPlan, split_words
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OWN_OPTIONS = ("--array", "--job-name", "--nodes", "--ntasks", "--output", "--signal", "--dependency", "--open-mode")
 """Options of sbatch that the plan's other fields decide."""
-
-DESCRIPTION = (
-    "Submit a run to Slurm: a job for the trainers, and a requeueable array of producers that finds them. "
-    "CONFIG is a YAML file or a preset; --dry-run prints the two scripts and submits nothing."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,12 +126,6 @@ class SlurmPlan(FleetPlan):
     def python(self) -> str:
         """The interpreter on the nodes."""
         return self.slurm.python or sys.executable
-
-
-def read_plan(argv: Sequence[str]) -> SlurmPlan:
-    """The plan that the arguments name: CONFIG first, then fields that override it. Raises ConfigError."""
-    named = ["--config", *argv] if argv and not argv[0].startswith("-") else list(argv)
-    return load_config(SlurmPlan, named, preset_dir=PRESETS, prog="penstock slurm submit", description=DESCRIPTION)
 
 
 def train_directives(plan: SlurmPlan) -> Sequence[str]:

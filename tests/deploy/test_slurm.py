@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from penstock.deploy.slurm import command
-from penstock.deploy.slurm.plan import SlurmPlan, read_plan
+from penstock.deploy.slurm.command import read_plan
+from penstock.deploy.slurm.plan import SlurmPlan
 from penstock.deploy.slurm.scripts import PRODUCE, TRAIN, produce_script, train_script
 from penstock.protocol.errors import ConfigError, KeyFileError, RunError
 

@@ -26,7 +26,7 @@ def test_the_help_shows_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         dispatch(["up", "--help"])
     text = capsys.readouterr().out
-    assert "penstock up --config PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7" in text
+    assert "penstock up PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7" in text
     for flag in ("--train STR", "--produce STR", "--resume", "--view {auto,trainer,merged}", "--dry-run"):
         assert flag in text
 
