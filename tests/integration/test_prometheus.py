@@ -1,10 +1,12 @@
 """A real Prometheus scrapes a real run: every query of the dashboard and every alert's expression finds its data."""
 
+import contextlib
 import json
 import math
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -122,6 +124,16 @@ def _shout(endpoint: str) -> None:
         dealer.recv_multipart()
 
 
+def _browse(endpoint: str) -> None:
+    """What speaks no ZeroMQ; that the rank hangs up is waited for."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    # It may hang up with what it has not read, which is a reset.
+    with contextlib.suppress(ConnectionResetError), socket.create_connection((host, int(port)), WAIT_S) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: penstock\r\n\r\n")
+        while connection.recv(1024):
+            pass
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus in which every metric of a run stands that the run has, while it goes on."""
@@ -138,6 +150,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             # A counter with a label begins at its first event, and a rate needs two looks.
             for _ in range(2):
                 _shout(endpoint)
+                _browse(endpoint)
             program.until(lambda: bool(server.values("penstock_knn_ratio")) and _is_steady(server))
             yield server
             assert program.process.poll() is None, program.output

@@ -63,6 +63,7 @@ def test_a_producer_s_key_names_its_trainer_s(tmp_path: Path) -> None:
         (json.dumps({"public": ANN, "secret": BOB, "trainer": CAT, "more": CAT}), "must name"),
         ("\udcff", "cannot be read"),
     ],
+    ids=["nothing", "list", "numbers", "short", "missing", "more", "bytes"],  # not the keys, which are made anew
 )
 def test_what_is_no_key_file_is_refused_by_name(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "ann.key"
