@@ -17,7 +17,7 @@ verbs:
   produce   make images for a run: connects to its trainer and works on the tickets it gives
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
-  up        start a run with all its processes on this machine: ranks, producers, a GPU for each
+  up        start a run with all its processes on this machine: penstock up CONFIG
   slurm     run trainers and producers as jobs of a Slurm cluster: penstock slurm submit CONFIG
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   profile   measure which side bounds a run, and what would make it faster; compare two profiles
@@ -27,7 +27,7 @@ verbs:
   export    make a whole run's images again as a data set: penstock export RUN --format webdataset --out DIR
   attribute find the training groups nearest to an image, and show them: penstock attribute RUN IMAGE
   audit     compare what prompts asked for with what images show, group by group: penstock audit RUN
-  ray       start the producers of a run as actors of a Ray cluster: penstock ray --connect ADDRESS --producers N
+  ray       start the producers of a run as actors of a Ray cluster: penstock ray CONFIG --connect ADDRESS
   keys      let producers of other machines in, and out again: penstock keys init|add|revoke|list DIR
   doctor    say what is installed, what works on this machine, and what to do about the rest
 
