@@ -15,7 +15,8 @@ from penstock.deploy.up_config import UpConfig
 from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Processes
 from penstock.deploy.up_run import UpRun
-from penstock.protocol.errors import ConfigError
+from penstock.protocol.addresses import check_dialled
+from penstock.protocol.errors import ConfigError, EndpointError
 from penstock.telemetry.terminal.view import is_wanted
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
     _refuse_counts(config, argv)
     processes = Processes(config)
     if config.dry_run:
-        endpoint = processes.train.stream.endpoint
-        for process in [*processes.ranks(), *processes.producers(endpoint)]:
+        for process in [*processes.ranks(), *processes.producers(_shown(processes.train.stream.endpoint))]:
             print(f"# {process.name} on {process.place}\n{process.in_a_shell}")
         return 0
     train = processes.train
@@ -56,6 +56,14 @@ def main(argv: Sequence[str]) -> int:
     if status == 0:
         print("\n".join([*results(train.run_dir), f"logs     {logs.folder}"]))
     return status
+
+
+def _shown(endpoint: str) -> str:
+    """What producers would dial, or where the ranks have yet to choose it, a word for what their log will name."""
+    try:
+        return check_dialled(endpoint)
+    except EndpointError:
+        return "RANK_0"
 
 
 def describe(processes: Processes) -> str:

@@ -9,6 +9,7 @@ import pytest
 from penstock.deploy import up
 from penstock.deploy.cli import dispatch
 from penstock.deploy.up_config import UpConfig
+from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Processes
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry import machine
@@ -46,6 +47,22 @@ def test_a_dry_run_prints_every_command_and_starts_none(tmp_path: Path, capsys: 
     assert "CUDA_VISIBLE_DEVICES=1 " in lines[7]
     assert "--connect tcp://127.0.0.1:5599" in lines[7]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:0", "tcp://*:5599 --stream.insecure"])
+def test_a_dry_run_shows_no_address_that_nobody_can_dial(endpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["up", "--train", f"--stream.endpoint {endpoint}", "--dry-run"]) == 0
+    assert "--connect RANK_0 " in capsys.readouterr().out
+
+
+def test_two_on_one_folder_do_not_mix_their_logs(tmp_path: Path) -> None:
+    with Logs(tmp_path, 10, keeps=False, shows=False) as first:
+        first.of("rank-0")("a line")
+        with pytest.raises(RunError, match=r"another penstock up has its logs in .*/logs"):
+            Logs(tmp_path, 10, keeps=False, shows=False)
+        assert first.last_lines("rank-0", 1) == ["a line"]
+    with Logs(tmp_path, 10, keeps=False, shows=False) as second:
+        assert second.last_lines("rank-0", 1) == []
 
 
 @pytest.mark.parametrize(
