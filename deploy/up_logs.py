@@ -36,11 +36,11 @@ class Logs:
         self._shows = shows
         self._files: list[TextIO] = []
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._held = self._take_folder()
         self._own = logging.FileHandler(self.path("up"), encoding="utf-8")
-        self._take_folder()
         for old in () if keeps else self.folder.glob("*.log"):
             if old == self.path("up"):
-                os.truncate(old, 0)  # it is open, and held
+                os.truncate(old, 0)  # it is held
             else:
                 old.unlink()
         self._own.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S"))
@@ -48,15 +48,17 @@ class Logs:
         self._quiet: list[logging.Handler] = []
         """What writes to standard error, while it must not."""
 
-    def _take_folder(self) -> None:
-        """Hold it until this process ends. Raises RunError where another one does: its ranks may not have begun yet."""
+    def _take_folder(self) -> TextIO:
+        """What holds it while it is open. Raises RunError where another process does: its ranks may yet begin."""
+        held = self.path("up").open("a", encoding="utf-8")
         try:
-            fcntl.flock(self._own.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._own.close()
+            held.close()
             raise RunError(
                 f"another penstock up has its logs in {self.folder}; end it, or choose another --run-dir"
             ) from error
+        return held
 
     def path(self, name: str) -> Path:
         """Of a process's log."""
@@ -110,7 +112,7 @@ class Logs:
         self.tell_here()
         logging.getLogger().removeHandler(self._own)
         self._own.close()
-        for file in self._files:
+        for file in (*self._files, self._held):
             with contextlib.suppress(OSError):
                 file.close()
 

@@ -106,3 +106,6 @@ def test_a_run_that_ended_early_says_how_to_go_on(tmp_path: Path) -> None:
     hint = "to go on from step 40: penstock up --config demo --train '--config demo --max-steps 60' --resume"
     assert up.resume_hint(argv, tmp_path) == hint
     assert up.resume_hint([*argv, "--resume"], tmp_path) == hint, "once is enough"
+    assert up.resume_hint(argv, tmp_path, overwrites=True) == hint, "the command said it, and says it no more"
+    of_file = up.resume_hint(["plan.yaml"], tmp_path, overwrites=True)
+    assert of_file == "to go on from step 40: penstock up plan.yaml --no-overwrite --resume"

@@ -91,7 +91,7 @@ def _children_of(name: str) -> list[int]:
 @pytest.mark.fleet
 @pytest.mark.timeout(240)
 def test_the_producers_of_a_removed_node_come_back_on_another_and_nothing_is_lost(rank: Rank) -> None:
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'penstock[ray]'")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
