@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,7 +25,15 @@ from penstock.protocol.errors import ConfigError
 T = TypeVar("T")
 
 
-def load_config(cls: type[T], argv: Sequence[str], *, preset_dir: Path, prog: str, description: str) -> T:
+def load_config(
+    cls: type[T],
+    argv: Sequence[str],
+    *,
+    preset_dir: Path,
+    prog: str,
+    description: str,
+    unread: Mapping[str, Any] | None = None,
+) -> T:
     """Read a program's settings from its arguments.
 
     Args:
@@ -35,13 +43,14 @@ def load_config(cls: type[T], argv: Sequence[str], *, preset_dir: Path, prog: st
         preset_dir: the folder of `NAME.yaml` presets.
         prog: the program's name in the help.
         description: a sentence or two for the help.
+        unread: keys, with their types, that the file may have for other programs which read it too.
 
     Raises:
         ConfigError: what the user can mend: an unknown key or flag, a wrong type, a file that is not there.
         SystemExit: with status 0 after `--help`.
     """
     argv = _joined(argv)
-    default = read_source(cls, _source(argv), preset_dir)
+    default = read_source(cls, _source(argv), preset_dir, unread)
     presets = preset_names(preset_dir)
     program = _program(cls, default, presets)
     with _one_line_errors(prog), _named_flag(argv):
@@ -58,17 +67,19 @@ def load_config(cls: type[T], argv: Sequence[str], *, preset_dir: Path, prog: st
     return typing.cast(T, parsed.settings)
 
 
-def read_source(cls: type[T], source: str | None, preset_dir: Path) -> T | None:
-    """Read what `--config` names, a preset or a path; None where nothing was named."""
+def read_source(
+    cls: type[T], source: str | None, preset_dir: Path, unread: Mapping[str, Any] | None = None
+) -> T | None:
+    """Read what `--config` names, a preset or a path; None where nothing was named. `unread`: as `load_config`."""
     if source is None:
         return None
     preset = preset_dir / f"{source}.yaml"
     looks_like_path = os.sep in source or source.endswith((".yaml", ".yml"))
     if not looks_like_path and preset.is_file():
-        return read_yaml(cls, preset, _shown(preset))
+        return read_yaml(cls, preset, _shown(preset), unread)
     path = Path(source)
     if path.is_file():
-        return read_yaml(cls, path, source)
+        return read_yaml(cls, path, source, unread)
     if path.is_dir():
         raise ConfigError(f"--config {source}: is a folder; name a YAML file or a preset")
     known = preset_names(preset_dir)

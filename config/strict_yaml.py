@@ -27,16 +27,17 @@ PLAIN_TAGS = {
 }
 
 
-def read_yaml(cls: type[T], path: Path, shown: str) -> T:
+def read_yaml(cls: type[T], path: Path, shown: str, unread: Mapping[str, Any] | None = None) -> T:
     """Read `path` into the dataclass `cls`; keys that the file leaves out keep their defaults.
 
     Args:
         shown: the file's name in messages.
+        unread: further keys that the file may have, with their types: checked, and then left alone.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or does not fit `cls`.
     """
-    return _Reader(shown).section(cls, _compose(path, shown), "")
+    return _Reader(shown, unread or {}).section(cls, _compose(path, shown), "")
 
 
 class Line(NamedTuple):
@@ -103,10 +104,11 @@ def describe(kind: Any) -> str:
 
 
 class _Reader:
-    """Converts the nodes of one file; holds only the file's name for the messages."""
+    """Converts the nodes of one file; holds the file's name for the messages, and the keys that others read."""
 
-    def __init__(self, shown: str) -> None:
+    def __init__(self, shown: str, unread: Mapping[str, Any] = types.MappingProxyType({})) -> None:
         self.shown = shown
+        self.unread = unread
 
     def error(self, node: yaml.Node, key: str, what: str) -> ConfigError:
         """The error for `key` at `node`'s line."""
@@ -117,7 +119,8 @@ class _Reader:
         """Build the dataclass `cls` from a mapping; `key` is the section's dotted path, empty at the top."""
         if not isinstance(node, yaml.MappingNode):
             raise self.error(node, key, f"expected a section of keys, got {_got(node)}")
-        hints = typing.get_type_hints(cls)
+        unread = {} if key else self.unread
+        hints = {**unread, **typing.get_type_hints(cls)}
         fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
         values: dict[str, Any] = {}
         key_nodes: dict[str, yaml.Node] = {}
@@ -126,8 +129,8 @@ class _Reader:
             dotted = f"{key}.{name}" if key else str(name)
             if name is None:
                 raise self.error(key_node, key, "a key must be a word, not a list or a section")
-            if name not in fields:
-                raise self.error(key_node, dotted, f"unknown key{did_you_mean(name, fields)}")
+            if name not in fields and name not in unread:
+                raise self.error(key_node, dotted, f"unknown key{did_you_mean(name, [*fields, *unread])}")
             if name in values:
                 first = key_nodes[name].start_mark.line + 1
                 raise self.error(key_node, dotted, f"given twice; first in line {first}")
@@ -138,7 +141,7 @@ class _Reader:
             if required and name not in values:
                 raise self.error(node, f"{key}.{name}" if key else name, "required, but the file does not give it")
         try:
-            return cls(**values)
+            return cls(**{name: value for name, value in values.items() if name in fields})
         except (ValueError, ConfigError) as error:
             raise self.blame(error, node, key_nodes, key) from error
 

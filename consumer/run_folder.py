@@ -200,9 +200,9 @@ def endpoint_after(path: Path, incarnation: int | None) -> str:
     """Where the life of a run listens that followed on another, or on none; empty while none has."""
     try:
         identity = json.loads((path / "run.json").read_text())
-    except (OSError, ValueError):  # not there, or just being written
+        return "" if identity["incarnation"] == incarnation else str(identity["endpoint"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there, just being written, or another program's
         return ""
-    return "" if identity.get("incarnation") == incarnation else str(identity.get("endpoint", ""))
 
 
 def read(path: Path) -> RunFolder:

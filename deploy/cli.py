@@ -17,9 +17,9 @@ verbs:
   produce   make images for a run: connects to its trainer and works on the tickets it gives
   compile   build a model for a compiled backend ahead, so that producers start in seconds
   train     train on images that producers make meanwhile (one process; `accelerate launch` for more)
-  up        start a run with all its processes on this machine: ranks, producers, a GPU for each
+  up        start a run with all its processes on this machine: penstock up CONFIG
   slurm     run trainers and producers as jobs of a Slurm cluster: penstock slurm submit CONFIG
-  ray       start the producers of a run as actors of a Ray cluster: penstock ray --connect ADDRESS --producers N
+  ray       start the producers of a run as actors of a Ray cluster: penstock ray CONFIG --connect ADDRESS
   keys      let producers of other machines in, and out again: penstock keys init|add|revoke|list DIR
   evaluate  measure an encoder on labelled images that it was not trained on: penstock evaluate ENCODER --data SPEC
   profile   measure which side bounds a run, and what would make it faster; compare two profiles

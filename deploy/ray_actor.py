@@ -1,20 +1,20 @@
 """One producer of a fleet on Ray: an actor that holds an ordinary `penstock produce`, and is as mortal as its node.
 
 The producer is a process of its own, so that its signals, its memory and its devices are those of every other producer.
-It never outlives the actor. Ray starts an actor that was lost again, here or on another node, and calls `serve` anew.
+It never outlives the actor. Ray starts an actor that was lost again, here or on another node, and calls `serve` anew;
+a producer that crashes is started again by its actor, as one of `penstock produce --devices` is.
 """
 
-import contextlib
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Sequence
 
-from penstock.config import children
-from penstock.producer.device_child import FOR_GOOD, Backoff
+from penstock.producer.device_child import DeviceChild
 
-_POLL_S = 0.5
+_TICK_S = 0.1
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a producer that was drained."""
 
 
 class ProducerActor:
@@ -22,33 +22,26 @@ class ProducerActor:
 
     Args:
         name: the producer's, in logs and metrics.
-        arguments: of `penstock produce`, but for the name.
+        command: that starts it.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str]) -> None:
-        self._command = [sys.executable, "-m", "penstock.producer", *arguments, f"--name={name}"]
-        self._child: subprocess.Popen[bytes] | None = None
-        self._draining = False
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self._child = DeviceChild(name, "Ray", command, {})
+        self._drains = threading.Event()
 
     def serve(self) -> int:
-        """Be a producer until the run is over, it is drained, or it fails for good; returns its exit status.
-
-        After a crash it starts again, here, after a growing while.
-        """
-        backoff = Backoff()
-        while True:
-            begun_at = time.monotonic()
-            self._child = children.start(self._command)
-            status = children.exit_status(self._child.wait())
-            if status in FOR_GOOD or self._draining:
-                return status
-            wait_until = time.monotonic() + backoff.after(time.monotonic() - begun_at)
-            while time.monotonic() < wait_until and not self._draining:
-                time.sleep(_POLL_S)
+        """Be a producer until the run is over, it is drained, or it fails for good; returns its exit status."""
+        try:
+            while self._child.status is None:
+                if self._drains.is_set():
+                    self._child.ask_to_end(TERMINATED)
+                self._child.step(time.monotonic(), may_restart=not self._drains.is_set())
+                time.sleep(_TICK_S)
+        finally:
+            self._child.kill()
+            self._child.clear_up()
+        return self._child.status
 
     def drain(self) -> None:
-        """Ask the producer to hand back what it has not begun, to finish the rest and to end."""
-        self._draining = True
-        if self._child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(signal.SIGTERM)
+        """Ask the producer to hand back what it has not begun, to finish the rest and to end, and start none anew."""
+        self._drains.set()

@@ -6,99 +6,59 @@ their logs together. Tickets and images travel as ever, over Penstock's own link
 
 import logging
 import shlex
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import inf
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from penstock.config.load import load_config
+from penstock.config.address import parse_address
 from penstock.config.process import configure_logging, ending_gently
-from penstock.config.rules import require
+from penstock.deploy.plan_file import load_plan
+from penstock.deploy.ray_actor import TERMINATED, ProducerActor
+from penstock.deploy.ray_plan import RayPlan
+from penstock.producer.device_fleet import command, worst
 from penstock.protocol.errors import ConfigError, RunError
-
-if TYPE_CHECKING:
-    from penstock.producer.config import ProduceConfig
 
 _log = logging.getLogger("penstock.ray")
 
-HELP = "Start the producers of a run as actors of a Ray cluster, which starts those again that it loses."
-_NO_PRESETS = Path(__file__).parent / "ray_presets"
+DESCRIPTION = (
+    "Start the producers of a run as actors of a Ray cluster, which starts those again that it loses. The trainers run "
+    "already; --connect says where. CONFIG is a plan, a YAML file or a preset, as `penstock up` takes it.\n\n"
+    "penstock ray PLAN.yaml --connect tcp://TRAINER:5599 --key producer.key --address auto --gpus 1"
+)
 _POLL_S = 1.0
 _GRACE_S = 5.0
 """How much longer than its own time a draining producer may take."""
-TERMINATED = 143
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayConfig:
-    """Producers on Ray."""
-
-    connect: str = ""
-    """Address of any rank, as nodes of the cluster dial it; as in `penstock produce`."""
-    produce: str = "--config demo"
-    """Further arguments of `penstock produce`, as in a shell. Files that they name must be on every node."""
-    producers: int = 1
-    """Actors, one producer each."""
-    address: str = ""
-    """Of a cluster, `auto` for the one that this machine belongs to. Empty for the one that RAY_ADDRESS names, and for
-    a new one on this machine, which ends with the command, where it names none."""
-    gpus: float = 0.0
-    """GPUs of each producer; Ray says by CUDA_VISIBLE_DEVICES which."""
-    cpus: float = 1.0
-    """Cores of each producer: Ray places by them, and gives it as many threads."""
-    resource: str = ""
-    """NAME of a resource of which each producer takes one: it keeps them to nodes that have it, such as spot ones."""
-    spread: bool = True
-    """Spread the producers over the nodes, so that one lost node costs few of them; else fill one node first."""
-    max_restarts: int = -1
-    """How often an actor that was lost is started again; -1 for ever."""
-
-    def __post_init__(self) -> None:
-        require(bool(self.connect), "connect must be the address of a rank", self.connect)
-        require(self.producers >= 1, "producers must be >= 1", self.producers)
-        require(0 <= self.gpus < inf, "gpus must be >= 0", self.gpus)
-        require(0 <= self.cpus < inf, "cpus must be >= 0", self.cpus)
-        require(self.max_restarts >= -1, "max_restarts must be >= -1", self.max_restarts)
-
-    @property
-    def arguments(self) -> list[str]:
-        """Of each producer, but for its name. Raises ConfigError."""
-        try:
-            return [*shlex.split(self.produce), f"--connect={self.connect}"]
-        except ValueError as error:
-            raise ConfigError(f"produce is not what a shell would read: {error}: {self.produce}") from error
-
-    def produce_config(self) -> "ProduceConfig":
-        """What each producer will read. Raises ConfigError."""
-        from penstock.producer.__main__ import PRESETS
-        from penstock.producer.config import ProduceConfig
-
-        config = load_config(ProduceConfig, self.arguments, preset_dir=PRESETS, prog="penstock produce", description="")
-        if config.devices:
-            raise ConfigError("produce must not name --devices: each actor is one producer, on the GPUs that Ray gives")
-        return config
+def commands(plan: RayPlan) -> dict[str, list[str]]:
+    """What starts each producer, by its name. Raises ConfigError."""
+    produce = plan.produce_config()
+    metrics = parse_address(produce.metrics, "metrics") if produce.metrics else None
+    made = {}
+    for number in range(plan.producers):
+        name = f"{produce.name or 'ray'}-{number}"
+        # Several may come to lie on one machine.
+        made[name] = command(plan.produce_arguments, "", name, metrics.shifted(number) if metrics else None)
+    return made
 
 
 class RayFleet:
     """The actors of one run.
 
     Args:
-        config: how many, and of what.
+        plan: how many, and of what.
     """
 
-    def __init__(self, config: RayConfig) -> None:
+    def __init__(self, plan: RayPlan) -> None:
         import ray
 
-        from penstock.deploy.ray_actor import ProducerActor
-
         self._ray = ray
-        produce = config.produce_config()
-        self._drain_timeout_s = produce.drain_timeout_s
+        self._drain_timeout_s = plan.produce_config().drain_timeout_s
         self._drain_since: float | None = None
-        threads = max(1, int(config.cpus))
+        config = plan.ray
+        _warn_of_too_few(ray.cluster_resources(), plan)
         actor = ray.remote(ProducerActor).options(
             num_gpus=config.gpus,
             num_cpus=config.cpus,
@@ -107,17 +67,16 @@ class RayFleet:
             max_restarts=config.max_restarts,
             max_task_retries=config.max_restarts,
             max_concurrency=2,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(config.cpus)))}},
         )
-        base = produce.name or "ray"
-        names = [f"{base}-{number}" for number in range(config.producers)]
-        self._actors = [actor.remote(name, config.arguments) for name in names]
-        self._serving: dict[Any, str] = {
-            handle.serve.remote(): name for handle, name in zip(self._actors, names, strict=True)
-        }
+        made = {name: actor.remote(name, words) for name, words in commands(plan).items()}
+        self._actors = list(made.values())
+        self._serving: dict[Any, str] = {handle.serve.remote(): name for name, handle in made.items()}
 
     def drain(self) -> bool:
-        """Ask all producers to drain; for a signal handler, so the asking is `wait`'s. Returns True."""
+        """Ask all producers to drain, once; for a signal handler, so the asking is `wait`'s."""
+        if self._drain_since is not None:
+            return False
         self._drain_since = time.monotonic()
         return True
 
@@ -176,16 +135,35 @@ def cluster(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def _warn_of_too_few(has: dict[str, float], plan: RayPlan) -> None:
+    """Say what Ray does not: producers that find no room wait for it without a word."""
+    wanted = {"GPU": plan.ray.gpus, "CPU": plan.ray.cpus, plan.ray.resource: 1.0}
+    for name, each in wanted.items():
+        if name and plan.producers * each > has.get(name, 0.0):
+            _log.warning(
+                "%d producers want %g %s each, and the cluster has %g; those without wait until it grows",
+                plan.producers,
+                each,
+                name,
+                has.get(name, 0.0),
+            )
+
+
 def main(argv: Sequence[str]) -> int:
     """Start the producers and see them to their end. Returns the exit status: 0 where the run is over."""
-    config = load_config(RayConfig, argv, preset_dir=_NO_PRESETS, prog="penstock ray", description=HELP)
+    plan = load_plan(RayPlan, argv, prog="penstock ray", description=DESCRIPTION)
+    made = commands(plan)  # what is wrong is said before a cluster is started
+    if plan.dry_run:
+        for name, words in made.items():
+            print(f"# {name}\n{shlex.join(words)}")
+        return 0
     configure_logging("ray")
-    config.produce_config()  # what is wrong is said before a cluster is started
-    with cluster(config.address):
-        fleet = RayFleet(config)
+    with cluster(plan.ray.address):
+        fleet = RayFleet(plan)
         try:
-            with ending_gently(fleet.drain) as asked:
+            with ending_gently(fleet.drain) as asked, ending_gently(fleet.drain, signal.SIGINT) as interrupted:
                 statuses = fleet.wait()
         finally:
             fleet.close()
-    return TERMINATED if asked() else max(statuses, default=1)
+    own = [TERMINATED] if asked() else [128 + signal.SIGINT] if interrupted() else []
+    return worst([*own, *statuses])

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from penstock.config.load import load_config
 from penstock.config.process import configure_logging
 from penstock.consumer import run_folder
 from penstock.deploy.demo import results
-from penstock.deploy.fleet_plan import PRESETS
+from penstock.deploy.plan_file import load_plan
 from penstock.deploy.up_config import UpConfig
 from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Processes
@@ -26,15 +25,15 @@ DESCRIPTION = (
     "Start a run with all its processes on this machine, and see to them until it is over. A producer that crashes is "
     "started again; when a rank fails, all ends, with its status. Ctrl-C ends all in order, a second one at once. Each "
     "process has a log in RUN/logs.\n\n"
-    "penstock up --config demo\n\n"
-    "penstock up --config PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7\n\n"
+    "penstock up demo\n\n"
+    "penstock up PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7\n\n"
     "penstock up --producers 3 --train '--config demo --max-steps 200' --dry-run"
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run it. Returns the ranks' exit status."""
-    config = load_config(UpConfig, argv, preset_dir=PRESETS, prog="penstock up", description=DESCRIPTION)
+    config = load_plan(UpConfig, argv, prog="penstock up", description=DESCRIPTION)
     _refuse_counts(config, argv)
     processes = Processes(config)
     if config.dry_run:
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         _log.info("%s; logs in %s", describe(processes), logs.folder)
         run = UpRun(processes, logs, gives_terminal=gives_terminal, rank_arguments=_view(processes, gives_terminal))
         status = run.run()
-        for line in _last_words(run, argv, train.run_dir, status):
+        for line in _last_words(run, config, argv, train.run_dir, status):
             _log.info("%s", line)
     if status == 0:
         print("\n".join([*results(train.run_dir), f"logs     {logs.folder}"]))
@@ -96,21 +95,22 @@ def _refuse_counts(config: UpConfig, argv: Sequence[str]) -> None:
             raise ConfigError(f"{flag} must be left out beside a list of devices, which are one for each: {devices}")
 
 
-def _last_words(run: UpRun, argv: Sequence[str], run_dir: Path, status: int) -> Iterator[str]:
+def _last_words(run: UpRun, config: UpConfig, argv: Sequence[str], run_dir: Path, status: int) -> Iterator[str]:
     """What a user may want to know at the end."""
     for producer in run.producers:
         if producer.num_crashes:
             times = "once" if producer.num_crashes == 1 else f"{producer.num_crashes} times"
             yield f"{producer.name} crashed {times}: {run.log_of(producer)}"
-    if status and run.endpoint and (hint := resume_hint(argv, run_dir)):
+    if status and run.endpoint and (hint := resume_hint(argv, run_dir, overwrites=config.overwrite)):
         yield hint
 
 
-def resume_hint(argv: Sequence[str], run_dir: Path) -> str | None:
-    """How a run that has ended early goes on; None where it left no checkpoint."""
+def resume_hint(argv: Sequence[str], run_dir: Path, *, overwrites: bool = False) -> str | None:
+    """How a run that has ended early, and may have overwritten another, goes on; None where it left no checkpoint."""
     if (step := _checkpoint_step(run_dir)) is None:
         return None
-    words = [word for word in argv if word not in ("--overwrite", "--resume")]
+    words = [word for word in argv if word not in ("--overwrite", "--no-overwrite", "--resume")]
+    words += ["--no-overwrite"] if overwrites and "--overwrite" not in argv else []  # the plan's file says it
     return f"to go on from step {step}: penstock up {shlex.join([*words, '--resume'])}"
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.config.rules import require
 from penstock.deploy.fleet_plan import FleetPlan
 
 
@@ -18,19 +17,6 @@ class UpConfig(FleetPlan):
     """One rank each, listed likewise. Empty for `ranks` processes, on the last GPUs; on the CPU where there is none."""
     share_gpus: bool = False
     """Let a producer and a rank have the same GPU: both are slower, and both models must fit its memory."""
-    keys: str = ""
-    """Folder of `penstock keys init`, for producers that join from other machines; as `--stream.keys`, and the run's
-    own producers use it too. Empty for what `train` says."""
-    resume: bool = False
-    """Go on from the run folder's checkpoint."""
-    overwrite: bool = False
-    """Delete what the run folder holds, if it holds a run."""
     view: Literal["auto", "trainer", "merged"] = "auto"
     """What is shown: rank 0's own view of the run, or the lines of all processes, each with its name before it; in a
     terminal `auto` is the former. Each process's log is kept either way."""
-    dry_run: bool = False
-    """Print the command of every process, and start none."""
-
-    def __post_init__(self) -> None:
-        FleetPlan.__post_init__(self)  # `super()` knows no class that slots have made anew
-        require(not (self.overwrite and self.resume), "overwrite and resume exclude each other", "both")

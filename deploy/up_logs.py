@@ -5,6 +5,7 @@ has to say then goes to rank 0 by its standard input, and comes out in its log a
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Self, TextIO
 
 from penstock.config.process import write_line
 from penstock.consumer.run_folder import LOGS
+from penstock.protocol.errors import RunError
 
 
 class Logs:
@@ -23,6 +25,9 @@ class Logs:
         width: of the longest process's name.
         keeps: what earlier lives of the run have written, rather than deleting it.
         shows: whether the processes' lines also come out on standard error.
+
+    Raises:
+        RunError: another `penstock up` runs there.
     """
 
     def __init__(self, run_dir: Path, width: int, *, keeps: bool, shows: bool) -> None:
@@ -31,13 +36,29 @@ class Logs:
         self._shows = shows
         self._files: list[TextIO] = []
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in () if keeps else self.folder.glob("*.log"):
-            old.unlink()
+        self._held = self._take_folder()
         self._own = logging.FileHandler(self.path("up"), encoding="utf-8")
+        for old in () if keeps else self.folder.glob("*.log"):
+            if old == self.path("up"):
+                os.truncate(old, 0)  # it is held
+            else:
+                old.unlink()
         self._own.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%H:%M:%S"))
         self._relay: _Relay | None = None
         self._quiet: list[logging.Handler] = []
         """What writes to standard error, while it must not."""
+
+    def _take_folder(self) -> TextIO:
+        """What holds it while it is open. Raises RunError where another process does: its ranks may yet begin."""
+        held = self.path("up").open("a", encoding="utf-8")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            held.close()
+            raise RunError(
+                f"another penstock up has its logs in {self.folder}; end it, or choose another --run-dir"
+            ) from error
+        return held
 
     def path(self, name: str) -> Path:
         """Of a process's log."""
@@ -91,7 +112,7 @@ class Logs:
         self.tell_here()
         logging.getLogger().removeHandler(self._own)
         self._own.close()
-        for file in self._files:
+        for file in (*self._files, self._held):
             with contextlib.suppress(OSError):
                 file.close()
 

@@ -4,15 +4,17 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.config.address import parse_address
 from penstock.consumer import cpu_ranks
 from penstock.consumer.config import TrainConfig
+from penstock.deploy.fleet_plan import check_sides
 from penstock.deploy.up_config import UpConfig
 from penstock.deploy.up_devices import CPU, OWN, Division, divide
 from penstock.producer.config import ProduceConfig
+from penstock.producer.device_fleet import command
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.keys import TRAINER_KEY
 from penstock.telemetry.machine import usable_cores
@@ -51,21 +53,16 @@ class Processes:
     """
 
     def __init__(self, config: UpConfig, environ: Mapping[str, str] = os.environ) -> None:
-        self.train_arguments = [*config.train_arguments, *_of_the_run(config)]
+        self._train_arguments = config.train_arguments
         self._produce_arguments = config.produce_arguments
-        whole = replace(config, train=shlex.join(self.train_arguments))
-        self.train: TrainConfig = whole.train_config()
+        self.train: TrainConfig = config.train_config()
         """What the ranks will read."""
-        self.produce: ProduceConfig = whole.produce_config()
+        self.produce: ProduceConfig = config.produce_config()
         """What the producers will read, but for where they connect to."""
-        _check(self.train, self.produce, self._produce_arguments)
+        _check_links(self.produce, self._produce_arguments)
         self.devices: Division = divide(config, self.produce, environ)
         """One for each process."""
-        if self.train.groups_per_step % len(self.devices.ranks):
-            raise ConfigError(
-                f"groups_per_step must be a multiple of the number of ranks ({len(self.devices.ranks)}), "
-                f"got {self.train.groups_per_step}"
-            )
+        check_sides(self.train, self.produce, len(self.devices.ranks))
         self.rank_threads, self.producer_threads = self._threads(environ)
         if self.produce.metrics:
             parse_address(self.produce.metrics, "metrics").shifted(len(self.devices.producers) - 1)
@@ -74,7 +71,7 @@ class Processes:
         """The ranks; `more` are further arguments of theirs."""
         devices = self.devices.ranks
         port = cpu_ranks.free_port() if len(devices) > 1 else 0
-        command = [sys.executable, "-m", "penstock.consumer", *self.train_arguments, *more]
+        words = [sys.executable, "-m", "penstock.consumer", *self._train_arguments, *more]
         on_cpu = devices[0] == CPU
         shared = {VISIBLE: self.devices.visible(devices)}
         shared |= {"ACCELERATE_USE_CPU": "1"} if on_cpu else {}
@@ -83,7 +80,7 @@ class Processes:
             Process(
                 f"rank-{rank}",
                 _place(device),
-                command,
+                words,
                 shared | (cpu_ranks.environment(rank, len(devices), port) if len(devices) > 1 else {}),
             )
             for rank, device in enumerate(devices)
@@ -93,16 +90,15 @@ class Processes:
         """The producers, which connect to `endpoint`."""
         made: list[Process] = []
         metrics = parse_address(self.produce.metrics, "metrics") if self.produce.metrics else None
-        shared = ["--connect", endpoint, "--devices", ""]
+        shared = ["--connect", endpoint]
         if self.train.stream.keys:
             shared += ["--key", str(Path(self.train.stream.keys).expanduser() / TRAINER_KEY)]
         for number, device in enumerate(self.devices.producers):
             name = f"{self.produce.name or 'producer'}-{number}"
-            own = ["--name", name]
-            own += ["--device", "cpu" if device == CPU else "cuda"] if device != OWN else []
-            own += ["--metrics", str(metrics.shifted(number))] if metrics else []
-            command = [sys.executable, "-m", "penstock.producer", *self._produce_arguments, *shared, *own]
-            made.append(Process(name, self._producer_place(device), command, self._producer_env(device)))
+            seen = device if device in (CPU, OWN) else "cuda"  # it sees its own alone
+            at = metrics.shifted(number) if metrics else None
+            words = command([*self._produce_arguments, *shared], seen, name, at)
+            made.append(Process(name, self._producer_place(device), words, self._producer_env(device)))
         return made
 
     def _producer_place(self, device: str) -> str:
@@ -129,17 +125,9 @@ class Processes:
         return each, each
 
 
-def _of_the_run(config: UpConfig) -> list[str]:
-    """What `penstock up` adds to the ranks' arguments: a later flag overrides an earlier one."""
-    added = ["--fleet.local-producers", "0"]
-    added += ["--stream.keys", config.keys] if config.keys else []
-    added += ["--no-overwrite", "--resume"] if config.resume else []
-    added += ["--no-resume", "--overwrite"] if config.overwrite else []
-    return added
-
-
-def _check(train: TrainConfig, produce: ProduceConfig, produce_arguments: Sequence[str]) -> None:
-    given = {word.partition("=")[0] for word in produce_arguments}
+def _check_links(produce: ProduceConfig, arguments: Sequence[str]) -> None:
+    """Raise ConfigError where producers are told what `penstock up` sees to."""
+    given = {word.partition("=")[0] for word in arguments}
     if "--connect" in given:
         raise ConfigError("produce: leave --connect out; the producers dial the rank that `penstock up` starts")
     if "--key" in given:
@@ -148,8 +136,6 @@ def _check(train: TrainConfig, produce: ProduceConfig, produce_arguments: Sequen
         )
     if produce.devices:
         raise ConfigError("produce: leave --devices out; `penstock up --producer-devices` says which GPUs are used")
-    if train.filter.is_on and not produce.scorer:
-        raise ConfigError("train filters images, and produce names no --scorer: toyworld, or a CLIP or SigLIP")
 
 
 def _place(device: str) -> str:

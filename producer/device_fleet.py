@@ -130,8 +130,8 @@ class DeviceFleet:
 
 
 def command(argv: Sequence[str], device: str, name: str, metrics: Address | None = None) -> list[str]:
-    """What starts the producer of one device: a later flag overrides an earlier one."""
-    own = ["--devices", "", "--device", device, "--name", name]
+    """What starts the producer of one device, empty where `argv` says it: a later flag overrides an earlier one."""
+    own = ["--devices", "", *(["--device", device] if device else []), "--name", name]
     own += ["--metrics", str(metrics)] if metrics else []
     return [sys.executable, "-m", "penstock.producer", *argv, *own]
 

@@ -5,6 +5,7 @@ the number of the trainers' job, so nothing but that number passes from one to t
 start, end and start again wherever and whenever the cluster likes.
 """
 
+import contextlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,12 @@ from pathlib import Path
 
 from penstock.config.strict_yaml import did_you_mean
 from penstock.consumer import run_folder
+from penstock.deploy.plan_file import load_plan
 from penstock.deploy.slurm import queue
 from penstock.deploy.slurm.link_keys import LinkKeys, make_keys, planned_keys
-from penstock.deploy.slurm.plan import SlurmPlan, read_plan
+from penstock.deploy.slurm.plan import SlurmPlan
 from penstock.deploy.slurm.scripts import PRODUCE, TRAIN, produce_script, train_script
-from penstock.protocol.errors import ConfigError, PenstockError
+from penstock.protocol.errors import ConfigError
 
 USAGE = """\
 usage: penstock slurm submit CONFIG [--dry-run] [--FIELD VALUE ...]
@@ -35,7 +37,10 @@ actions:
 """
 _ACTIONS = ("submit", "status", "cancel")
 _JOBS = "jobs.json"
-_DRY_RUN = "--dry-run"
+DESCRIPTION = (
+    "Submit a run to Slurm: a job for the trainers, and a requeueable array of producers that finds them. "
+    "CONFIG is a plan, a YAML file or a preset, as `penstock up` takes it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +63,8 @@ def main(argv: Sequence[str]) -> int:
     if not rest:
         raise ConfigError(f"penstock slurm {action} needs CONFIG: a YAML file or a preset, such as demo")
     if action == "submit":
-        is_dry = _DRY_RUN in rest
-        plan = read_plan([word for word in rest if word != _DRY_RUN])
-        show(plan) if is_dry else submit(plan)
+        plan = read_plan(rest)
+        show(plan) if plan.dry_run else submit(plan)
         return 0
     plan = read_plan(rest)
     jobs = _read_jobs(plan)
@@ -69,8 +73,14 @@ def main(argv: Sequence[str]) -> int:
     return _status(plan, jobs) if action == "status" else _cancel(plan, jobs)
 
 
+def read_plan(argv: Sequence[str]) -> SlurmPlan:
+    """The plan that the arguments name. Raises ConfigError."""
+    return load_plan(SlurmPlan, argv, prog="penstock slurm submit", description=DESCRIPTION)
+
+
 def show(plan: SlurmPlan) -> None:
-    """Print what `submit` would write and call."""
+    """Print what `submit` would write and call. Raises ConfigError."""
+    plan.check()
     for name, text in _scripts(plan, planned_keys(plan)).items():
         print(f"# {plan.folder / name}\n{text}")
     trainer = "TRAINER_JOB"
@@ -86,6 +96,7 @@ def submit(plan: SlurmPlan) -> Jobs:
         RunError: there is no Slurm, or the run folder is taken.
         KeyFileError: keys that lie in the folder cannot be used.
     """
+    plan.check()
     config = plan.train_config()
     run_folder.check(config.run_dir, overwrite=config.overwrite, resume=config.resume)
     earlier = _read_jobs(plan)
@@ -98,14 +109,14 @@ def submit(plan: SlurmPlan) -> Jobs:
     (plan.folder / "logs").mkdir(parents=True, exist_ok=True)
     for name, text in _scripts(plan, keys).items():
         (plan.folder / name).write_text(text, encoding="utf-8")
-    trainer = queue.submit(plan.folder / TRAIN)
-    try:
-        options = _producers_options(plan, trainer)
-        producers = queue.submit(plan.folder / PRODUCE, trainer, options=options)
-    except PenstockError:
-        queue.cancel([trainer])
-        raise
-    (plan.folder / _JOBS).write_text(json.dumps({"trainer": trainer, "producers": producers}) + "\n", encoding="utf-8")
+    with contextlib.ExitStack() as undo:  # Ctrl-C too leaves no job that nothing tells of
+        trainer = queue.submit(plan.folder / TRAIN)
+        undo.callback(queue.cancel, [trainer])
+        producers = queue.submit(plan.folder / PRODUCE, trainer, options=_producers_options(plan, trainer))
+        undo.callback(queue.cancel, [producers])
+        told = json.dumps({"trainer": trainer, "producers": producers})
+        (plan.folder / _JOBS).write_text(f"{told}\n", encoding="utf-8")
+        undo.pop_all()
     print(f"trainers: job {trainer}, {plan.folder}/logs/train-{trainer}.log")
     print(f"producers: job {producers}, an array of {plan.producers}, {plan.folder}/logs/produce-{producers}_*.log")
     return Jobs(trainer, producers)

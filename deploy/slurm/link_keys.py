@@ -24,8 +24,11 @@ class LinkKeys:
 
 
 def planned_keys(plan: SlurmPlan) -> LinkKeys:
-    """Those that the plan's own arguments leave to this. Raises ConfigError where only one side names its own."""
+    """The plan's, or those that its arguments leave to this. Raises ConfigError where only one side names its own."""
     config, producer = plan.train_config(), plan.produce_config()
+    if plan.keys:
+        folder = Path(plan.keys).expanduser().absolute()
+        return LinkKeys(folder, folder / f"{_PRODUCERS}.key")
     if bool(config.stream.keys) != bool(producer.key):
         raise ConfigError("train's --stream.keys and produce's --key belong together: name both, or neither")
     if config.stream.keys or config.stream.insecure:
@@ -41,12 +44,16 @@ def make_keys(plan: SlurmPlan) -> LinkKeys:
     planned = planned_keys(plan)
     if planned.trainer is None or planned.producer is None:
         return planned
-    if not planned.trainer.exists():
-        # What they say is for whoever carries keys by hand.
-        with contextlib.redirect_stdout(io.StringIO()):
+    # What they say is for whoever carries keys by hand.
+    with contextlib.redirect_stdout(io.StringIO()):
+        if has_none := not planned.trainer.exists():
             keys.main(["init", str(planned.trainer)])
+        if lacks_producers := not planned.producer.exists():
             keys.main(["add", str(planned.trainer), _PRODUCERS])
+    if has_none:
         print(f"keys: made in {planned.trainer}")
+    elif lacks_producers:
+        print(f"keys: {planned.producer} made, and let in")
     # Here and now rather than on the nodes.
     read_trainer_keys(planned.trainer)
     read_producer_key(planned.producer)

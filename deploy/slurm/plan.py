@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from penstock.config.load import load_config
 from penstock.config.rules import require
-from penstock.deploy.fleet_plan import PRESETS, FleetPlan, split_words
+from penstock.deploy.fleet_plan import FleetPlan, check_sides, split_words
+from penstock.protocol.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OWN_OPTIONS = ("--array", "--job-name", "--nodes", "--ntasks", "--output", "--signal", "--dependency", "--open-mode")
 """Options of sbatch that the plan's other fields decide."""
 
-DESCRIPTION = (
-    "Submit a run to Slurm: a job for the trainers, and a requeueable array of producers that finds them. "
-    "CONFIG is a YAML file or a preset; --dry-run prints the two scripts and submits nothing."
-)
+
+def _is_short_for_own(name: str) -> bool:
+    """Whether sbatch would complete this to an option that the plan decides, as `--arr` to `--array`."""
+    return len(name) > len("--") and any(own.startswith(name) for own in _OWN_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,9 @@ class JobConfig:
             require("\n" not in text, "an option of sbatch must be one line", text)
         for option in self.words:
             # A value apart from its option would be an option of its own in the script.
-            require(option.startswith("-"), "options must be written with an equals sign, as --qos=spot", option)
+            require(option.startswith("--"), "options must be written with an equals sign, as --qos=spot", option)
             require(
-                not option.startswith(_OWN_OPTIONS),
+                not option.startswith(_OWN_OPTIONS) and not _is_short_for_own(option.partition("=")[0]),
                 f"options must not be one of {', '.join(_OWN_OPTIONS)}, which the plan decides",
                 option,
             )
@@ -116,7 +116,19 @@ class SlurmPlan(FleetPlan):
             f"ranks must be a multiple of slurm.nodes ({self.slurm.nodes}): each has equally many",
             self.ranks,
         )
+        last = self.slurm.port + self.ranks - 1
+        require(last < 65536, f"port must leave room for {self.ranks} ranks below 65536", self.slurm.port)
         require(self.producers >= 1, "producers must be >= 1: the trainers have none of their own here", self.producers)
+
+    def check(self) -> None:
+        """Raise ConfigError where ranks and producers cannot work together: here rather than after hours in a queue."""
+        train, produce = self.train_config(), self.produce_config()
+        check_sides(train, produce, self.ranks)
+        if self.slurm.producer.time and self.slurm.signal_s <= produce.drain_timeout_s:
+            raise ConfigError(
+                f"signal_s must be more than the producers' drain_timeout_s ({produce.drain_timeout_s:g}), "
+                f"got {self.slurm.signal_s}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -132,12 +144,6 @@ class SlurmPlan(FleetPlan):
     def python(self) -> str:
         """The interpreter on the nodes."""
         return self.slurm.python or sys.executable
-
-
-def read_plan(argv: Sequence[str]) -> SlurmPlan:
-    """The plan that the arguments name: CONFIG first, then fields that override it. Raises ConfigError."""
-    named = ["--config", *argv] if argv and not argv[0].startswith("-") else list(argv)
-    return load_config(SlurmPlan, named, preset_dir=PRESETS, prog="penstock slurm submit", description=DESCRIPTION)
 
 
 def train_directives(plan: SlurmPlan) -> Sequence[str]:

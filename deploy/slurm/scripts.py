@@ -29,8 +29,7 @@ those that Linux gives to outgoing connections."""
 
 def train_script(plan: SlurmPlan, keys: Path | None) -> str:
     """The batch script of the trainers; `keys` is the folder of theirs, None for links without keys."""
-    arguments = [*plan.train_arguments, "--fleet.local-producers", "0"]
-    arguments += ["--stream.keys", str(keys)] if keys else []
+    arguments = [*plan.train_arguments, *(["--stream.keys", str(keys)] if keys else [])]
     settings = _settings(plan, plan.slurm.trainer.requeue, "$SLURM_JOB_ID") | {
         "name": shlex.quote(plan.slurm.name),
         "run_dir": shlex.quote(str(plan.train_config().run_dir)),

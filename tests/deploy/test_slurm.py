@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from penstock.deploy import keys
 from penstock.deploy.slurm import command
-from penstock.deploy.slurm.plan import SlurmPlan, read_plan
+from penstock.deploy.slurm.command import read_plan
+from penstock.deploy.slurm.plan import SlurmPlan
 from penstock.deploy.slurm.scripts import PRODUCE, TRAIN, produce_script, train_script
 from penstock.protocol.errors import ConfigError, KeyFileError, RunError
 
@@ -34,8 +36,8 @@ def plan_of(*arguments: str) -> SlurmPlan:
 
 
 def scripts(plan: SlurmPlan) -> dict[str, str]:
-    keys = Path("/keys")
-    return {TRAIN: train_script(plan, keys), PRODUCE: produce_script(plan, keys / "producers.key")}
+    folder = Path("/keys")
+    return {TRAIN: train_script(plan, folder), PRODUCE: produce_script(plan, folder / "producers.key")}
 
 
 def directives(script: str) -> list[str]:
@@ -200,7 +202,7 @@ def test_a_producer_waits_for_the_trainer_no_longer_than_it_may(node: Node) -> N
 
 def test_the_plan_of_the_documentation_is_one(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
-    block = page.partition("    # plan.yaml\n")[2].partition("\n\n`train`")[0]
+    block = page.partition("    # plan.yaml\n")[2].partition("\n\nAll but")[0]
     path = tmp_path / "plan.yaml"
     path.write_text(textwrap.dedent(block))
     plan = read_plan([str(path)])
@@ -218,9 +220,8 @@ def test_a_dry_run_prints_everything_and_does_nothing(
     assert command.main(["submit", "demo", "--dry-run", "--slurm.folder", str(folder)]) == 0
     shown = capsys.readouterr().out
     plan = plan_of("--slurm.folder", str(folder))
-    keys = folder / "keys"
-    assert train_script(plan, keys) in shown
-    assert produce_script(plan, keys / "producers.key") in shown
+    assert train_script(plan, folder / "keys") in shown
+    assert produce_script(plan, folder / "keys" / "producers.key") in shown
     options = "--dependency=after:TRAINER_JOB --job-name=penstock-produce-TRAINER_JOB"
     assert shown.splitlines()[-2:] == [
         f"sbatch {folder}/train.sbatch",
@@ -234,9 +235,9 @@ def test_without_slurm_the_error_says_what_can_be_done(tmp_path: Path, monkeypat
     arguments = ["demo", "--slurm.folder", str(tmp_path / "jobs"), f"--train=--config demo --run-dir {tmp_path}/run"]
     with pytest.raises(RunError, match=r"sbatch is not here; submit from a machine of the cluster, or .*--dry-run"):
         command.main(["submit", *arguments])
-    keys = tmp_path / "jobs" / "keys"
-    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(file.stat().st_mode) for file in keys.iterdir()} == {0o600}
+    made = tmp_path / "jobs" / "keys"
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in made.iterdir()} == {0o600}
 
 
 def test_keys_that_others_can_read_are_not_used(tmp_path: Path) -> None:
@@ -261,15 +262,62 @@ def test_keys_of_ones_own_stand_in_both_arguments() -> None:
         (["--ranks", "3", "--slurm.nodes", "2"], r"ranks must be a multiple of slurm.nodes \(2\)"),
         (["--producers", "0"], "producers must be >= 1"),
         (["--slurm.producer.options=--array=0-9"], "options must not be one of --array"),
+        (["--slurm.producer.options=--arr=0-9"], "options must not be one of --array"),
+        (["--slurm.producer.options=-a0-9"], "options must be written with an equals sign"),
         (["--slurm.producer.options", "qos=spot"], "options must be written with an equals sign"),
         (["--slurm.trainer.partition", "a\nb"], "an option of sbatch must be one line"),
         (["--slurm.name", "a b"], "name must be letters"),
+        (["--slurm.port", "65534", "--ranks", "4"], "port must leave room for 4 ranks"),
         (["--slurm.port", "80"], r"port must be 0 or in \[1025, 65535\]"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(arguments: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         plan_of(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--train=--groups-per-step 32", "--ranks", "3"], r"multiple of the number of ranks \(3\), got 32"),
+        (["--slurm.producer.time", "60", "--slurm.signal-s", "25"], r"signal_s must be more than .* \(25\), got 25"),
+        (["--train=--config demo --filter.min-score 0.5"], "produce names no --scorer"),
+    ],
+)
+def test_what_would_fail_on_the_nodes_is_said_before_anything_waits_in_a_queue(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(ConfigError, match=words):
+            command.main(["submit", "demo", "--slurm.folder", str(tmp_path / "jobs"), *arguments, *more])
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_trainers_job_that_gets_no_producers_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(script: Path, *arguments: str, options: Sequence[str] = ()) -> str:
+        if script.name == PRODUCE:
+            raise KeyboardInterrupt
+        return "12"
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(command.queue, "submit", submit)
+    monkeypatch.setattr(command.queue, "cancel", cancelled.extend)
+    run = f"--train=--config demo --run-dir {tmp_path}/run"
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["submit", "demo", "--slurm.folder", str(tmp_path / "jobs"), run])
+    assert cancelled == ["12"]
+    assert not (tmp_path / "jobs" / "jobs.json").exists()
+
+
+def test_keys_of_the_plan_let_its_producers_in_beside_those_who_are_there(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    keys.main(["init", str(folder)])
+    keys.main(["add", str(folder), "ann"])
+    for _ in range(2):  # the second time there is nothing left to do
+        made = command.make_keys(plan_of("--keys", str(folder)))
+        assert (made.trainer, made.producer) == (folder, folder / "producers.key")
+    allowed = (folder / "allowed").read_text().splitlines()
+    assert [line.split()[0] for line in allowed if not line.startswith("#")] == ["ann", "producers"]
 
 
 def test_a_file_is_a_plan_too_and_its_mistakes_have_a_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from penstock.deploy import up
 from penstock.deploy.cli import dispatch
 from penstock.deploy.up_config import UpConfig
+from penstock.deploy.up_logs import Logs
 from penstock.deploy.up_processes import Processes
 from penstock.protocol.errors import ConfigError, RunError
 from penstock.telemetry import machine
@@ -26,7 +27,7 @@ def test_the_help_shows_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         dispatch(["up", "--help"])
     text = capsys.readouterr().out
-    assert "penstock up --config PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7" in text
+    assert "penstock up PLAN.yaml --producer-devices 0-5 --trainer-devices 6,7" in text
     for flag in ("--train STR", "--produce STR", "--resume", "--view {auto,trainer,merged}", "--dry-run"):
         assert flag in text
 
@@ -54,6 +55,16 @@ def test_a_dry_run_names_no_address_that_cannot_be_dialled(capsys: pytest.Captur
         shown = capsys.readouterr().out
         assert f"--connect {dialled} " in shown
         assert shown.startswith("# PORT") == dialled.endswith("PORT")
+
+
+def test_two_on_one_folder_do_not_mix_their_logs(tmp_path: Path) -> None:
+    with Logs(tmp_path, 10, keeps=False, shows=False) as first:
+        first.of("rank-0")("a line")
+        with pytest.raises(RunError, match=r"another penstock up has its logs in .*/logs"):
+            Logs(tmp_path, 10, keeps=False, shows=False)
+        assert first.last_lines("rank-0", 1) == ["a line"]
+    with Logs(tmp_path, 10, keeps=False, shows=False) as second:
+        assert second.last_lines("rank-0", 1) == []
 
 
 @pytest.mark.parametrize(
@@ -100,3 +111,6 @@ def test_a_run_that_ended_early_says_how_to_go_on(tmp_path: Path) -> None:
     hint = "to go on from step 40: penstock up --config demo --train '--config demo --max-steps 60' --resume"
     assert up.resume_hint(argv, tmp_path) == hint
     assert up.resume_hint([*argv, "--resume"], tmp_path) == hint, "once is enough"
+    assert up.resume_hint(argv, tmp_path, overwrites=True) == hint, "the command said it, and says it no more"
+    of_file = up.resume_hint(["plan.yaml"], tmp_path, overwrites=True)
+    assert of_file == "to go on from step 40: penstock up plan.yaml --no-overwrite --resume"

@@ -53,7 +53,7 @@ def test_each_producer_sees_its_own_gpu_alone() -> None:
     made = processes(trainer_devices="6,7", producer_devices="0-5").producers(ENDPOINT)
     assert [each.name for each in made] == [f"producer-{number}" for number in range(6)]
     assert [each.env["CUDA_VISIBLE_DEVICES"] for each in made] == ["0", "1", "2", "3", "4", "5"]
-    own = ["--connect", ENDPOINT, "--devices", "", "--name", "producer-3", "--device", "cuda"]
+    own = ["--connect", ENDPOINT, "--devices", "", "--device", "cuda", "--name", "producer-3"]
     assert made[3].command == [*PRODUCER, "--batch-images", "8", *own]
     assert made[3].place == "GPU 3"
 
@@ -64,7 +64,7 @@ def test_processes_on_the_cpu_see_no_gpu() -> None:
     assert made.ranks()[0].env["ACCELERATE_USE_CPU"] == "1"
     for producer in made.producers(ENDPOINT):
         assert producer.env["CUDA_VISIBLE_DEVICES"] == ""
-        assert producer.command[-2:] == ["--device", "cpu"]
+        assert producer.command[-4:-1] == ["--device", "cpu", "--name"]
 
 
 def test_a_device_that_the_producers_settings_name_is_left_to_them() -> None:
@@ -164,4 +164,4 @@ def test_a_command_can_be_typed_as_it_is_shown() -> None:
     (producer,) = processes(trainer_devices="cpu", producer_devices="cpu", produce="--name 'a b'").producers(ENDPOINT)
     shown = producer.in_a_shell
     assert shown.startswith("OMP_NUM_THREADS=32 CUDA_VISIBLE_DEVICES='' ")
-    assert shown.endswith("--name 'a b-0' --device cpu")
+    assert shown.endswith("--device cpu --name 'a b-0'")

@@ -47,7 +47,9 @@ class Host:
         command = ["unshare", "--net", "--mount", "sh", "-c", script, str(hosts)]
         self._holder = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
         assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == b"up\n"
+        if self._holder.stdout.readline() != b"up\n":
+            kill(self._holder)  # nobody leaves a context that was not entered
+            raise AssertionError("the namespaces could not be made")
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """A process there, in a session of its own; `name` names its log."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from penstock.consumer.ledger_reader import read_steps
-from penstock.deploy.ray_fleet import RayConfig, RayFleet
+from penstock.deploy.ray_fleet import RayFleet
+from penstock.deploy.ray_plan import RayPlan
 
 STEPS, GROUPS_PER_STEP = 60, 4
 
@@ -80,7 +81,7 @@ def _children_of(name: str) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"penstock.producer" in command and f"--name={name}".encode() in command:
+            if b"penstock.producer" in command and f"--name\0{name}\0".encode() in command + b"\0":
                 found.append(int(entry.name))
     return found
 
@@ -90,7 +91,7 @@ def _children_of(name: str) -> list[int]:
 @pytest.mark.fleet
 @pytest.mark.timeout(240)
 def test_the_producers_of_a_removed_node_come_back_on_another_and_nothing_is_lost(rank: Rank) -> None:
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'penstock[ray]'")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -100,7 +101,7 @@ def test_the_producers_of_a_removed_node_come_back_on_another_and_nothing_is_los
         cluster.add_node(num_cpus=2)
         ray.init(address=cluster.address, log_to_driver=False)
         produce = f"--backend paced --paced-images-per-s 40 --batch-images 8 --batch-wait-s 0 --name {base}"
-        fleet = RayFleet(RayConfig(connect=rank.endpoint, produce=produce, producers=2))
+        fleet = RayFleet(RayPlan(connect=rank.endpoint, produce=produce, producers=2))
         statuses: list[int] = []
         waiting = threading.Thread(target=lambda: statuses.extend(fleet.wait()))
         waiting.start()

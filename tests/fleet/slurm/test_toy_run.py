@@ -9,7 +9,7 @@ import pytest
 
 from penstock.consumer.ledger_reader import LedgerReader, read_steps
 from penstock.deploy.slurm import command
-from penstock.deploy.slurm.plan import read_plan
+from penstock.deploy.slurm.command import read_plan
 from tests.fleet.slurm.cluster import Cluster, wait_until
 
 pytestmark = [pytest.mark.fleet, pytest.mark.long, pytest.mark.alone]
