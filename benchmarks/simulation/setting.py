@@ -20,6 +20,9 @@ class Setting:
     images_per_group: int = 4
     group_bytes: int = 4 * 256 * 256 * 3
     batch_images: int = 32
+    padding_takes_time: bool = True
+    """Whether an incomplete batch takes as long as a full one, as it does on every real engine. The `paced` one, whose
+    work is a sleep, spares the time."""
     batch_wait_s: float = 2.0
     credit_groups: int = 16
     max_ranks: int = 0
