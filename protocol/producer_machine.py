@@ -71,8 +71,8 @@ class ProducerMachine:
         """The ranks that it serves; empty where it serves all."""
         self._ranks: tuple[tuple[str, str], ...] = ()
         """Address and key of every rank, as the latest WELCOME names them."""
-        self._busy_at = float("-inf")
-        """When it last had anything to do, or nobody who could have given it that."""
+        self._idle_since: float | None = None
+        """Since when it has had nothing to do, or has last drawn a rank more; None while it has, or has no rank."""
         self._loaded = False
         self._draining: str | None = None
         self._given: list[str] = []
@@ -464,16 +464,18 @@ class ProducerMachine:
     def _widen(self, now: float) -> list[Action]:
         """Serve one rank more after a lease without work.
 
-        In a small fleet all may have drawn others than one rank. It stands still, soon all ranks wait for it, and nobody
-        has anything to do. In a fleet that is faster than its trainers it costs one more connection now and then.
+        In a small fleet all may have drawn others than one rank. It stands still, soon all ranks wait for it, and
+        nobody has anything to do. In a fleet that is faster than its trainers it costs a connection now and then.
         """
         link = next((link for link in self.links.values() if link.state is LinkState.READY), None)
         if not self._drawn or link is None or self._queue or self._running:
-            self._busy_at = now
+            self._idle_since = None
             return []
-        if now - self._busy_at <= link.lease_s:
+        if self._idle_since is None:
+            self._idle_since = now
+        if now - self._idle_since <= link.lease_s:
             return []
-        self._busy_at = now
+        self._idle_since = now
         self._num_drawn += 1
         self._draw(len(self._ranks))
         return self._dial_drawn(link.run, link.incarnation)
