@@ -41,6 +41,9 @@ from penstock.protocol.messages import (
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 from penstock.protocol.watching import Clock, Status
 
+_RANKS = 16
+"""How many a producer serves where nobody says it. Were it all of very many, each rank would have a ticket or none in
+its queue, by chance, and batches would be too small here and wait long there."""
 _REDIAL_S = 3.0
 """How long a HELLO may wait for its connection before the rank is dialled anew: its name may have another address."""
 
@@ -53,8 +56,8 @@ class ProducerMachine:
         manifest: what its engine is; sent in HELLO.
         credit_groups: tickets it will hold at a time for all ranks; they share it evenly, and each gets one at least.
         credit_bytes: bytes of groups it will hold at a time for each rank.
-        max_ranks: ranks that it serves at first, 0 for all. Whenever it has had nothing to do for a lease it serves one
-            more: a rank that nobody has drawn may hold up all others.
+        max_ranks: ranks that it serves at first; 0 for 16, or as many as `credit_groups` where those are more. When it
+            has nothing to do it serves more: a rank that nobody has drawn may hold up all others.
     """
 
     def __init__(
@@ -66,13 +69,13 @@ class ProducerMachine:
         self.credit_bytes = credit_bytes
         self.max_ranks = max_ranks
         self.links: dict[bytes, Link] = {}
-        self._num_drawn = max_ranks
+        self._first = self._num_drawn = max_ranks or max(_RANKS, credit_groups)
         self._drawn: frozenset[int] = frozenset()
         """The ranks that it serves; empty where it serves all."""
         self._ranks: tuple[tuple[str, str], ...] = ()
         """Address and key of every rank, as the latest WELCOME names them."""
         self._idle_since: float | None = None
-        """Since when it has had nothing to do, or has last drawn a rank more; None while it has, or has no rank."""
+        """Since when it has had nothing to do; None while it has, or has no rank."""
         self._loaded = False
         self._draining: str | None = None
         self._given: list[str] = []
@@ -368,9 +371,9 @@ class ProducerMachine:
                 return self._on_tickets(peer, link, message)
             case Heartbeat():
                 # Of what was sent the rank lists nothing that is there, or was taken back: an ACK may be lost.
-                unwanted = set(self._keys(peer)) - set(message.held)
-                self._drop(peer, unwanted)
-                link.sent = {key: group for key, group in link.sent.items() if key not in unwanted}
+                if unwanted := set(self._keys(peer)) - set(message.held):
+                    self._drop(peer, unwanted)
+                    link.sent = {key: group for key, group in link.sent.items() if key not in unwanted}
                 return self._send_waiting(peer, now)
             case Cancel():
                 self._drop(peer, set(message.attempts))
@@ -462,10 +465,10 @@ class ProducerMachine:
             self._drawn = frozenset(by_lot[: self._num_drawn])
 
     def _widen(self, now: float) -> list[Action]:
-        """Serve one rank more after a lease without work.
+        """Serve one rank more for each lease that this producer has had nothing to do, at a stretch.
 
         In a small fleet all may have drawn others than one rank. It stands still, soon all ranks wait for it, and
-        nobody has anything to do. In a fleet that is faster than its trainers it costs a connection now and then.
+        nobody has anything to do. Where trainers pause every now and then, only the longest pause counts.
         """
         link = next((link for link in self.links.values() if link.state is LinkState.READY), None)
         if not self._drawn or link is None or self._queue or self._running:
@@ -473,10 +476,10 @@ class ProducerMachine:
             return []
         if self._idle_since is None:
             self._idle_since = now
-        if now - self._idle_since <= link.lease_s:
+        num_drawn = self._first + int((now - self._idle_since) // link.lease_s)
+        if num_drawn <= self._num_drawn:
             return []
-        self._idle_since = now
-        self._num_drawn += 1
+        self._num_drawn = num_drawn
         self._draw(len(self._ranks))
         return self._dial_drawn(link.run, link.incarnation)
 
