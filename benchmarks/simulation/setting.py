@@ -26,7 +26,7 @@ class Setting:
     batch_wait_s: float = 2.0
     credit_groups: int = 16
     max_ranks: int = 0
-    """Ranks that a producer serves at most; 0 for all."""
+    """Ranks that a producer serves at first; 0 for the machine's own number."""
     batches_per_producer: float = 2.5
     """The window, over all ranks, in batches of every producer."""
     window_groups: int = 0
