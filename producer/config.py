@@ -76,8 +76,8 @@ class ProduceConfig:
     """Tickets held, over all ranks, which share them evenly; each gets one at least. Two batches keep the engine busy;
     more adds only delay."""
     max_ranks: int = 0
-    """Ranks to serve at most, drawn by the producer's name; 0 for all. Where there are more ranks than `credit_groups`,
-    as many as these bound queues and messages; the fleet must be so large that every rank is drawn many times."""
+    """Ranks to serve at first, drawn by the producer's name; 0 for 16, or `credit_groups` where that is more. One that
+    has nothing to do serves more. Higher means more and longer queues, and more connections."""
     credit_bytes: int = MAX_GROUP_BYTES
     """Bytes of groups held for each rank: the second bound beside `credit_groups`, for large groups."""
     codec: Literal["raw", "jpeg"] = "raw"

@@ -44,7 +44,7 @@ MAX_RANKS: Final = 1024
 """Ranks of a run; a producer has a socket for each."""
 
 MAX_PRODUCERS: Final = 4096
-"""Producers of one rank at a time. So many that do nothing cost it a third of a core and 8 MB beside the sockets."""
+"""Producers of one rank at a time. So many cost it a third of a core even where they do nothing, and 80 MB."""
 
 KEY_LENGTH: Final = 40
 """Characters of a CURVE key as text."""

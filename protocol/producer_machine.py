@@ -41,6 +41,9 @@ from penstock.protocol.messages import (
 from penstock.protocol.tickets import Attempt, Manifest, Ticket
 from penstock.protocol.watching import Clock, Status
 
+_RANKS = 16
+"""How many a producer serves where nobody says it. Were it all of very many, each rank would have a ticket or none in
+its queue, by chance, and batches would be too small here and wait long there."""
 _REDIAL_S = 3.0
 """How long a HELLO may wait for its connection before the rank is dialled anew: its name may have another address."""
 
@@ -53,7 +56,8 @@ class ProducerMachine:
         manifest: what its engine is; sent in HELLO.
         credit_groups: tickets it will hold at a time for all ranks; they share it evenly, and each gets one at least.
         credit_bytes: bytes of groups it will hold at a time for each rank.
-        max_ranks: ranks that it serves at most; 0 for all.
+        max_ranks: ranks that it serves at first; 0 for 16, or as many as `credit_groups` where those are more. When it
+            has nothing to do it serves more: a rank that nobody has drawn may hold up all others.
     """
 
     def __init__(
@@ -65,14 +69,19 @@ class ProducerMachine:
         self.credit_bytes = credit_bytes
         self.max_ranks = max_ranks
         self.links: dict[bytes, Link] = {}
+        self._first = self._num_drawn = max_ranks or max(_RANKS, credit_groups)
         self._drawn: frozenset[int] = frozenset()
         """The ranks that it serves; empty where it serves all."""
+        self._ranks: tuple[tuple[str, str], ...] = ()
+        """Address and key of every rank, as the latest WELCOME names them."""
+        self._idle_since: float | None = None
+        """Since when it has had nothing to do; None while it has, or has no rank."""
         self._loaded = False
         self._draining: str | None = None
         self._given: list[str] = []
         """Addresses that this producer was started with."""
         self._named: frozenset[str] = frozenset()
-        """Addresses of all ranks, as the latest WELCOME names them."""
+        """Addresses of all ranks."""
         self._refused = Tally()
         self._queue: list[HeldTicket] = []
         self._running: list[HeldTicket] = []
@@ -276,7 +285,7 @@ class ProducerMachine:
             now: the time.
             status: what to tell of the engine's work beside each heartbeat; None tells nothing.
         """
-        actions = self._tidy()
+        actions = self._tidy() + self._widen(now)
         for peer, link in self.links.items():
             if link.is_talking and now - link.heard_at > link.lease_s:
                 actions.append(Note(f"{link.endpoint} has been silent for {now - link.heard_at:.0f} s", warning=True))
@@ -362,9 +371,9 @@ class ProducerMachine:
                 return self._on_tickets(peer, link, message)
             case Heartbeat():
                 # Of what was sent the rank lists nothing that is there, or was taken back: an ACK may be lost.
-                unwanted = set(self._keys(peer)) - set(message.held)
-                self._drop(peer, unwanted)
-                link.sent = {key: group for key, group in link.sent.items() if key not in unwanted}
+                if unwanted := set(self._keys(peer)) - set(message.held):
+                    self._drop(peer, unwanted)
+                    link.sent = {key: group for key, group in link.sent.items() if key not in unwanted}
                 return self._send_waiting(peer, now)
             case Cancel():
                 self._drop(peer, set(message.attempts))
@@ -428,15 +437,20 @@ class ProducerMachine:
         self._draw(welcome.world_size)
         link.owes_ready = self._serves(welcome.rank)
         self._named = frozenset(welcome.endpoints)
-        # By rank, not by address: one host has several names.
-        life = (header.run, header.incarnation)
-        served = {other.rank for other in self.links.values() if (other.run, other.incarnation) == life}
         keys = welcome.keys or ("",) * len(welcome.endpoints)
+        self._ranks = tuple(zip(welcome.endpoints, keys, strict=True))
         link.key = keys[welcome.rank]
-        for rank, (endpoint, key) in enumerate(zip(welcome.endpoints, keys, strict=True)):
-            if rank not in served and self._serves(rank):
-                actions += self._dial(endpoint, key)
-        return actions + self._leave_undrawn()
+        return actions + self._dial_drawn(header.run, header.incarnation) + self._leave_undrawn()
+
+    def _dial_drawn(self, run: str, incarnation: int) -> list[Action]:
+        """Dial the ranks of this life that are to be served and are not."""
+        # By rank, not by address: one host has several names.
+        served = {link.rank for link in self.links.values() if (link.run, link.incarnation) == (run, incarnation)}
+        actions: list[Action] = []
+        for rank in sorted(self._drawn) or range(len(self._ranks)):
+            if rank not in served:
+                actions += self._dial(*self._ranks[rank])
+        return actions
 
     def _serves(self, rank: int) -> bool:
         """Whether a rank is among those that this producer's name has drawn, or is to serve all."""
@@ -444,11 +458,30 @@ class ProducerMachine:
 
     def _draw(self, world_size: int) -> None:
         """Draw the ranks to serve: by name, so that each gets about as many producers, and the same in every life."""
-        if not 0 < self.max_ranks < world_size:
+        if not 0 < self._num_drawn < world_size:
             self._drawn = frozenset()
-        elif len(self._drawn) != self.max_ranks or max(self._drawn) >= world_size:
+        elif len(self._drawn) != self._num_drawn or len(self._ranks) != world_size:
             by_lot = sorted(range(world_size), key=lambda rank: draw(self.name, rank))
-            self._drawn = frozenset(by_lot[: self.max_ranks])
+            self._drawn = frozenset(by_lot[: self._num_drawn])
+
+    def _widen(self, now: float) -> list[Action]:
+        """Serve one rank more for each lease that this producer has had nothing to do, at a stretch.
+
+        In a small fleet all may have drawn others than one rank. It stands still, soon all ranks wait for it, and
+        nobody has anything to do. Where trainers pause every now and then, only the longest pause counts.
+        """
+        link = next((link for link in self.links.values() if link.state is LinkState.READY), None)
+        if not self._drawn or link is None or self._queue or self._running:
+            self._idle_since = None
+            return []
+        if self._idle_since is None:
+            self._idle_since = now
+        num_drawn = self._first + int((now - self._idle_since) // link.lease_s)
+        if num_drawn <= self._num_drawn:
+            return []
+        self._num_drawn = num_drawn
+        self._draw(len(self._ranks))
+        return self._dial_drawn(link.run, link.incarnation)
 
     def _leave_undrawn(self) -> list[Action]:
         """Leave the rank that has only told of the others, once one of those that were drawn talks."""

@@ -271,7 +271,7 @@ class RankMachine(Dispatcher):
     def _refusal(self, identity: bytes, producer: str, manifest: Manifest) -> tuple[str, str] | None:
         """Why a producer cannot serve the run, as the word that is counted and a sentence; or None."""
         if identity not in self.peers and len(self.peers) >= MAX_PRODUCERS:
-            return "crowd", f"this rank has {MAX_PRODUCERS} producers, which is its limit"
+            return "crowd", f"this rank has {MAX_PRODUCERS} producers, which is its limit; see --max-ranks"
         return refusal(producer, manifest, self.expects, self.engines.get(manifest.kind))
 
     def _on_result(

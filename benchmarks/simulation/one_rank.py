@@ -9,7 +9,7 @@ from itertools import count
 from penstock.protocol.actions import Action, Deliver
 from penstock.protocol.admission import Expectation
 from penstock.protocol.inspection import Pixels
-from penstock.protocol.messages import Header, Heartbeat, Hello, Message, Ready, Result
+from penstock.protocol.messages import Header, Heartbeat, Hello, Message, Ready, Result, Started
 from penstock.protocol.rank_machine import RankMachine
 from penstock.protocol.tickets import Ticket
 from simulation.costs import Costs, manifest, recipe
@@ -18,6 +18,8 @@ from simulation.setting import Setting
 NUM_TICKETS = 64
 """Handed out in one go, as after a step."""
 REPEATS = 5
+NUM_LONG_KNOWN, REMEMBERED = 32, 128
+"""Producers whose memory is measured, and groups that each has made by then: twice what a machine remembers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +37,31 @@ class RankCost:
     """Share of a core that ticks and heartbeats take, with the codec's and the sockets' work: what producers cost that
     do nothing. (Twenty ticks and four messages for each producer a second.)"""
     bytes_per_producer: int
-    """Of the machine's memory; ZeroMQ's and the kernel's buffers come on top."""
+    """Of the machine's memory, once the producer has made as much as the machine remembers; ZeroMQ's and the kernel's
+    buffers come on top."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineCosts:
+    """CPU seconds of a rank's state machine, apart from what a message costs it."""
+
+    tick_s: float
+    tick_s_per_peer: float
+    hand_out_s_per_peer: float
+    """To look at every producer, once for all tickets that are handed out together."""
+    ticket_s: float
+    """To hand one of them out."""
+
+    def tick(self, peers: int) -> float:
+        """Of one tick, with so many producers."""
+        return self.tick_s + self.tick_s_per_peer * peers
+
+    def hand_out(self, peers: int, tickets: int) -> float:
+        """Of so many tickets at once."""
+        return self.hand_out_s_per_peer * peers + self.ticket_s * tickets
+
+
+NO_COSTS = MachineCosts(tick_s=0.0, tick_s_per_peer=0.0, hand_out_s_per_peer=0.0, ticket_s=0.0)
 
 
 class _Rank:
@@ -71,6 +97,11 @@ class _Rank:
         for index in (next(self._indices) for _ in range(NUM_TICKETS)):
             self.machine.plan(Ticket(index=index, rank=0, recipe=self.recipe))
 
+    def start_all(self) -> None:
+        """Every ticket that is held has begun."""
+        for who, peer in self.machine.peers.items():
+            self.say(who, Started(attempts=tuple(peer.held.values())))
+
     def finish_all(self) -> None:
         """Every group comes and is taken."""
         for who, peer in self.machine.peers.items():
@@ -85,14 +116,10 @@ class _Rank:
 def measure(producers: int, ranks: int, costs: Costs) -> RankCost:
     """A rank of a run of so many, with so many producers."""
     setting = Setting(producers=producers, ranks=ranks)
-    tracemalloc.start()
     rank = _Rank(setting)
-    before, _ = tracemalloc.get_traced_memory()
     names = [b"producer-%d" % number for number in range(producers)]
     for who in names:
         rank.join(who)
-    nbytes = tracemalloc.get_traced_memory()[0] - before
-    tracemalloc.stop()
     rank.machine.tick(rank.now)
     rank.plan()
     rank.machine.issue(rank.now)  # what is in producers' hands costs time too
@@ -107,8 +134,28 @@ def measure(producers: int, ranks: int, costs: Costs) -> RankCost:
         heartbeat_s=heartbeat_s,
         hand_out_s=hand_out_s,
         idle_cpu=20 * tick_s + producers * messages_s,
-        bytes_per_producer=nbytes // producers,
+        bytes_per_producer=_bytes_per_producer(setting),
     )
+
+
+def _bytes_per_producer(setting: Setting) -> int:
+    """Of a few that are known for long: each has a manifest of its own, full hands and many durations."""
+    tracemalloc.start()
+    rank = _Rank(setting)
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(NUM_LONG_KNOWN):
+        rank.join(b"producer-%d" % number)
+    for _ in range(REMEMBERED * NUM_LONG_KNOWN // NUM_TICKETS):
+        rank.plan()
+        rank.machine.issue(rank.now)
+        rank.start_all()
+        rank.finish_all()
+    for _ in range(setting.credit_groups * NUM_LONG_KNOWN // NUM_TICKETS):
+        rank.plan()
+    rank.machine.issue(rank.now)
+    nbytes = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return nbytes // NUM_LONG_KNOWN
 
 
 def _hand_out_s(rank: _Rank) -> float:
@@ -130,8 +177,15 @@ def _cpu_s(act: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
-def tick_costs(rows: Sequence[RankCost]) -> tuple[float, float]:
-    """CPU seconds of a rank's tick, and more for each producer: the line through the smallest and the largest fleet."""
+def machine_costs(rows: Sequence[RankCost]) -> MachineCosts:
+    """Lines through the smallest and the largest fleet."""
     least, most = min(rows, key=lambda row: row.producers), max(rows, key=lambda row: row.producers)
-    slope = max(0.0, (most.tick_s - least.tick_s) / (most.producers - least.producers))
-    return max(0.0, least.tick_s - slope * least.producers), slope
+    more = most.producers - least.producers
+    tick = max(0.0, (most.tick_s - least.tick_s) / more)
+    hand_out = max(0.0, (most.hand_out_s - least.hand_out_s) / more)
+    return MachineCosts(
+        tick_s=max(0.0, least.tick_s - tick * least.producers),
+        tick_s_per_peer=tick,
+        hand_out_s_per_peer=hand_out,
+        ticket_s=max(0.0, least.hand_out_s - hand_out * least.producers) / NUM_TICKETS,
+    )

@@ -40,7 +40,6 @@ class SimulatedProducer:
         self.lines: dict[bytes, Line] = {}
         self.life = life
         self.loaded = self.gone = self.draining = False
-        self.busy_s = 0.0
         self._seq = 0
         self._working = False
         self._incomplete_since: float | None = None
@@ -105,8 +104,7 @@ class SimulatedProducer:
             self._perform(actions)
             self._working = True
             images = sum(held.ticket.recipe.num_images for held in batch)
-            seconds = images / self.images_per_s
-            self.busy_s += seconds
+            seconds = (setting.batch_images if setting.padding_takes_time else images) / self.images_per_s
             world.timeline.at(world.now + seconds, self._finish, batch, seconds)
 
     def _finish(self, batch: Sequence[HeldTicket], seconds: float) -> None:

@@ -60,7 +60,7 @@ class SimulatedRank:
     def _tick(self) -> None:
         world, tick_s = self._world, self._world.setting.tick_s
         num_ticks = tick_s / PROGRAM_TICK_S
-        self.host.work(world.now, num_ticks * (world.tick_s + world.tick_s_per_peer * len(self.machine.peers)))
+        self.host.work(world.now, num_ticks * world.machine_costs.tick(len(self.machine.peers)))
         self.top_up()
         self.perform(self.machine.tick(world.now))
         world.timeline.at(world.now + tick_s, self._tick)
@@ -107,6 +107,9 @@ class SimulatedRank:
 
     def perform(self, actions: Sequence[Action]) -> None:
         """Do what the machine asks for."""
+        messages = [action.message for action in actions if isinstance(action, Send)]
+        if num_given := sum(len(message.tickets) for message in messages if isinstance(message, Tickets)):
+            self.host.work(self._world.now, self._world.machine_costs.hand_out(len(self.machine.peers), num_given))
         for action in actions:
             match action:
                 case Send():

@@ -32,6 +32,7 @@ def setting(producers: int) -> Setting:
         window_groups=WINDOW_GROUPS,
         steps_per_s=producers * IMAGES_PER_S / NUM_IMAGES / GROUPS_PER_STEP,
         trainer_share=1e3,
+        padding_takes_time=False,
     )
 
 

@@ -20,10 +20,13 @@ class Setting:
     images_per_group: int = 4
     group_bytes: int = 4 * 256 * 256 * 3
     batch_images: int = 32
+    padding_takes_time: bool = True
+    """Whether an incomplete batch takes as long as a full one, as it does on every real engine. The `paced` one, whose
+    work is a sleep, spares the time."""
     batch_wait_s: float = 2.0
     credit_groups: int = 16
     max_ranks: int = 0
-    """Ranks that a producer serves at most; 0 for all."""
+    """Ranks that a producer serves at first; 0 for the machine's own number."""
     batches_per_producer: float = 2.5
     """The window, over all ranks, in batches of every producer."""
     window_groups: int = 0

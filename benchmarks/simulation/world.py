@@ -8,6 +8,7 @@ from statistics import quantiles
 from simulation.churn import CUT_S, Loss
 from simulation.costs import Costs
 from simulation.network import Line, Network
+from simulation.one_rank import NO_COSTS, MachineCosts
 from simulation.producer import SimulatedProducer
 from simulation.rank import SimulatedRank
 from simulation.setting import Setting
@@ -29,7 +30,8 @@ class Outcome:
     lost: int
     """Producers."""
     recovery_s: tuple[float, float, float] | None
-    """Median, 95th percentile and longest, from a loss to the group of a ticket that the lost one held."""
+    """Median, 95th percentile and longest, from a loss without notice to the group of a ticket that the lost one held.
+    What is still missing at the end counts as the longest, by the time that it has been missing."""
     messages_per_s: float
     """Of a rank, in and out, the mean."""
     bytes_per_s: float
@@ -54,12 +56,11 @@ class World:
     Args:
         setting: what it is.
         costs: of messages.
-        tick_s, tick_s_per_peer: CPU time that a rank's tick costs, and costs more for each producer.
+        machine: CPU time of a rank's ticks and hand-outs.
     """
 
-    def __init__(self, setting: Setting, costs: Costs, *, tick_s: float = 0.0, tick_s_per_peer: float = 0.0) -> None:
-        self.setting, self.costs = setting, costs
-        self.tick_s, self.tick_s_per_peer = tick_s, tick_s_per_peer
+    def __init__(self, setting: Setting, costs: Costs, machine: MachineCosts = NO_COSTS) -> None:
+        self.setting, self.costs, self.machine_costs = setting, costs, machine
         self.random = random.Random(setting.seed)
         self.timeline = Timeline()
         self.network = Network(self.timeline, setting.latency_s)
@@ -111,6 +112,11 @@ class World:
         """A producer closes one connection, after what it has sent there."""
         line = producer.lines.pop(endpoint.encode())
         self.timeline.at(self.now + self.setting.latency_s, self._close, [line])
+
+    def _missing_s(self) -> float:
+        """How long the longest has been missing that a lost producer held."""
+        lost_at = [at for rank in self.ranks for at in rank.lost_at.values()]
+        return self.now - min(lost_at, default=self.now)
 
     # --- ends and beginnings ------------------------------------------------------------------------------------------
 
@@ -206,7 +212,7 @@ class World:
             # What lay in the windows must not count, neither way.
             images_per_s=min(taken, arrived) / measured_s,
             lost=self.num_lost - lost,
-            recovery_s=_spread(self.recoveries),
+            recovery_s=_spread(self.recoveries, self._missing_s()),
             messages_per_s=messages / measured_s / setting.ranks,
             bytes_per_s=nbytes / measured_s / setting.ranks,
             cpu=sum(cpus) / len(cpus),
@@ -218,8 +224,8 @@ class World:
         )
 
 
-def _spread(seconds: Sequence[float]) -> tuple[float, float, float] | None:
+def _spread(seconds: Sequence[float], missing_s: float) -> tuple[float, float, float] | None:
     if len(seconds) < 2:
         return None
     parts = quantiles(seconds, n=100, method="inclusive")
-    return parts[49], parts[94], max(seconds)
+    return parts[49], parts[94], max(*seconds, missing_s)

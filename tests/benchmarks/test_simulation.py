@@ -121,6 +121,28 @@ def test_what_a_lost_producer_held_is_made_by_others_and_nothing_twice(
     assert gone == 0, "others have come in their place"
 
 
+def test_padding_takes_the_time_of_images(sim: SimpleNamespace) -> None:
+    """A window of four groups for a batch of eight: half of each is padding, after a wait of 2 s beside its 3.2 s."""
+    fleet = {"producers": 1, "ranks": 1, "window_groups": 4, "steps_per_s": 1.25}
+    shares = [_world(sim, **fleet, padding_takes_time=takes).run([], 20.0, 104.0).achieved for takes in (True, False)]
+    assert shares == pytest.approx([1.6 / 5.2, 1.6 / 3.6], rel=0.1)
+
+
+def test_what_never_comes_counts_as_the_longest_recovery(sim: SimpleNamespace) -> None:
+    world = _world(sim, producers=4, ranks=1)
+    losses = [sim.churn.Loss(25.0, number, "kill") for number in (0, 1)]
+    world.timeline.at(25.5, lambda: world.ranks[0].lost_at.update({-1: 25.5}))
+    outcome = world.run(losses, 20.0, 60.0)
+    assert outcome.recovery_s[2] == pytest.approx(80.0 - 25.5)
+    assert outcome.recovery_s[1] < 20.0
+
+
+def test_no_rank_is_left_alone_where_all_producers_have_drawn_others(sim: SimpleNamespace) -> None:
+    """Three producers that draw two ranks each cannot serve twelve; as they find nothing to do they serve more."""
+    outcome = _world(sim, producers=3, ranks=12, max_ranks=2).run([], 130.0, 60.0)
+    assert outcome.achieved > 0.9
+
+
 def test_a_core_that_is_too_slow_bounds_the_run(sim: SimpleNamespace) -> None:
     setting = sim.setting.Setting(producers=6, ranks=2, spread=0.0)
     outcome = sim.world.World(setting, _costs(sim, inspect_s_per_byte=5e-7)).run([], 20.0, 60.0)

@@ -414,6 +414,41 @@ def test_a_rank_that_was_not_drawn_is_served_only_while_it_asks_and_no_other_tal
     assert len(sent(_welcomed(machine, dialled[0]), Bye, MANY[0].encode())) == 1
 
 
+def test_a_producer_with_nothing_to_do_serves_one_rank_more_each_lease() -> None:
+    machine = _producer("ann", max_ranks=3)
+    dialled = [MANY.index(action.endpoint) for action in _welcomed(machine, 0) if isinstance(action, Connect)]
+    for rank in dialled:
+        _welcomed(machine, rank)
+    machine.free()
+    beat = Heartbeat(held=())
+    found: list[tuple[int, str]] = []
+    for now in range(1, 60):
+        for rank in dialled:
+            machine.on_message(MANY[rank].encode(), LIFE, beat, float(now))
+        found += [(now, action.endpoint) for action in machine.tick(float(now)) if isinstance(action, Connect)]
+    # A lease is 10 s; the first tick sees it idle at 1 s.
+    assert [now for now, _ in found] == [11, 21, 31, 41, 51]
+    assert len({endpoint for _, endpoint in found} - {MANY[rank] for rank in dialled}) == 5
+
+
+def test_a_producer_with_work_serves_the_ranks_that_it_has_drawn() -> None:
+    machine = _producer("ann", max_ranks=3)
+    dialled = [MANY.index(action.endpoint) for action in _welcomed(machine, 0) if isinstance(action, Connect)]
+    for rank in dialled:
+        _welcomed(machine, rank)
+    machine.free()
+    ticket = a_ticket(0)
+    machine.on_message(MANY[dialled[0]].encode(), LIFE, Tickets(tickets=(ticket,)), 0.5)
+    beat = Heartbeat(held=(ticket.key,))
+    actions: list[Action] = []
+    for now in range(1, 60):
+        machine.on_message(MANY[dialled[0]].encode(), LIFE, beat, float(now))
+        for rank in dialled[1:]:
+            machine.on_message(MANY[rank].encode(), LIFE, Heartbeat(held=()), float(now))
+        actions += machine.tick(float(now))
+    assert not any(isinstance(action, Connect) for action in actions)
+
+
 def test_a_rank_that_was_left_is_dialled_again_when_nobody_talks() -> None:
     machine, dialled = _stranger()
     for rank in dialled:
