@@ -271,7 +271,10 @@ class _Flood:
     def refusals(self) -> list[Refusal]:
         return []
 
-    def revoked(self, now: float) -> list[bytes]:
+    def blame(self, peer: bytes, now: float) -> None:
+        return None
+
+    def let_go(self, now: float) -> list[tuple[bytes, str]]:
         return []
 
     def close(self) -> None:
