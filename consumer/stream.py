@@ -267,7 +267,10 @@ class GroupStream:
                     came_at = time.monotonic()  # before it is read, which takes time of its own
                     heard = self._read(identity, frames)
                     with self._changed:
+                        num_refused = self._machine.rejects.total
                         self._perform(self._hear(identity, heard, came_at))
+                        if self._machine.rejects.total > num_refused:
+                            self._socket.blame(identity, came_at)
                     num_heard += 1
                 with self._changed:
                     if num_heard < MESSAGES_PER_TURN:
@@ -341,14 +344,9 @@ class GroupStream:
 
     def _hear(self, identity: bytes, heard: _Heard, now: float) -> Sequence[Action]:
         """What the machine makes of it; under the lock."""
-        num_refused = self._machine.rejects.total
         if isinstance(heard, MessageError):
-            actions = self._machine.on_garbage(identity, heard)
-        else:
-            actions = self._machine.on_message(identity, *heard, now)
-        if self._machine.rejects.total > num_refused:
-            self._socket.blame(identity, now)
-        return actions
+            return self._machine.on_garbage(identity, heard)
+        return self._machine.on_message(identity, *heard, now)
 
     def _perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
