@@ -11,7 +11,7 @@ from typing import Final
 import zmq
 
 from penstock.protocol.allow_list import OWN, AllowList
-from penstock.protocol.exclusion import MOST_REFUSED, RefusedCount
+from penstock.protocol.exclusion import MOST_REFUSED, WITHIN_S, RefusedCount
 from penstock.protocol.gate import USER_ID, Gate
 from penstock.protocol.peer_address import Ends, ends_of, hang_up
 
@@ -30,6 +30,11 @@ class _Caller:
     end_at: float | None = None
     """When it is ended, or was: it is not heard any more."""
     refused: RefusedCount = field(default_factory=RefusedCount)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its connection has not ended."""
+        return self.ends is not None and self.ends == ends_of(self.descriptor)
 
     @property
     def shown(self) -> str:
@@ -67,12 +72,14 @@ class Callers:
         return caller.end_at is None and (self._allowed is None or self._allowed.name(key) is not None)
 
     def _meet(self, name: bytes, descriptor: int, key: str) -> _Caller:
-        """Somebody new, or another one behind a name that was somebody's."""
+        """Somebody new, or another one behind a name that was somebody's.
+
+        Its connection may have ended by now, and its descriptor be another's: if then that one is ended in its place,
+        it dials again.
+        """
         if len(self._callers) >= self._most:
             # Whose connection has ended and who was never answered since.
-            self._callers = {
-                other: each for other, each in self._callers.items() if each.ends == ends_of(each.descriptor)
-            }
+            self._callers = {other: each for other, each in self._callers.items() if each.is_there}
         caller = self._callers[name] = _Caller(descriptor, ends_of(descriptor), key)
         now = time.monotonic()
         if not name.startswith(b"\0"):
@@ -89,14 +96,14 @@ class Callers:
         self._ending[name] = caller
 
     def blame(self, identity: bytes, now: float) -> None:
-        """A message of somebody was refused. Of whoever is refused too many within a second nothing more is heard.
+        """A message of somebody was refused. Of whoever is refused too many within some seconds nothing more is heard.
 
         Nor of anybody with the same key, unless it is that of the run's own producers, who have one among them.
         """
         caller = self._callers.get(identity)
         if caller is None or caller.end_at is not None or not caller.refused.one_more(now):
             return
-        why = f"{MOST_REFUSED:,} of its messages were refused within a second"
+        why = f"{MOST_REFUSED:,} of its messages were refused within {WITHIN_S:g} s"
         ended = {identity: caller}
         name = self._allowed.name(caller.key) if self._allowed else None
         if name not in (None, OWN):

@@ -8,8 +8,9 @@ Whoever floods is refused thousands.
 from typing import Final
 
 MOST_REFUSED: Final = 1000
-"""Messages of one connection that may be refused within a second."""
-WITHIN_S: Final = 1.0
+"""Messages of one connection that may be refused within `WITHIN_S`."""
+WITHIN_S: Final = 5.0
+"""Not one second: a rank that is busy with all else reads less of a flood."""
 FIRST_S: Final = 10.0
 """How long nothing is heard the first time; each time twice as long as the time before."""
 LONGEST_S: Final = 600.0
@@ -38,7 +39,7 @@ class Exclusions:
 
 
 class RefusedCount:
-    """Counts what one connection was refused within a second."""
+    """Counts what one connection was refused within `WITHIN_S`."""
 
     __slots__ = ("_count", "_since")
 

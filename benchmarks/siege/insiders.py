@@ -38,8 +38,8 @@ from siege.insider import Insider, paced_manifest
 BOMBS_PER_S = 200.0
 FLOOD_TURN = 200
 """Messages that the flooder sends before it listens."""
-FULL_S = 0.5
-"""Who can send nothing for as long has been hung up on."""
+FULL_S = 3.0
+"""Who can send nothing for as long has been hung up on; a handshake may take nearly as long where all are busy."""
 FAR = 256
 """From a ticket to one that somebody else has answered: near it are others of its own, and for those the rank believes
 any pixels."""

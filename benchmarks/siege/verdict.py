@@ -32,7 +32,7 @@ LINES: Mapping[str, str] = {
     "an unfinished handshake": r"refused 127\.0\.0\.1.*: it did not finish the handshake within 2 s",
     "a revoked key": r"leaver-0 is out: its key was revoked",
     "a JPEG bomb": _message("bomber", "jpeg"),
-    "a flood": r"its messages were refused within a second; nothing with the key of flooder-0 is heard for \d+ s",
+    "a flood": r"its messages were refused within 5 s; nothing with the key of flooder-0 is heard for \d+ s",
     "a flooder that comes again": r"nothing with the key of flooder-0 is heard for \d+ s more",
     **{f"a bomb: {word}": _message("(unknown with the key of )?bomber", word) for word in _BOMBS},
     **{f"a lie: {word}": _message("byzantine", word) for word in _LIES},
