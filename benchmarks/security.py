@@ -9,7 +9,8 @@ windows and sieges take turns. In a siege there come, all at the same time:
   key), of whom 300 and more are connected at any time, because each comes again when it is hung up on; and one who asks
   for the metrics without their token;
 - three who hold a good key: a bomber (msgpack and JPEG bombs, oversize, pickle), a flooder (nonsense as fast as the
-  socket takes it), and a byzantine producer (takes tickets, and answers with lying shapes, wrong checksums, replays);
+  socket takes it, and again when it is hung up on), and a byzantine producer (takes tickets, and answers with lying
+  shapes, wrong checksums, replays);
 - a producer whose key is revoked in the middle.
 
 Honest throughput is what the honest producers made and the rank trained on, by the ledger; the ratio of a siege is to
@@ -33,7 +34,7 @@ import harness
 from harness import BenchmarkError
 from rich.console import Console
 from rich.table import Table
-from siege.besieged import HONEST, LEAVER_SHARE, NUM_IMAGES, Besieged, leaver
+from siege.besieged import HONEST, LEAVER_SHARE, NUM_IMAGES, Besieged, flooder, leaver
 from siege.insiders import InsiderPlan
 from siege.strangers import StrangerPlan
 from siege.verdict import MIN_CONNECTIONS, Check, Measured, Siege, Window, judge, ratios
@@ -128,7 +129,7 @@ def besiege(besieged: Besieged, number: int, seconds: float) -> Siege:
     until, reports = besieged.folder / f"enough-{number}", {}
     for role in ROLES:
         reports[role] = besieged.folder / f"{role}-{number}.json"
-        key = str(besieged.key(role))
+        key = str(besieged.key(flooder(number) if role == "flooder" else role))
         plan = InsiderPlan(role=role, endpoint=besieged.endpoint, key=key, until=str(until), report=str(reports[role]))
         besieged.besiege(f"{role}-{number}", "siege.insiders", plan)
     reports["strangers"] = besieged.folder / f"strangers-{number}.json"

@@ -37,7 +37,7 @@ class StreamConfig:
     """Connections that a rank holds at a time; further ones are refused."""
     window_groups: int = 64
     """Groups asked for or waiting to enter the reservoir, over all ranks. More hides slow producers and takes memory;
-    below two batches of every producer, producers idle or make padding."""
+    below 2.5 batches of every producer and two steps, producers idle or make padding."""
     window_bytes: int = 1 << 30
     """Bytes of groups that each rank has asked for or holds unused at a time, beside its reservoir."""
     producer_timeout_s: float = 120.0

@@ -197,7 +197,7 @@ class GroupStream:
             image_bytes=self._image_bytes,
             producers=len(self._machine.peers),
             producers_seen=self._producers_seen,
-            rejected=self._machine.rejects.counts.total(),
+            rejected=self._machine.rejects.total,
             expired=self._machine.expired,
             hedged=self._machine.hedged,
             quarantined=self._machine.quarantined,
@@ -267,7 +267,10 @@ class GroupStream:
                     came_at = time.monotonic()  # before it is read, which takes time of its own
                     heard = self._read(identity, frames)
                     with self._changed:
+                        num_refused = self._machine.rejects.total
                         self._perform(self._hear(identity, heard, came_at))
+                        if self._machine.rejects.total > num_refused:
+                            self._socket.blame(identity, came_at)
                     num_heard += 1
                 with self._changed:
                     if num_heard < MESSAGES_PER_TURN:
@@ -293,14 +296,14 @@ class GroupStream:
             self._has_progressed()
 
     def _watch_door(self, now: float) -> None:
-        """Say who was refused, and let go of those whose key is allowed no more."""
+        """Say who was refused, and let go of those that are heard no more."""
         for refusal in self._socket.refusals():
             if refusal.word:
                 self._refused.counts_round(refusal.word, refusal.who)
             if refusal.line:
                 _log.warning(refusal.line)
-        for identity in self._socket.revoked(now):
-            self._perform(self._machine.on_revoked(identity))
+        for identity, why in self._socket.let_go(now):
+            self._perform(self._machine.on_let_go(identity, why))
 
     def _forget_unreachable(self) -> None:
         """Tell the machine whose connection has ended; when all is heard, since a BYE comes before the end."""

@@ -119,14 +119,14 @@ def _add(folder: Path, name: str, public: str, out: Path | None) -> None:
         if public == trainer.public:
             raise ConfigError("this is the trainer's own key")
         file = (out or folder / f"{name}.key").expanduser()
-        if not public:
+        if is_made := not public:
             pair = make_pair()
             # The file first: of a list without it nobody would know the secret.
             key_files.write_new(file, producer_text(pair, trainer.public))
             public = pair.public
         since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         _write_list(folder, [*allowed, Allowed(name, public, since)])
-    if out is None and file.exists():
+    if is_made:
         print(f"made {file}: give it to the producer over a way that you trust, and delete it here")
         print(f"next: penstock produce --key {file.name} --connect tcp://TRAINER:PORT")
         return

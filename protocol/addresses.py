@@ -158,7 +158,10 @@ def split_host(endpoint: str) -> tuple[str, int] | None:
 
 def look_up(host: str, port: int) -> list[str]:
     """Endpoints behind a name, IPv4 first, which is what clusters bind; may take long. Raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as error:  # a label that is too long, a null: a rank may name anything
+        raise OSError(f"{host!r:.80} cannot be a name: {error}") from error
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return list(dict.fromkeys(f"tcp://{_bracketed(str(entry[4][0]))}:{port}" for entry in found))
 

@@ -17,6 +17,8 @@ from penstock.protocol.socket_options import HANDSHAKE_MS, LINGER_MS, configure
 
 _REDIAL_S: Final = 2.0
 """How long after a refusal it is tried again."""
+_EXCLUDED: Final = 500
+"""Status of a handshake with a key that is allowed, and not heard now."""
 _MAX_CUT: Final = 3
 """Handshakes in a row that end without a reason before one is assumed."""
 
@@ -97,6 +99,9 @@ class Dial:
                 self._dialled_at = now
             case Happening.IN:
                 self.refused, self.is_sure, self._num_cut = "", False, 0
+            case Happening.DENIED if event.value == _EXCLUDED:
+                why = "is not heard for a while, after too many messages that were refused; the rank's log says more"
+                self._give_up(f"{self.endpoint}: {self._mine} {why}", now)
             case Happening.DENIED:
                 self._give_up(f"{self.endpoint} refuses {self._mine}: ask its owner for `penstock keys add`", now)
             case Happening.GARBLED if event.is_other_mechanism:

@@ -22,6 +22,7 @@ from zmq.utils import z85
 
 from penstock.protocol.allow_list import AllowList, short
 from penstock.protocol.errors import KeyFileError
+from penstock.protocol.exclusion import Exclusions
 from penstock.protocol.keys import TrainerKeys
 from penstock.protocol.limits import MAX_HEADER_BYTES
 from penstock.protocol.peer_address import Ends, ends_of, hang_up, num_received_bytes, shown_address
@@ -35,6 +36,8 @@ _DOMAIN: Final = "penstock"
 """Of ZeroMQ's requests for keys: whatever it is, it must be some."""
 _ADDRESS: Final = "inproc://zeromq.zap.01"
 _VERSION: Final = b"1.0"
+_LET_IN, _DENIED, _EXCLUDED = b"200", b"400", b"500"
+"""Of ZAP's statuses 300 would leave a client without an answer; of 400 and 500 it learns."""
 _LOOK_S: Final = 1.0
 """How often the list is looked at."""
 _GLANCE_S: Final = 0.05
@@ -77,6 +80,7 @@ class Gate:
         self, router: "zmq.Socket[bytes]", keys: TrainerKeys | None, max_connections: int, *, is_ipc: bool = False
     ) -> None:
         self.refusals = Refusals()
+        self.exclusions = Exclusions()
         self.error: BaseException | None = None
         """What ended the thread."""
         self._router = router
@@ -168,24 +172,27 @@ class Gate:
             if len(self._answered) >= _MAX_ANSWERED:
                 self._answered.clear()
             self._answered[who] += 1
+            status, user = _DENIED, b""
             if self._keys is None:
-                is_in, user = (version, mechanism) == (_VERSION, b"NULL"), b""
-            else:
-                is_in = (version, mechanism) == (_VERSION, b"CURVE") and len(credentials) == 1
-                user = z85.encode(credentials[0]) if is_in else b""
-                is_in = is_in and self._lets_in(self._keys.allowed, user.decode(), who, now)
-            status = [b"200", b"OK", user, b""] if is_in else [b"400", b"not allowed", b"", b""]
-            self._asked.send_multipart([asker, b"", _VERSION, number, *status])
+                status = _LET_IN if (version, mechanism) == (_VERSION, b"NULL") else _DENIED
+            elif (version, mechanism) == (_VERSION, b"CURVE") and len(credentials) == 1:
+                user = z85.encode(credentials[0])
+                status = self._status(self._keys.allowed, user.decode(), who, now)
+            self._asked.send_multipart([asker, b"", _VERSION, number, status, b"", user, b""])
 
-    def _lets_in(self, allowed: AllowList, key: str, who: str, now: float) -> bool:
-        """Whether a key is allowed; where it is not, after a look whether it has just been added."""
+    def _status(self, allowed: AllowList, key: str, who: str, now: float) -> bytes:
+        """Whether a key is let in; where it is not known, after a look whether it has just been added."""
         if allowed.name(key) is None:
             self._look(now)
-        if allowed.name(key) is not None:
-            return True
-        why = f"its key {short(key)} is not in {allowed.path}; `penstock keys add` makes one that is"
-        self.refusals.add("unknown_key", who, why, now)
-        return False
+        if (name := allowed.name(key)) is None:
+            why = f"its key {short(key)} is not in {allowed.path}; `penstock keys add` makes one that is"
+            self.refusals.add("unknown_key", who, why, now)
+            return _DENIED
+        if left_s := self.exclusions.left_s(key, now):
+            why = f"nothing with the key of {name} is heard for {ceil(left_s)} s more, after too much nonsense"
+            self.refusals.add("excluded", who, why, now)
+            return _EXCLUDED
+        return _LET_IN
 
     def _look(self, now: float) -> None:
         """Look whether the list has changed; where it cannot be read, the last one stays."""

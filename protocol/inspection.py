@@ -50,6 +50,7 @@ class Tally:
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         """By (what, who)."""
+        self.total = 0
 
     @property
     def by_kind(self) -> Counter[str]:
@@ -61,6 +62,7 @@ class Tally:
 
     def counts_round(self, what: str, who: str) -> int:
         """Count one more. Returns how many there are now where that is 1, 2, 4, 8, …, else 0: floods spare the log."""
+        self.total += 1
         key = (what, who)
         if key not in self.counts and len(self.counts) >= _MAX_COUNTED:
             key = ("others", "others")

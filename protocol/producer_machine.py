@@ -322,7 +322,7 @@ class ProducerMachine:
         One that crashed took the others along, and those have said it: all will be back.
         """
         states = {link.state for link in self.links.values()}
-        return not states or (LinkState.HELLO in states and states <= {LinkState.HELLO, LinkState.GONE})
+        return not states or (LinkState.HELLO in states and not self.connected)
 
     def _is_stale(self, link: Link) -> bool:
         """Whether no rank is to be expected at a link's address."""

@@ -149,13 +149,10 @@ class RankMachine(Dispatcher):
         """The connection behind `identity` is gone, and its name with it."""
         return self._forget(identity, "is gone: its connection ended") if identity in self.peers else []
 
-    def on_revoked(self, identity: bytes) -> list[Action]:
-        """The key behind `identity` is allowed no more; its messages do not come this far."""
-        refusal = Send(identity, Reject(reason="its key was revoked"))
-        return [
-            refusal,
-            *(self._forget(identity, "is out: its key was revoked", polite=True) if identity in self.peers else []),
-        ]
+    def on_let_go(self, identity: bytes, why: str) -> list[Action]:
+        """Whoever is behind `identity` is heard no more; its messages do not come this far."""
+        goes = self._forget(identity, f"is out: {why}", polite=True) if identity in self.peers else []
+        return [Send(identity, Reject(reason=why)), *goes]
 
     def wanted(self, identity: bytes, header: Header, result: Result) -> tuple[Ticket, Manifest] | None:
         """What the pixels of a RESULT are to be inspected against; None where they need not be looked at.

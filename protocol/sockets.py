@@ -212,12 +212,16 @@ class RankSocket:
         """What the key of a peer is called that has said something; empty where the link has no keys."""
         return self._callers.key_name(peer)
 
-    def revoked(self, now: float) -> list[bytes]:
-        """Peers whose key is not allowed any more, each once. They are not heard; a second later they are hung up on.
+    def blame(self, peer: bytes, now: float) -> None:
+        """A message of this peer was refused: of whoever is refused too many nothing more is heard for a while."""
+        self._callers.blame(peer, now)
 
-        To be called several times a second, with the time on the monotonic clock.
+    def let_go(self, now: float) -> list[tuple[bytes, str]]:
+        """Peers that are not heard any more, each once, and why: their key was revoked, or most that they said refused.
+
+        A second later they are hung up on. To be called several times a second, with the time on the monotonic clock.
         """
-        return self._callers.revoked(now)
+        return self._callers.let_go(now)
 
     def refusals(self) -> list[Refusal]:
         """Connections that were refused since the last call."""

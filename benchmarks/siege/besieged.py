@@ -55,7 +55,8 @@ class Besieged:
         self.processes = harness.Processes(folder)
         self._token = secrets.token_urlsafe(24)
         self._penstock("init", "keys", "init", self.keys)
-        for name in (*HONEST, "bomber", "flooder", "byzantine", *(leaver(number) for number in range(rounds))):
+        once = [name for number in range(rounds) for name in (flooder(number), leaver(number))]
+        for name in (*HONEST, "bomber", "byzantine", *once):
             # Beside the list: to revoke a key deletes it there.
             self._penstock(f"add-{name}", "keys", "add", self.keys, name, "--out", self.key(name))
         self.rank_key = read_trainer_keys(self.keys).pair.public
@@ -190,6 +191,11 @@ class Besieged:
             "quarantined": num_quarantined,
             "makers": dict(makers),
         }
+
+
+def flooder(number: int) -> str:
+    """Whose key the flooder of a siege has: the rank does not hear it again so soon."""
+    return f"flooder-{number}"
 
 
 def leaver(number: int) -> str:

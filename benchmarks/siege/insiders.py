@@ -1,7 +1,7 @@
 """Three producers with a good key that mean no good: `python -m siege.insiders JSON`, from `benchmarks/`.
 
 - bomber: messages that are small and claim to be large, or are large and hold nothing, and a JPEG bomb for a ticket;
-- flooder: small nonsense, as fast as the rank's socket takes it;
+- flooder: small nonsense, as fast as the rank's socket takes it, with a new connection when it takes no more;
 - byzantine: joins, takes tickets, and answers each with another lie.
 
 Each writes what it sent, and the refusals that came back by their first word, as JSON.
@@ -38,6 +38,8 @@ from siege.insider import Insider, paced_manifest
 BOMBS_PER_S = 200.0
 FLOOD_TURN = 200
 """Messages that the flooder sends before it listens."""
+FULL_S = 3.0
+"""Who can send nothing for as long has been hung up on; a handshake may take nearly as long where all are busy."""
 FAR = 256
 """From a ticket to one that somebody else has answered: near it are others of its own, and for those the rank believes
 any pixels."""
@@ -119,14 +121,16 @@ def bomb(insider: Insider, deeds: Deeds, is_over: Callable[[], bool]) -> None:
 
 
 def flood(insider: Insider, deeds: Deeds, is_over: Callable[[], bool]) -> None:
-    """Nonsense, messages of no producer that is known, and old ones again, as fast as they are taken."""
+    """Nonsense, messages of no producer that is known, and old ones again, as fast as they are taken, until none is."""
     old = encode(Heartbeat(held=()), insider.header)
     frames = [b"\xc1" * 64, old, encode(Nack(index=0, attempt=0, reason="no", retryable=True), insider.header)]
-    while not is_over():
+    sent_at = time.monotonic()
+    while not is_over() and time.monotonic() - sent_at < FULL_S:
         for frame in frames * (FLOOD_TURN // len(frames)):
             if not insider.send(frame):
                 insider.socket.poll(5, zmq.POLLOUT)
                 break
+            sent_at = time.monotonic()
             deeds.sent["flood"] += 1
         while insider.socket.poll(0):
             insider.listen(0)

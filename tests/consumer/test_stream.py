@@ -13,6 +13,7 @@ from penstock.consumer import stream as stream_module
 from penstock.consumer.config import StreamConfig
 from penstock.consumer.group import Quarantined
 from penstock.consumer.stream import GroupStream
+from penstock.protocol import exclusion
 from penstock.protocol.admission import Expectation
 from penstock.protocol.codec import encode
 from penstock.protocol.dispatcher import Patience
@@ -271,7 +272,10 @@ class _Flood:
     def refusals(self) -> list[Refusal]:
         return []
 
-    def revoked(self, now: float) -> list[bytes]:
+    def blame(self, peer: bytes, now: float) -> None:
+        return None
+
+    def let_go(self, now: float) -> list[tuple[bytes, str]]:
         return []
 
     def close(self) -> None:
@@ -293,6 +297,24 @@ def test_a_flood_stops_neither_the_clock_nor_the_training_thread(
     finally:
         socket.close()
         stream.close("the test is over")
+
+
+def test_a_producer_whose_messages_are_all_refused_is_told_why_and_heard_no_more(
+    bench: StreamBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusion, "MOST_REFUSED", 50)
+    monkeypatch.setattr(exclusion, "WITHIN_S", WAIT_S)
+    stream = bench.start()
+    ann, bob = bench.join(stream), bench.join(stream, "bob")
+    for _ in range(50):
+        ann.say_bytes(b"\xc1 nonsense")
+    assert ann.hear(Reject).reason == "1,000 of its messages were refused within 5 s"
+    assert stream.stats.producers == 1
+    ann.say_bytes(b"\xc1 nonsense")
+    for _ in range(3):
+        bob.make()
+    assert stream.stats.rejected == 50
+    until(lambda: stream.look().refused == {"nonsense": 1})
 
 
 class _Trickle(_Flood):

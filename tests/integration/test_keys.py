@@ -79,8 +79,9 @@ def test_a_run_goes_on_to_its_end_while_a_producer_is_revoked_and_strangers_are_
         ("eve", tmp_path / "eve.key"),
     ):
         programs.start(name, "penstock.producer", *_produce(endpoint, name), "--key", key, "--trainer-timeout-s", 20)
-    plain = programs.start("plain", "penstock.producer", *_produce(endpoint, "plain"), "--trainer-timeout-s", 5)
     _until(lambda: all(f"{name} joined with the key of {name}" in programs.log("rank") for name in ("ann", "bob")))
+    # Not before the rank listens: it has five seconds to learn why it is not let in.
+    plain = programs.start("plain", "penstock.producer", *_produce(endpoint, "plain"), "--trainer-timeout-s", 5)
     ring.revoke("bob")
     _until(lambda: "bob is out: its key was revoked" in programs.log("rank"))
     _until(lambda: "error: its key was revoked" in programs.log("bob"))

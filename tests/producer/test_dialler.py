@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from penstock.producer.dialler import Dialler
+from penstock.protocol.addresses import look_up
 from penstock.protocol.errors import EndpointError
 from penstock.protocol.sockets import ProducerSockets
 
@@ -126,3 +127,10 @@ def test_a_rank_that_is_left_meanwhile_is_not_dialled() -> None:
 def test_a_malformed_address_is_said_at_once() -> None:
     with pytest.raises(EndpointError, match="tcp://HOST:PORT"):
         dialler(Sockets(), lambda host, port: []).dial("nonsense", "")
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "a..b", "nu\0ll"], ids=["long", "empty label", "null"])
+def test_what_can_be_no_name_has_no_address_whoever_names_it(host: str) -> None:
+    """Endpoints come from the wire; Python refuses some before it asks anybody."""
+    with pytest.raises(OSError, match=r"cannot be a name|not known|No address"):
+        look_up(host, 5599)

@@ -123,7 +123,8 @@ def serve(endpoint: str) -> None:
             link.tick(time.monotonic())
             while link.state != "GONE" and link.socket.poll(10):
                 for address in link.hear(link.socket.recv_multipart()[0]):
-                    links.setdefault(address, Link(context, address))
+                    if address not in links:
+                        links[address] = Link(context, address)
         waiting = [(t["need_by_step"], t["index"], t, link) for link in links.values() for t in link.queue]
         if waiting:
             _, _, ticket, link = min(waiting, key=lambda entry: entry[:2])

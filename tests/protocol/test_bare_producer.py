@@ -65,6 +65,7 @@ def test_a_producer_that_knows_only_the_page_serves_a_real_rank() -> None:
             for image in range(3):
                 assert (group.images[image] == _colour(1000 + index, image)).all()
         assert stream.stats.rejected == 0
+        assert not stream.look().refused
         stream.close("the test is over")
         assert producer.wait(timeout=20) == 0
         assert producer.stderr is not None

@@ -62,7 +62,7 @@ class Talk:
             self.rank.wait(20)
             self.heard += [peer for peer, _ in self.rank.received()]
             now = time.monotonic()
-            self.revoked += self.rank.revoked(now)
+            self.revoked += [peer for peer, _ in self.rank.let_go(now)]
             for refusal in self.rank.refusals():
                 self.words.add(refusal.word)
                 self.lines += [refusal.line] if refusal.line else []

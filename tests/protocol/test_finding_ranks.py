@@ -67,6 +67,14 @@ def test_a_trainer_that_moved_is_followed_and_its_old_addresses_are_given_up() -
     assert set(bench.machine.links) == {O0, OTHER1.encode()}
 
 
+def test_a_rank_that_cannot_be_dialled_keeps_nobody_from_the_addresses_that_were_given() -> None:
+    bench = with_two_addresses(ranks=2)
+    bench.hear(welcome(0, (RANK0, RANK1)), peer=O0)
+    assert dialled(bench.wait(2.0, R0)) == [Disconnect(OTHER0)]
+    bench.machine.cannot_connect(RANK1)
+    assert Connect(OTHER0) in dialled(bench.wait(LONG_S))
+
+
 def test_addresses_that_were_given_are_tried_again_when_everybody_is_silent() -> None:
     bench = with_two_addresses()
     bench.hear(welcome(), peer=O0)
