@@ -10,54 +10,39 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 
+from penstock.producer.complaints import Complaints
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.dialler import Dialler
 from penstock.producer.engine import Engine, Pending
 from penstock.producer.finishing import Begun, Finisher
 from penstock.producer.noise import answer_probe
-from penstock.producer.tracing import tell
+from penstock.producer.posting import Outgoing, Postman
+from penstock.producer.tracing import mark_heard, tell
 from penstock.producer.work import Work
-from penstock.protocol.actions import Action, Buffer, Connect, Disconnect, Finished, Note, Send
-from penstock.protocol.codec import decode, encode
+from penstock.protocol.actions import Action, Connect, Disconnect, Finished, Note, Send
+from penstock.protocol.codec import decode
 from penstock.protocol.errors import EndpointError, MessageError, ModelError, RejectedError, StarvedError
 from penstock.protocol.image_codec import JPEG, CodedImages
 from penstock.protocol.inspection import Tally
 from penstock.protocol.keys import read_producer_key
 from penstock.protocol.links import HeldTicket, ProducerLook
-from penstock.protocol.messages import Ack, Bye, Choice, Header, Heartbeat, Hello, Message, Result, Tickets, Welcome
+from penstock.protocol.messages import Ack, Bye, Choice, Heartbeat, Hello, Result
 from penstock.protocol.producer_machine import ProducerMachine
 from penstock.protocol.sockets import ProducerSockets
 from penstock.protocol.tickets import Manifest
-from penstock.protocol.watching import Status
 from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often time passes for the state machine."""
-_REFUSED_S = 60.0
-"""How long a producer that no rank lets in goes on: its key may have been sent before it was allowed."""
-_TOLD_S = 60.0
-"""How often it says so."""
-_ALONE_S = 10.0
-"""How long no rank may answer before it says that it waits."""
 _TRACE_S = 0.5
 """How often events are told of, where a rank traces."""
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """A message that waits for its turn. Its fences are those of the moment that it was meant for."""
-
-    peer: bytes
-    header: Header
-    message: Message
-    payload: Buffer | None
 
 
 class ProducerService:
@@ -86,8 +71,8 @@ class ProducerService:
         """Ranks that are left as soon as what is still to be said to them is sent."""
         self._changed = threading.Condition()
         """Guards the machine, the outbox and everything below; notified when any of them changes."""
-        self._outbox: deque[_Outgoing] = deque()
-        self._seq = 0
+        self._outbox: deque[Outgoing] = deque()
+        self._postman = Postman(self._sockets, self.recorder)
         self._garbled = Tally()
         self._finished: Finished | None = None
         self._error: BaseException | None = None
@@ -99,13 +84,8 @@ class ProducerService:
         self._incomplete_since: float | None = None
         self._is_held_back = False
         """A slow link holds back what could be made: the engine's thread waits for acknowledgements."""
-        self._connected_at = self._traced_at = time.monotonic()
-        self._refused_since: float | None = None
-        """Since when ranks refuse this producer's key and none serves it."""
-        self._told_at: dict[str, float] = {}
-        """When each refusal was last said."""
-        self._said_alone_at = float("-inf")
-        """When it last said that no rank answers."""
+        self._traced_at = time.monotonic()
+        self._complaints = Complaints(config, self._traced_at)
 
     def run(self) -> None:
         """Load the engine and make groups until every rank has said BYE, or until a `drain` is done.
@@ -219,18 +199,9 @@ class ProducerService:
                         self._act(actions)
                         self._sockets.waker.wake()
                         return batch
-                waited_s = time.monotonic() - self._connected_at
-                if not self._machine.connected and waited_s > self._config.trainer_timeout_s:
-                    raise StarvedError(self._why_no_trainer(waited_s))
+                if not self._machine.connected and (why := self._complaints.starved(time.monotonic())):
+                    raise StarvedError(why)
                 self._changed.wait(timeout=min(1.0, patience_s) if patience_s > 0 else 1.0)
-
-    def _why_no_trainer(self, waited_s: float) -> str:
-        if self._told_at:
-            return f"no trainer for {waited_s:.0f} s: {next(reversed(self._told_at))}"
-        return (
-            f"no trainer at {self._config.connect} for {waited_s:.0f} s; start one "
-            "(accelerate launch consumer --config NAME), or give its address with --connect"
-        )
 
     def _is_drained(self) -> bool:
         """Whether a draining producer may go: all that it had begun has arrived, or the time for it is over."""
@@ -334,10 +305,8 @@ class ProducerService:
 
     def _tick(self, now: float) -> None:
         """Let time pass."""
-        if self._machine.connected:
-            self._connected_at = now
-        self._watch_refusals(now)
-        self._say_alone(now)
+        if why := self._complaints.tick(now, self._sockets.refusals(now), self._machine.connected):
+            self._break(RejectedError(why))
         if self._drain_asked and self._draining_since is None:
             self._draining_since = now
             self._act(self._machine.drain("it was asked to end"))
@@ -350,36 +319,6 @@ class ProducerService:
                 self._traced_at = now
                 self._act(tell(self.recorder, self._machine.traced))
 
-    def _watch_refusals(self, now: float) -> None:
-        """Say which rank refuses this producer, and end where none serves it and it has been so for long."""
-        refusals = self._sockets.refusals(now)
-        for why, _ in refusals:
-            if now - self._told_at.get(why, float("-inf")) >= _TOLD_S:
-                self._told_at[why] = now
-                _log.warning("not let in: %s", why)
-        refused = {why for why, _ in refusals}
-        self._told_at = {why: at for why, at in self._told_at.items() if why in refused}
-        sure = [why for why, is_sure in refusals if is_sure]
-        if not sure or self._machine.connected:
-            self._refused_since = None
-            return
-        self._refused_since = now if self._refused_since is None else self._refused_since
-        if now - self._refused_since >= min(_REFUSED_S, self._config.trainer_timeout_s):
-            self._break(RejectedError(sure[0]))
-
-    def _say_alone(self, now: float) -> None:
-        """Say that no rank answers: whoever has mistyped an address need not wait for `trainer_timeout_s` to see it."""
-        alone_s = now - self._connected_at
-        if alone_s < _ALONE_S or self._told_at or now - self._said_alone_at < _TOLD_S:
-            return
-        self._said_alone_at = now
-        _log.info(
-            "no trainer answers at %s (for %.0f s); dials on for %g s at most (--trainer-timeout-s)",
-            self._config.connect,
-            alone_s,
-            self._config.trainer_timeout_s,
-        )
-
     def _hear(self, peer: bytes, frames: Sequence[memoryview]) -> None:
         came_at = time.monotonic()
         try:
@@ -390,14 +329,7 @@ class ProducerService:
             if is_told:
                 _log.warning("dropped a message of %s: %s", peer.decode(), error)
             return
-        if isinstance(message, Welcome) and message.trace:
-            self.recorder.trace()
-        elif isinstance(message, Tickets):
-            for ticket in message.tickets:
-                self.recorder.mark("held", ticket.index, ticket.attempt, Flow.STEP)
-        elif isinstance(message, Ack):
-            for key in message.attempts:
-                self.recorder.mark("acknowledged", key.index, key.attempt)
+        mark_heard(self.recorder, message)
         with self._changed:
             if isinstance(message, Bye):
                 self._act(tell(self.recorder, self._machine.traced))  # the last, before the answer ends all talk
@@ -411,14 +343,7 @@ class ProducerService:
         with self._changed:
             waiting, self._outbox = self._outbox, deque()
         for out in waiting:
-            self._seq += 1
-            message, begun_ns = out.message, time.monotonic_ns()
-            if isinstance(message, Status):
-                message = replace(message, clock_ns=begun_ns)
-            if self._sockets.send(out.peer, encode(message, replace(out.header, seq=self._seq)), out.payload):
-                if isinstance(out.message, Result):
-                    key = out.message.key
-                    self.recorder.add("send", begun_ns, time.monotonic_ns(), key.index, key.attempt, Flow.STEP)
+            if self._postman.send(out):
                 continue
             if isinstance(out.message, Result) and self._still_wanted(out):
                 with self._changed:
@@ -431,7 +356,7 @@ class ProducerService:
         for endpoint in left:
             self._dialler.hang_up(endpoint)
 
-    def _still_wanted(self, out: _Outgoing) -> bool:
+    def _still_wanted(self, out: Outgoing) -> bool:
         with self._changed:
             return not self._stopping and self._machine.header(out.peer) == out.header
 
@@ -454,7 +379,7 @@ class ProducerService:
             match action:
                 case Send():
                     header = self._machine.header(action.peer)
-                    self._outbox.append(_Outgoing(action.peer, header, action.message, action.payload))
+                    self._outbox.append(Outgoing(action.peer, header, action.message, action.payload))
                 case Connect():
                     self._connect(action.endpoint, action.key)
                 case Disconnect():

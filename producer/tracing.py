@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from penstock.protocol.actions import Send
 from penstock.protocol.clock import ClockDifference
 from penstock.protocol.limits import MAX_INT, MAX_TRACE_EVENTS, MAX_TRACE_KINDS
+from penstock.protocol.messages import Ack, Message, Tickets, Welcome
 from penstock.protocol.watching import Trace
-from penstock.telemetry.recorder import Event, Recorder
+from penstock.telemetry.recorder import Event, Flow, Recorder
 
 _AT_ONCE = 128
 """Messages that tell of events, at most: as many as a full ring."""
@@ -25,6 +26,18 @@ def tell(recorder: Recorder, traced: tuple[bytes, ClockDifference] | None) -> li
     while len(sends) < _AT_ONCE and (events := recorder.drain(MAX_TRACE_EVENTS)):
         sends.append(Send(traced[0], trace_of(events, *known)))
     return sends
+
+
+def mark_heard(recorder: Recorder, message: Message) -> None:
+    """Take note of what a rank says of tickets, and begin to take notes at all where it wants to hear of them."""
+    if isinstance(message, Welcome) and message.trace:
+        recorder.trace()
+    elif isinstance(message, Tickets):
+        for ticket in message.tickets:
+            recorder.mark("held", ticket.index, ticket.attempt, Flow.STEP)
+    elif isinstance(message, Ack):
+        for key in message.attempts:
+            recorder.mark("acknowledged", key.index, key.attempt)
 
 
 def trace_of(events: Sequence[Event], difference_ns: int, uncertainty_ns: int) -> Trace:

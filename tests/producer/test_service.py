@@ -218,7 +218,7 @@ def test_a_trainer_that_never_comes_ends_the_wait_within_its_bound(free_endpoint
 def test_that_no_trainer_answers_is_said_long_before_the_wait_ends(
     free_endpoint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("penstock.producer.service._ALONE_S", 0.1)
+    monkeypatch.setattr("penstock.producer.complaints._ALONE_S", 0.1)
     with caplog.at_level("INFO", logger="penstock"):
         RunningService(free_endpoint, StubEngine(), trainer_timeout_s=1.0).end()
     said = [text for text in caplog.messages if text.startswith("no trainer answers at ")]
@@ -487,7 +487,7 @@ def test_a_key_that_is_allowed_while_the_producer_waits_lets_it_work(open_rank: 
     rank = open_rank(keys=ring.trainer)
     rank.plan(0, 1)
     running = RunningService(rank.socket.endpoint, StubEngine(), key=str(tmp_path / "ann.key"))
-    rank.run_until(lambda: bool(running.service._told_at))
+    rank.run_until(lambda: bool(running.service._complaints.told_at))
     (ring.folder / "allowed").write_text(allowed)
     rank.run_until(lambda: len(rank.delivered) == 2)
     rank.say_bye()
