@@ -4,15 +4,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 from penstock.producer.engine import Chosen, Images, Pending
 from penstock.producer.work import Work
 from penstock.protocol.checksum import crc32
 from penstock.protocol.errors import ModelError
-from penstock.protocol.image_codec import CodedImages, encode_images
+from penstock.protocol.image_codec import JPEG, CodedImages, encode_images
 from penstock.protocol.links import HeldTicket
 from penstock.protocol.messages import NO_CHOICE, Choice
+from penstock.protocol.tickets import Manifest
 from penstock.telemetry.recorder import Flow, Recorder
 
 _log = logging.getLogger(__name__)
@@ -129,3 +131,11 @@ class Finisher:
             coded = encode_images(images, self._jpeg_quality)
             checksum = crc32(coded.payload)
         self._deliver(held, coded, checksum, seconds, choice)
+
+
+def on_its_way(manifest: Manifest, jpeg_quality: int | None) -> Manifest:
+    """An engine's manifest, and what becomes of its pixels on their way; `jpeg_quality` as in `Finisher`."""
+    if jpeg_quality is None:
+        return manifest
+    versions = manifest.versions | {"simplejpeg": version("simplejpeg")}
+    return replace(manifest, codec=f"{JPEG}-{jpeg_quality}", versions=versions)

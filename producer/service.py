@@ -11,7 +11,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from penstock.producer.complaints import Complaints
 from penstock.producer.config import ProduceConfig, default_name
 from penstock.producer.dialler import Dialler
 from penstock.producer.engine import Engine, Pending
-from penstock.producer.finishing import Begun, Finisher
+from penstock.producer.finishing import Begun, Finisher, on_its_way
 from penstock.producer.noise import answer_probe
 from penstock.producer.posting import Outgoing, Postman
 from penstock.producer.tracing import mark_heard, tell
@@ -58,9 +57,10 @@ class ProducerService:
         self.recorder = recorder or Recorder()
         self._config = config
         self._engine = engine
+        self._jpeg_quality = config.jpeg_quality if config.codec == JPEG else None
         self._machine = ProducerMachine(
             name=config.name or default_name(),
-            manifest=_manifest(engine, config),
+            manifest=on_its_way(engine.manifest, self._jpeg_quality),
             credit_groups=config.credit_groups,
             credit_bytes=config.credit_bytes,
             max_ranks=config.max_ranks,
@@ -228,8 +228,9 @@ class ProducerService:
 
     def _make_all(self) -> None:
         """Make batches until the run is over; one is made ready to travel while the next is begun."""
-        quality = self._config.jpeg_quality if self._config.codec == JPEG else None
-        finisher = Finisher(self._engine.work, quality, self._deliver, self._refuse, self._break, self.recorder)
+        finisher = Finisher(
+            self._engine.work, self._jpeg_quality, self._deliver, self._refuse, self._break, self.recorder
+        )
         try:
             while batch := self._wait_for_batch():
                 begun_at = time.perf_counter()
@@ -390,11 +391,3 @@ class ProducerService:
                     self._finished = action
                 case _:
                     raise TypeError(f"a producer does not know the action {action!r}")
-
-
-def _manifest(engine: Engine, config: ProduceConfig) -> Manifest:
-    """The engine's, and what becomes of its pixels on their way."""
-    if config.codec != JPEG:
-        return engine.manifest
-    versions = engine.manifest.versions | {"simplejpeg": version("simplejpeg")}
-    return replace(engine.manifest, codec=f"{JPEG}-{config.jpeg_quality}", versions=versions)

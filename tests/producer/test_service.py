@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from penstock.producer import service
 from penstock.producer.engine import Chosen, Images, Made
 from penstock.protocol.errors import EndpointError, ModelError, RejectedError, StarvedError
 from penstock.protocol.fleet import PeerState
@@ -459,7 +458,7 @@ class SlowToFinish(StubEngine):
 def test_a_key_that_the_trainer_does_not_allow_is_a_warning_at_once_and_an_error_in_the_end(
     open_rank: OpenRank, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_REFUSED_S", 2.0)
+    monkeypatch.setattr("penstock.producer.complaints._REFUSED_S", 2.0)
     ring = KeyRing(tmp_path)
     ring.add("ann")
     (tmp_path / "ann.key").write_text((ring.folder / "ann.key").read_text())
