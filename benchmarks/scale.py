@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import harness
 from harness import BenchmarkError
@@ -48,7 +48,7 @@ class Cell:
     producers: int
     ranks: int
     trace: Trace = "poisson"
-    order: str = "arrival"
+    order: Literal["ticket", "arrival"] = "arrival"
     max_ranks: int = 0
     window_batches: float = 2.5
     warmup_s: float = 30.0
@@ -60,7 +60,7 @@ class Cell:
         return Setting(
             producers=self.producers,
             ranks=self.ranks,
-            order=self.order,  # type: ignore[arg-type]
+            order=self.order,
             max_ranks=self.max_ranks,
             batches_per_producer=self.window_batches,
             tick_s=0.25 if self.producers * self.ranks > LARGE else 0.05,

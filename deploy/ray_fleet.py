@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.config.address import parse_address
 from penstock.config.process import configure_logging, ending_gently
 from penstock.deploy.plan_file import load_plan
 from penstock.deploy.ray_actor import TERMINATED, ProducerActor
 from penstock.deploy.ray_plan import RayPlan
-from penstock.producer.device_fleet import command, worst
+from penstock.producer import device_fleet
 from penstock.protocol.errors import ConfigError, RunError
 
 _log = logging.getLogger("penstock.ray")
@@ -34,14 +33,8 @@ _GRACE_S = 5.0
 
 def commands(plan: RayPlan) -> dict[str, list[str]]:
     """What starts each producer, by its name. Raises ConfigError."""
-    produce = plan.produce_config()
-    metrics = parse_address(produce.metrics, "metrics") if produce.metrics else None
-    made = {}
-    for number in range(plan.producers):
-        name = f"{produce.name or 'ray'}-{number}"
-        # Several may come to lie on one machine.
-        made[name] = command(plan.produce_arguments, "", name, metrics.shifted(number) if metrics else None)
-    return made
+    # Several may come to lie on one machine.
+    return device_fleet.commands(plan.produce_arguments, plan.produce_config(), [""] * plan.producers, "ray")
 
 
 class RayFleet:
@@ -166,4 +159,4 @@ def main(argv: Sequence[str]) -> int:
         finally:
             fleet.close()
     own = [TERMINATED] if asked() else [128 + signal.SIGINT] if interrupted() else []
-    return worst([*own, *statuses])
+    return device_fleet.worst([*own, *statuses])

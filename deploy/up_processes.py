@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.config.address import parse_address
 from penstock.consumer import cpu_ranks
 from penstock.consumer.config import TrainConfig
 from penstock.deploy.fleet_plan import check_sides
 from penstock.deploy.up_config import UpConfig
 from penstock.deploy.up_devices import CPU, OWN, Division, divide
 from penstock.producer.config import ProduceConfig
-from penstock.producer.device_fleet import command
+from penstock.producer.device_fleet import commands
 from penstock.protocol.errors import ConfigError
 from penstock.protocol.keys import TRAINER_KEY
 from penstock.telemetry.machine import usable_cores
@@ -64,8 +63,7 @@ class Processes:
         """One for each process."""
         check_sides(self.train, self.produce, len(self.devices.ranks))
         self.rank_threads, self.producer_threads = self._threads(environ)
-        if self.produce.metrics:
-            parse_address(self.produce.metrics, "metrics").shifted(len(self.devices.producers) - 1)
+        self.producers("")  # there may be no port for the metrics of the last
 
     def ranks(self, more: Sequence[str] = ()) -> list[Process]:
         """The ranks; `more` are further arguments of theirs."""
@@ -88,18 +86,16 @@ class Processes:
 
     def producers(self, endpoint: str) -> list[Process]:
         """The producers, which connect to `endpoint`."""
-        made: list[Process] = []
-        metrics = parse_address(self.produce.metrics, "metrics") if self.produce.metrics else None
         shared = ["--connect", endpoint]
         if self.train.stream.keys:
             shared += ["--key", str(Path(self.train.stream.keys).expanduser() / TRAINER_KEY)]
-        for number, device in enumerate(self.devices.producers):
-            name = f"{self.produce.name or 'producer'}-{number}"
-            seen = device if device in (CPU, OWN) else "cuda"  # it sees its own alone
-            at = metrics.shifted(number) if metrics else None
-            words = command([*self._produce_arguments, *shared], seen, name, at)
-            made.append(Process(name, self._producer_place(device), words, self._producer_env(device)))
-        return made
+        devices = self.devices.producers
+        seen = [device if device in (CPU, OWN) else "cuda" for device in devices]  # each sees its own alone
+        started = commands([*self._produce_arguments, *shared], self.produce, seen, "producer")
+        return [
+            Process(name, self._producer_place(device), words, self._producer_env(device))
+            for device, (name, words) in zip(devices, started.items(), strict=True)
+        ]
 
     def _producer_place(self, device: str) -> str:
         names_gpu = device == OWN and self.produce.device.startswith("cuda")

@@ -44,17 +44,11 @@ class DeviceFleet:
 
     def __init__(self, config: ProduceConfig, argv: Sequence[str], devices: Sequence[str]) -> None:
         self._drain_s = config.drain_timeout_s
-        name = config.name or default_name()
         env = {} if config.threads else share_of_cores(len(devices))
-        metrics = parse_address(config.metrics, "metrics") if config.metrics else None
+        started = commands(argv, config, devices, default_name())
         self._children = [
-            DeviceChild(
-                f"{name}-{number}",
-                device,
-                command(argv, device, f"{name}-{number}", metrics.shifted(number) if metrics else None),
-                env,
-            )
-            for number, device in enumerate(devices)
+            DeviceChild(name, device, command, env)
+            for device, (name, command) in zip(devices, started.items(), strict=True)
         ]
         self._is_asked = False
         self._asked_at: float | None = None
@@ -127,6 +121,25 @@ class DeviceFleet:
     def _tell_health(self, gpus: Sequence[tuple[str, str]]) -> None:
         while not self._ended.wait(_HEALTH_S):
             tell_health(gpus)
+
+
+def commands(argv: Sequence[str], config: ProduceConfig, devices: Sequence[str], name: str) -> dict[str, list[str]]:
+    """What starts each of several producers, by its name: `NAME-0`, `NAME-1`, ..., metrics one port after another.
+
+    Args:
+        argv: the arguments that `config` was read from, which all of them get.
+        config: their settings.
+        devices: one for each, as torch names them; empty where `argv` says it.
+        name: theirs, where `config` has none.
+
+    Raises ConfigError where the ports of the metrics end before.
+    """
+    metrics = parse_address(config.metrics, "metrics") if config.metrics else None
+    started = {}
+    for number, device in enumerate(devices):
+        own = f"{config.name or name}-{number}"
+        started[own] = command(argv, device, own, metrics.shifted(number) if metrics else None)
+    return started
 
 
 def command(argv: Sequence[str], device: str, name: str, metrics: Address | None = None) -> list[str]:

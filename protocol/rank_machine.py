@@ -241,8 +241,8 @@ class RankMachine(Dispatcher):
         # One that has waited for us has said it several times.
         is_new = before is None or before.state is not PeerState.WARMING
         actions = self._forget(identity, "said HELLO again") if before and is_new else []
-        if before and is_new and not self._rejoined.counts_round("HELLO", message.producer):
-            actions = [action for action in actions if not isinstance(action, Note)]
+        if before and is_new:
+            actions = self._told_in_rounds("HELLO", message.producer, actions)
         self.engines.setdefault(manifest.kind, manifest)
         peer = Peer(message.producer, manifest, last_heard=now, last_seq=header.seq)
         peer.lot = draw(self.rank, message.producer)
@@ -258,11 +258,9 @@ class RankMachine(Dispatcher):
         )
         lossy = f"; its images come as {manifest.codec}, which is lossy" if manifest.is_lossy else ""
         key = f" with the key of {name}" if (name := self._key_name(identity)) else ""
-        joined = [Note(f"{message.producer} joined{key}{lossy}")] if before is None else []
-        if self._rejoined.counts[_BROKEN, message.producer] and not self._rejoined.counts_round(
-            "joined", message.producer
-        ):
-            joined = []
+        joined: list[Action] = [Note(f"{message.producer} joined{key}{lossy}")] if before is None else []
+        if self._rejoined.counts[_BROKEN, message.producer]:
+            joined = self._told_in_rounds("joined", message.producer, joined)
         return [*actions, Send(identity, welcome), *joined]
 
     def _refusal(self, identity: bytes, producer: str, manifest: Manifest) -> tuple[str, str] | None:
@@ -329,8 +327,7 @@ class RankMachine(Dispatcher):
         if peer.bad_results >= self.patience.max_bad_results:
             reason = f"{peer.bad_results} broken groups in a row, the last: {what}"
             actions += [Send(identity, Reject(reason=reason)), *self._forget(identity, f"refused: {reason}")]
-            if not self._rejoined.counts_round(_BROKEN, peer.name):
-                actions = [action for action in actions if not isinstance(action, Note)]
+            actions = self._told_in_rounds(_BROKEN, peer.name, actions)
         return actions
 
     def _on_nack(self, identity: bytes, peer: Peer, nack: Nack) -> list[Action]:
@@ -401,6 +398,12 @@ class RankMachine(Dispatcher):
         if identity not in self.peers and (key := self._key_name(identity)):
             return f"unknown with the key of {key}"
         return super()._name(identity)
+
+    def _told_in_rounds(self, how: str, producer: str, actions: list[Action]) -> list[Action]:
+        """The actions; their notes only the first, second, fourth, … time that a producer has come back in this way."""
+        if self._rejoined.counts_round(how, producer):
+            return actions
+        return [action for action in actions if not isinstance(action, Note)]
 
     def _count(self, name: str, reason: str, detail: str) -> list[Action]:
         """Count a dropped message; noted at the first, second, fourth, … so that a flood does not flood the log."""

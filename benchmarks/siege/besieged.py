@@ -15,7 +15,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import harness
 import psutil
@@ -25,6 +25,9 @@ from penstock.consumer.ledger_file import open_ledger_files
 from penstock.producer.noise import noise
 from penstock.protocol.checksum import crc32
 from penstock.protocol.keys import read_trainer_keys
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 NUM_IMAGES, SIDE, GROUPS_PER_STEP = 4, 256, 4
 HONEST = ("ann", "ben")
@@ -109,9 +112,9 @@ class Besieged:
         """Let it in no more, while all goes on."""
         self._penstock(f"revoke-{name}", "keys", "revoke", self.keys, name)
 
-    def besiege(self, name: str, module: str, plan: object) -> None:
+    def besiege(self, name: str, module: str, plan: "DataclassInstance") -> None:
         """Start an attacker."""
-        argument = json.dumps(asdict(plan))  # type: ignore[call-overload]
+        argument = json.dumps(asdict(plan))
         self.processes.start(name, [sys.executable, "-m", module, argument], cwd=harness.BENCHMARKS)
 
     def check(self) -> None:

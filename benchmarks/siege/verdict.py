@@ -2,9 +2,9 @@
 
 import re
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 MIN_RATIO = 0.95
 """Least share of its quiet throughput that the honest fleet must keep."""
@@ -101,7 +101,7 @@ class Measured:
     log: str
     """Of the rank, from then on."""
     honest_logs: Mapping[str, str]
-    ledger: Mapping[str, object]
+    ledger: Mapping[str, Any]
     """As `Besieged.spoilt` says."""
     honest: Sequence[str]
     lines: Mapping[str, str] = field(default_factory=lambda: LINES)
@@ -195,6 +195,6 @@ def _ledger(measured: Measured) -> Iterator[Check]:
     ledger = measured.ledger
     for what in ("twice", "wrong_pixels", "quarantined"):
         yield Check(f"groups trained on: {what.replace('_', ' ')}", "0", f"{ledger[what]}", ledger[what] == 0)
-    makers = Counter(ledger["makers"])  # type: ignore[call-overload]
-    foreign = sorted(name for name in makers if name not in measured.honest and not name.startswith("leaver-"))
+    makers = (name for name in ledger["makers"] if not name.startswith("leaver-"))
+    foreign = sorted(name for name in makers if name not in measured.honest)
     yield Check("groups trained on of an attacker", "none", ", ".join(foreign) or "none", not foreign)

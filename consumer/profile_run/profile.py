@@ -15,6 +15,7 @@ from penstock.consumer import engines, ledger_schema, run_folder
 from penstock.consumer.batch import Batch
 from penstock.consumer.building import build_adamw, build_network, build_schedule, build_tokenizer
 from penstock.consumer.intake import open_ledger
+from penstock.consumer.joining import naming_lost_ranks, open_accelerator
 from penstock.consumer.opening import Opening, open_prompts
 from penstock.consumer.paced import PacedStep
 from penstock.consumer.profile_run import alone, described, parts
@@ -30,7 +31,7 @@ from penstock.consumer.record import Record
 from penstock.consumer.run_folder import RunFolder
 from penstock.consumer.step_flops import device_flops_per_s, flops_per_step
 from penstock.consumer.tokenizer import CaptionTokenizer
-from penstock.consumer.train import answer_producers, naming_lost_ranks, open_accelerator
+from penstock.consumer.train import answer_producers
 from penstock.consumer.training_step import TrainingStep
 from penstock.consumer.watching.metrics import RankMetrics
 from penstock.consumer.watching.observed import Observed

@@ -1,8 +1,7 @@
 """Whoever sends little but nonsense is told once, hung up on, and by its key not heard for a while that grows."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from penstock.protocol.exclusion import Exclusions, RefusedCount
 from penstock.protocol.keys import ProducerKey
 from penstock.protocol.refusals import Refusals
 from penstock.protocol.sockets import ProducerSockets, RankSocket
+from tests.protocol.door import Door
 from tests.protocol.key_ring import KeyRing
 
-WAIT_S = 20.0
 WHY = "1,000 of its messages were refused within 5 s"
 
 
@@ -30,33 +29,19 @@ def rank(ring: KeyRing) -> Iterator[RankSocket]:
     made.close()
 
 
-class Critic:
-    """Turns a rank that refuses every message but `good`; all that comes in one turn came at one moment."""
+class Critic(Door):
+    """Refuses every message but `good`."""
 
     def __init__(self, rank: RankSocket) -> None:
-        self.rank = rank
-        self.heard: Counter[bytes] = Counter()
+        super().__init__(rank)
         self.gone: list[tuple[bytes, str]] = []
-        self.words: Counter[str] = Counter()
-        self.lines: list[str] = []
 
-    def turn(self) -> None:
-        self.rank.wait(10)
-        now = time.monotonic()
-        for peer, frames in self.rank.received():
-            self.heard[peer] += 1
-            if bytes(frames[0]) != b"good":
-                self.rank.blame(peer, now)
+    def take(self, peer: bytes, said: bytes, now: float) -> None:
+        if said != b"good":
+            self.rank.blame(peer, now)
+
+    def look(self, now: float) -> None:
         self.gone += self.rank.let_go(now)
-        for refusal in self.rank.refusals():
-            self.words[refusal.word] += 1
-            self.lines += [refusal.line] if refusal.line else []
-
-    def until(self, is_done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not is_done():
-            assert time.monotonic() < deadline, (self.heard, self.lines)
-            self.turn()
 
 
 def _dial(critic: Critic, key: ProducerKey | None) -> ProducerSockets:

@@ -5,8 +5,7 @@ import re
 import socket
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,10 @@ from penstock.protocol.gate import Gate, _Connection
 from penstock.protocol.peer_address import ends_of, hang_up, num_received_bytes
 from penstock.protocol.refusals import Refusals
 from penstock.protocol.sockets import ProducerSockets, RankSocket
+from tests.protocol.door import WAIT_S, Door
 from tests.protocol.key_ring import KeyRing
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 20.0
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
 """Of ZMTP 3.1 (RFC 23): signature, version, mechanism, as-server, filler."""
 
@@ -35,29 +34,6 @@ def rank(ring: KeyRing) -> Iterator[RankSocket]:
     made = RankSocket("tcp://127.0.0.1:0", keys=ring.trainer, max_connections=8)
     yield made
     made.close()
-
-
-class Door:
-    """What a rank hears and refuses, turned by the test."""
-
-    def __init__(self, rank: RankSocket) -> None:
-        self.rank = rank
-        self.heard: Counter[bytes] = Counter()
-        self.words: Counter[str] = Counter()
-        self.lines: list[str] = []
-
-    def turn(self) -> None:
-        self.rank.wait(10)
-        self.heard.update(peer for peer, _ in self.rank.received())
-        for refusal in self.rank.refusals():
-            self.words[refusal.word] += 1
-            self.lines += [refusal.line] if refusal.line else []
-
-    def until(self, is_done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not is_done():
-            assert time.monotonic() < deadline, (self.words, self.lines)
-            self.turn()
 
 
 def _dial(rank: RankSocket, first: bytes = b"") -> socket.socket:

@@ -1,11 +1,11 @@
-"""What the trainer decides before it begins."""
+"""What a process decides before it joins the ranks."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from penstock.consumer import train
+from penstock.consumer import joining
 
 
 @pytest.mark.parametrize(("major", "expected"), [(7, "no"), (8, "bf16"), (9, "bf16")])
@@ -18,5 +18,5 @@ def test_auto_takes_bfloat16_only_where_the_gpu_multiplies_it(
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
-    assert train.precision("auto") == expected
-    assert train.precision("fp16") == "fp16"
+    assert joining.precision("auto") == expected
+    assert joining.precision("fp16") == "fp16"
